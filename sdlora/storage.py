@@ -1,0 +1,150 @@
+"""Where files live and how they are written: the data folder, safe names, atomic writes.
+
+Knows nothing about what the files mean.
+"""
+
+import json
+import os
+import re
+import signal
+import time
+import unicodedata
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+import platformdirs
+
+from sdlora.errors import UserError
+
+TEMPORARY = ".sdlora-tmp-"
+MAX_NAME = 80
+
+
+def home() -> Path:
+    """The data folder: SDLORA_HOME, else the platform's own place for application data. Made when missing."""
+    folder = Path(os.environ.get("SDLORA_HOME") or platformdirs.user_data_dir("sdlora", appauthor=False)).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"The data folder {folder} cannot be made ({error.strerror}).",
+                        "Set SDLORA_HOME to a folder you may write to.") from error
+    return folder.resolve()
+
+
+def place(*parts: str) -> Path:
+    """A folder inside the data folder, made when missing: place("runs") -> HOME/runs."""
+    folder = home().joinpath(*parts)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def shipped(*parts: str) -> Path:
+    """A file or folder that comes with sdlora: shipped("presets"), shipped("assets", "mini").
+
+    A wheel carries them inside the package, a checkout beside it.
+    """
+    package = Path(__file__).resolve().parent
+    inside = package / "shipped"
+    return (inside if inside.is_dir() else package.parent).joinpath(*parts)
+
+
+def clean_text(text: str, limit: int = 2000) -> str:
+    """Text from outside as one NFC line: no control, bidi-override or surrogate characters, cut at `limit` letters."""
+    text = unicodedata.normalize("NFC", text.encode("utf-8", "ignore").decode("utf-8"))
+    text = "".join(c if unicodedata.category(c)[0] != "C" or c == "\u200d" else " " for c in text)
+    return re.sub(r"\s+", " ", text).strip()[:limit]
+
+
+def slug(name: str) -> str:
+    """A name that is safe as a file name on every system: `[a-z0-9-]{1,64}`.
+
+    Letters that do not survive (emoji, other scripts) are told apart by a short hash of the full name.
+    """
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    words = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:48].strip("-")
+    lossless = words and len(words) >= len(clean_text(name)) * 0.6
+    reserved = re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)", words)
+    if lossless and not reserved:
+        return words
+    return f"{words or 'style'}-{sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+
+
+def confine(folder: Path, name: str) -> Path:
+    """`folder/name`, refused when it would lie outside of `folder` or follow a link out of it."""
+    target = (folder / name).resolve()
+    if "\0" in name or not target.is_relative_to(folder.resolve()):
+        raise UserError(f"{clean_text(name, MAX_NAME)} is not inside {folder.name}.", "Choose a file from the list.")
+    return target
+
+
+def crashpoint(name: str) -> None:
+    """Dies here when a test asks for it (SDLORA_CRASH_AT=name): proves that no half-written file survives."""
+    if os.environ.get("SDLORA_CRASH_AT") == name:
+        os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+
+
+def write_atomic(path: Path, content: bytes | Callable[[Path], object]) -> Path:
+    """Write a file whole or not at all: temporary beside it, fsync, rename, fsync of the folder.
+
+    `content` is the bytes, or a function that writes them to the path it is given.
+    Raises UserError when the disk refuses; the old file is then untouched.
+    """
+    path = Path(path)
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{time.monotonic_ns()}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if callable(content):
+            content(temporary)
+        else:
+            temporary.write_bytes(content)
+        crashpoint("before-fsync")
+        with temporary.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        crashpoint("before-rename")
+        os.replace(temporary, path)
+        crashpoint("after-rename")
+        sync_folder(path.parent)
+    except OSError as error:
+        raise UserError(f"{path.name} could not be written to {path.parent} ({error.strerror or error}).",
+                        "Free some disk space or choose a folder you may write to, then try again.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut; Windows has no such call and needs none."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path, value: object) -> Path:
+    """Write JSON atomically; NaN and Infinity are refused because no other program reads them."""
+    return write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False).encode())
+
+
+def read_json(path: Path) -> object:
+    """Read one of our own JSON files; a damaged one is a UserError that names it."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} could not be read ({error}).", "Restore it from a copy, or remove it.") from error
+
+
+def sweep(folder: Path, older_than_seconds: float = 3600) -> int:
+    """Remove temporaries that a killed process left below `folder`; returns how many."""
+    now, swept = time.time(), 0
+    for leftover in folder.rglob(f"{TEMPORARY}*"):
+        try:
+            if now - leftover.stat().st_mtime > older_than_seconds:
+                leftover.unlink()
+                swept += 1
+        except FileNotFoundError:
+            continue
+    return swept

@@ -1,0 +1,125 @@
+"""What a run tells: plain frozen events, one JSON object a line. Knows nothing about who reads them.
+
+Every event carries `step`; `to_json` adds `"event": "<name in lower case>"`.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Preparing:
+    """Work before the first step: `stage` is "base", "pictures", "latents" or "captions"."""
+    step: int
+    stage: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Ready to train: pictures used, one of them held out or none, those skipped as (name, reason)."""
+    step: int
+    steps: int
+    pictures: int
+    held_out: str | None
+    skipped: tuple[tuple[str, str], ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step: its loss, a smoothed loss, the rate it used, an estimate of the seconds that remain."""
+    step: int
+    steps: int
+    loss: float
+    loss_average: float
+    learning_rate: float
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sample picture; `path` is relative to the run folder, `prompt_index` its place in the strip's row."""
+    step: int
+    prompt_index: int
+    prompt: str
+    seed: int
+    path: str
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint that was written and read back; `path` is relative to the run folder."""
+    step: int
+    path: str
+
+
+@dataclass(frozen=True)
+class Validated:
+    """Loss on the held-out picture with fixed noise and timesteps."""
+    step: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Rewound:
+    """A non-finite loss or gradient: the run went back to `to_step` and goes on at `learning_rate`."""
+    step: int
+    to_step: int
+    learning_rate: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Warning:
+    """Something the artist should know; the run goes on."""
+    step: int
+    message: str
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """Paused or interrupted: saved at `step`, can be resumed."""
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The run cannot go on; what was saved is kept."""
+    step: int
+    steps: int
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """The file was written, read back and shown to change the picture; `file` is its absolute path."""
+    step: int
+    steps: int
+    run: str
+    file: str
+    seconds: float
+
+
+EVENTS = {kind.__name__.lower(): kind for kind in
+          (Preparing, Prepared, Step, Sample, Saved, Validated, Rewound, Warning, Stopped, Failed, Done)}
+Event = Preparing | Prepared | Step | Sample | Saved | Validated | Rewound | Warning | Stopped | Failed | Done
+
+
+def to_json(event: Event) -> str:
+    """One line of JSON: `{"event": "step", "step": 12, ...}`."""
+    return json.dumps({"event": type(event).__name__.lower(), **asdict(event)}, ensure_ascii=False)
+
+
+def from_json(line: str) -> Event:
+    """The event of one line; raises ValueError for a line that is not an event (a half-written last line, say)."""
+    fields = json.loads(line)
+    if not isinstance(fields, dict) or fields.get("event") not in EVENTS:
+        raise ValueError("not an event")
+    kind = EVENTS[fields.pop("event")]
+    if kind is Prepared:
+        fields["skipped"] = tuple(tuple(pair) for pair in fields["skipped"])
+    return kind(**fields)

@@ -1,0 +1,38 @@
+"""What every test gets: a data folder of its own, two threads, no network, no pickle."""
+
+import os
+import sys
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+import pytest
+
+LOOPBACK = {"127.0.0.1", "::1", "localhost", "0.0.0.0", ""}
+ARMED = [False]
+
+
+def no_network_no_pickle(event: str, details: tuple) -> None:
+    """One audit hook proves two promises in the whole run: nothing leaves this machine, nothing is unpickled."""
+    if not ARMED[0]:
+        return
+    if event == "socket.connect" and isinstance(details[1], tuple) and details[1][0] not in LOOPBACK:
+        raise RuntimeError(f"a test tried to reach {details[1][0]}")
+    if event == "socket.getaddrinfo" and details[0] is not None and str(details[0]) not in LOOPBACK:
+        raise RuntimeError(f"a test tried to look up {details[0]}")
+    if event == "pickle.find_class" and details[0].split(".")[0] not in UNPICKLED_BY_OTHERS:
+        raise RuntimeError(f"a test unpickled {details[0]}.{details[1]}")
+
+
+UNPICKLED_BY_OTHERS = {"copyreg", "collections", "builtins", "numpy", "hypothesis"}
+sys.addaudithook(no_network_no_pickle)
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path, monkeypatch):
+    """SDLORA_HOME is a fresh folder for each test."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("SDLORA_HOME", str(folder))
+    ARMED[0] = True
+    yield folder
+    ARMED[0] = False
