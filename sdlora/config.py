@@ -163,7 +163,7 @@ def typed(key: str, text: str) -> object:
 def make(model: type[Model], values: dict[str, object]) -> Model:
     """Validate `values`; the first thing wrong becomes a sentence such as "rank must be at most 128, got 500."."""
     try:
-        return model(**values)
+        return model(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
