@@ -1,0 +1,140 @@
+"""A folder or zip of pictures and captions -> Dataset: what will be trained on, what was left out and why.
+
+Knows nothing about training. Reads loose files, kohya folders (`10_name`), `metadata.jsonl` and the studio's own sets.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from sdlora.dataset.archive import Listing, unpack
+from sdlora.dataset.buckets import cut_share
+from sdlora.dataset.captions import resolve_caption, trigger_notes, words_in_name
+from sdlora.dataset.pairing import SET, Found, Skipped, list_folder, pair
+from sdlora.dataset.picture import SUFFIXES, read_picture
+from sdlora.errors import UserError
+from sdlora.storage import clean_text, read_json
+
+MAX_PICTURES = 2_000
+
+
+@dataclass(frozen=True)
+class Example:
+    """One picture to train on: its file, the finished caption, how often a round shows it, SHA-256 of its pixels, px."""
+    name: str
+    path: Path
+    caption: str
+    repeats: int
+    digest: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Dataset:
+    examples: tuple[Example, ...]
+    skipped: tuple[Skipped, ...]
+    notes: tuple[str, ...]
+
+
+def read_dataset(path: Path, *, trigger: str = "", default_caption: str = "") -> Dataset:
+    """Every usable picture below `path` (a folder or a .zip) with its finished caption, in the order of the names.
+
+    Damaged pictures, exact copies and unreadable captions are listed, the rest is kept.
+    Raises UserError when nothing is left, naming what was wrong with each file.
+    """
+    path = Path(path)
+    listing, skipped, names = list_files(path)
+    findings = pair(listing)
+    found_here = [replace(found, **names.get(found.name, {})) for found in findings.found]
+    if len(found_here) > MAX_PICTURES:
+        raise UserError(f"{path.name} holds {len(found_here)} pictures; at most {MAX_PICTURES} fit one style.",
+                        "Choose the 10 to 40 that show the style best.")
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        looked = list(pool.map(look, found_here))
+    examples: list[Example] = []
+    skipped += findings.skipped
+    notes = findings.notes + trigger_notes(trigger)
+    first: dict[str, str] = {}
+    for found, seen in zip(found_here, looked, strict=True):
+        if isinstance(seen, UserError):
+            skipped.append(Skipped(found.name, str(seen)))
+        elif seen.digest in first:
+            skipped.append(Skipped(found.name, f"{found.name} is the same picture as {first[seen.digest]}."))
+        else:
+            first[seen.digest] = found.name
+            caption = resolve_caption(found.text, found.name, default_caption or words_in_name(found.concept), trigger)
+            examples.append(Example(found.name, found.path, caption, found.repeats, seen.digest, seen.width, seen.height))
+            notes += seen.notes
+    if not examples:
+        raise nothing_left(path, skipped)
+    notes += dataset_notes(examples)
+    return Dataset(tuple(examples), tuple(skipped), tuple(notes))
+
+
+@dataclass(frozen=True)
+class Look:
+    digest: str
+    width: int
+    height: int
+    notes: tuple[str, ...]
+
+
+def look(found: Found) -> Look | UserError:
+    """Open a picture and keep only what is known of it: many fit in memory that way."""
+    try:
+        picture = read_picture(found.path, found.name)
+    except UserError as refused:
+        return refused
+    return Look(picture.digest, *picture.image.size, picture.notes)
+
+
+def list_files(path: Path) -> tuple[Listing, list[Skipped], dict[str, dict]]:
+    """What lies in a folder, a set of the studio or a zip: ([(file, its name below `path`)], skipped, what a set knows).
+
+    Raises UserError.
+    """
+    if path.is_dir():
+        names = set_names(path)
+        if names is None:
+            return *list_folder(path), {}
+        texts = [name for name in (Path(picture).with_suffix(".txt").name for picture in names) if (path / name).is_file()]
+        return [(path / name, PurePosixPath(name)) for name in (*names, *texts)], [], names
+    if not path.exists():
+        raise UserError(f"There is no folder or zip at {path}.", "Check the path.")
+    if path.suffix.lower() in SUFFIXES:
+        raise UserError(f"{path.name} is a single picture.", "Name the folder that holds your pictures.")
+    files, skipped = unpack(path)
+    return files, [Skipped(name, why) for name, why in skipped], {}
+
+
+def set_names(folder: Path) -> dict[str, dict] | None:
+    """{file: {"name": it was dropped under, "repeats"}} of a picture set of the studio, None for any other folder."""
+    about = read_json(folder / SET) if (folder / SET).is_file() else None
+    pictures = about.get("pictures") if isinstance(about, dict) else None
+    if not isinstance(pictures, list):
+        return None
+    return {Path(str(picture["file"])).name: {"name": clean_text(str(picture["name"])), "repeats": int(picture["repeats"])}
+            for picture in pictures}
+
+
+def dataset_notes(examples: list[Example]) -> list[str]:
+    """What an artist should know before training starts."""
+    notes = [f"{e.name} is {max(e.width, e.height) / min(e.width, e.height):.0f} times as long as wide: "
+             f"{cut_share(e.width, e.height):.0%} of it is cut off." for e in examples if cut_share(e.width, e.height) >= 2 / 3]
+    bare = sum(not e.caption for e in examples)
+    if bare:
+        notes.append(f"{bare} of {len(examples)} pictures have no caption at all.")
+    if len(examples) == 1:
+        notes.append("One picture alone is copied rather than learned from: 10 to 40 teach a style.")
+    return notes
+
+
+def nothing_left(path: Path, skipped: list[Skipped]) -> UserError:
+    """The refusal when no picture could be used: it says what was wrong with each of the first ones."""
+    if not skipped:
+        return UserError(f"{path.name} holds no pictures.", "Put JPEG, PNG, WebP, AVIF or HEIC files into it.")
+    more = f" And {len(skipped) - 8} more." if len(skipped) > 8 else ""
+    reasons = " ".join(s.reason for s in skipped[:8])
+    return UserError(f"None of the pictures in {path.name} can be used. {reasons}{more}", "Mend or replace them.")

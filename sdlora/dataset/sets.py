@@ -1,0 +1,224 @@
+"""The studio's picture sets: every picture, caption and setting is saved as it is dropped and typed.
+
+Knows nothing about training or the page, and leaves to setfile.py how a set lies on the disk. Ids are ours; safe to call
+from several threads and processes at once.
+"""
+
+import shutil
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+
+from sdlora.dataset.archive import Listing, unpack
+from sdlora.dataset.captions import checked_caption, words_in_name
+from sdlora.dataset.folder import MAX_PICTURES
+from sdlora.dataset.pairing import SET, Found, Skipped, pair
+from sdlora.dataset.picture import Picture, read_picture
+from sdlora.dataset.setfile import (
+    GONE,
+    PictureSet,
+    SetPicture,
+    changing,
+    list_sets,
+    load,
+    locked,
+    path,
+    text_name,
+    thumbnail_name,
+    write_text,
+)
+from sdlora.errors import UserError
+from sdlora.storage import MAX_NAME, clean_text, place, read_json, slug, write_atomic, write_json
+
+__all__ = ["PictureSet", "SetPicture", "add_pictures", "captions", "create", "delete", "forget_skipped", "from_example",
+           "list_sets", "load", "path", "remove_picture", "rename", "set_caption", "set_settings"]
+SHORT_SIDE = 2048  # px: no training looks at more, so no set keeps more
+THUMBNAIL_SIDE = 256  # px
+MAX_SKIPPED = 200
+MAX_TRIGGER = 60  # letters
+
+
+def create(name: str) -> PictureSet:
+    """A new empty set; a name that is taken gets a number. Raises UserError for an empty or overlong name."""
+    wanted = checked_title(name)
+    with locked("new"):
+        titles = {s.title.casefold() for s in list_sets()}
+        title, set_id, number = wanted, slug(wanted), 1
+        while title.casefold() in titles or (place("sets") / set_id).exists():
+            number += 1
+            title, set_id = f"{wanted} {number}", f"{slug(wanted)[:58]}-{number}"
+        write_json(place("sets", set_id) / SET, {
+            "version": 1, "id": set_id, "title": title, "trigger": "", "default_caption": "", "sentence": "", "example": "",
+            "created": datetime.now(UTC).isoformat(), "next": 0, "pictures": [], "skipped": [], "notes": []})
+    return load(set_id)
+
+
+def add_pictures(set_id: str, files: Iterable[str | Path]) -> tuple[list[SetPicture], list[Skipped]]:
+    """Add pictures, their .txt captions and zips of both; a .txt alone goes to the picture of that name in the set.
+
+    Each picture is saved as soon as it is read, so an interrupted upload keeps what came before. Returns (added, skipped).
+    """
+    listing, skipped = list_uploads(files)
+    findings = pair(listing)
+    skipped += findings.skipped
+    added = []
+    for found in findings.found:
+        try:
+            picture = read_picture(found.path, found.name)
+            added.append(keep(set_id, found, picture))
+        except UserError as refused:
+            path(set_id)  # a set that was deleted in the meantime ends the upload
+            skipped.append(Skipped(found.name, str(refused)))
+    skipped += give_texts(set_id, findings.loose_texts)
+    with changing(set_id) as about:
+        remembered = dict(about["skipped"]) | {s.name: s.reason for s in skipped}
+        about["skipped"] = list(remembered.items())[-MAX_SKIPPED:]
+    now = {picture.id: picture for picture in load(set_id).pictures}
+    return [now[picture_id] for picture_id in added if picture_id in now], skipped
+
+
+def list_uploads(files: Iterable[str | Path]) -> tuple[Listing, list[Skipped]]:
+    """Dropped files under their own names, zips opened; a zip that cannot be read is skipped with its reason."""
+    listing: Listing = []
+    skipped: list[Skipped] = []
+    for file in map(Path, files):
+        if file.suffix.lower() != ".zip":
+            listing.append((file, PurePosixPath(file.name)))
+            continue
+        try:
+            inside, left_out = unpack(file)
+        except UserError as refused:
+            inside, left_out = [], [(clean_text(file.name, MAX_NAME), str(refused))]
+        listing += inside
+        skipped += [Skipped(name, why) for name, why in left_out]
+    return listing, skipped
+
+
+def keep(set_id: str, found: Found, picture: Picture) -> str:
+    """Save a clean copy (no EXIF), its thumbnail and its caption; set.json comes last. Returns the picture's id."""
+    image = picture.image
+    scale = SHORT_SIDE / min(image.size)
+    if scale < 1:
+        image = image.resize(tuple(round(side * scale) for side in image.size), Image.Resampling.LANCZOS)
+    suffix = ".png" if picture.lossless else ".jpg"
+    content = encoded(image, "PNG") if picture.lossless else encoded(image, "JPEG", quality=95, subsampling=0)
+    small = image.copy()
+    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
+    with changing(set_id) as about:
+        twin = next((entry["name"] for entry in about["pictures"] if entry["digest"] == picture.digest), None)
+        if twin is not None:
+            raise UserError(f"{found.name} is the same picture as {twin}.", "It is in the set once.")
+        if len(about["pictures"]) >= MAX_PICTURES:
+            raise UserError(f"{found.name} is one too many: a set holds {MAX_PICTURES} pictures.", "Make another set.")
+        folder, picture_id = path(set_id), f"{about['next']:03d}"
+        write_atomic(folder / (picture_id + suffix), content)
+        write_atomic(folder / thumbnail_name(picture_id), encoded(small, "JPEG", quality=88))
+        concept = "" if words_in_name(found.name) else words_in_name(found.concept)
+        write_text(folder / text_name(picture_id), found.text or concept)
+        about["next"] += 1
+        about["pictures"].append({
+            "id": picture_id, "name": found.name, "file": picture_id + suffix, "width": image.width, "height": image.height,
+            "repeats": found.repeats, "digest": picture.digest})
+        about["notes"] += [note for note in picture.notes if note not in about["notes"]][:MAX_SKIPPED]
+        about["skipped"] = [pair for pair in about["skipped"] if pair[0] != found.name]
+    return picture_id
+
+
+def give_texts(set_id: str, texts: dict[str, str]) -> list[Skipped]:
+    """Captions that came without their picture go to the picture of that name already in the set; the others are listed."""
+    stems = {PurePosixPath(p.name).stem.casefold(): p.id for p in load(set_id).pictures}
+    lost = []
+    for stem, text in texts.items():
+        if stem.casefold() in stems:
+            set_caption(set_id, stems[stem.casefold()], text)
+        else:
+            lost.append(Skipped(f"{stem}.txt", f"{stem}.txt belongs to no picture here: it needs the name of its picture."))
+    return lost
+
+
+def captions(set_id: str) -> dict[str, str]:
+    """{picture id: caption as typed}, in the order of the set."""
+    return {picture.id: picture.caption for picture in load(set_id).pictures}
+
+
+def set_caption(set_id: str, picture_id: str, text: str) -> None:
+    """Save one caption; the others are not touched. Raises UserError for one that is too long or a picture that is gone."""
+    name = next((p.name for p in load(set_id).pictures if p.id == picture_id), None)
+    if name is None:
+        raise UserError("This picture is no longer in the set.", GONE)
+    write_text(path(set_id) / text_name(picture_id), checked_caption(text, f"of {name}"))
+
+
+def remove_picture(set_id: str, picture_id: str) -> None:
+    """Take one picture out; ids are never given twice, so that every other caption stays with its picture."""
+    with changing(set_id) as about:
+        gone = [entry for entry in about["pictures"] if entry["id"] == picture_id]
+        about["pictures"] = [entry for entry in about["pictures"] if entry["id"] != picture_id]
+    for entry in gone:
+        for name in (entry["file"], text_name(picture_id), thumbnail_name(picture_id)):
+            (path(set_id) / name).unlink(missing_ok=True)
+
+
+def forget_skipped(set_id: str) -> None:
+    """Clear the list of what could not be used, once it was read."""
+    with changing(set_id) as about:
+        about["skipped"], about["notes"] = [], []
+
+
+def rename(set_id: str, name: str) -> None:
+    """Give the set another title; its id and folder stay. Raises UserError for a title that another set has."""
+    title = checked_title(name)
+    if any(s.title.casefold() == title.casefold() and s.id != set_id for s in list_sets()):
+        raise UserError(f"There is already a set called {title}.", "Choose another name.")
+    with changing(set_id) as about:
+        about["title"] = title
+
+
+def set_settings(set_id: str, *, trigger: str | None = None, default_caption: str | None = None) -> None:
+    """Save the trigger word and the caption of pictures that have none; None leaves one as it is."""
+    with changing(set_id) as about:
+        if trigger is not None:
+            about["trigger"] = clean_text(trigger, MAX_TRIGGER)
+        if default_caption is not None:
+            about["default_caption"] = checked_caption(default_caption, "for all pictures")
+
+
+def delete(set_id: str) -> None:
+    """Remove a set with all its pictures: out of the list first, then from the disk. Raises UserError when it is gone."""
+    folder = path(set_id)
+    with locked(set_id):
+        (folder / SET).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)  # a file that Windows holds open stays behind, in no list
+
+
+def from_example(folder: Path) -> PictureSet:
+    """The set made of a shipped example folder (pictures, captions, set.json with title, trigger, sentence).
+
+    Pressed twice it is the same set, with what was changed in it.
+    """
+    about = read_json(Path(folder) / SET)
+    for known in list_sets():
+        if known.pictures and read_json(path(known.id) / SET)["example"] == Path(folder).name:
+            return known
+    made = create(about["title"])
+    add_pictures(made.id, sorted(file for file in Path(folder).iterdir() if file.name != SET))
+    with changing(made.id) as saved:
+        saved |= {"trigger": about["trigger"], "sentence": about["sentence"], "example": Path(folder).name}
+    return load(made.id)
+
+
+def checked_title(name: str) -> str:
+    title = clean_text(name, MAX_NAME + 1)
+    if not title or len(title) > MAX_NAME:
+        raise UserError(f"A set needs a name of 1 to {MAX_NAME} letters.", "Choose another name.")
+    return title
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    """The file bytes of a clean picture."""
+    buffer = BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
