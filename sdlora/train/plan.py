@@ -1,0 +1,138 @@
+"""The dry run: steps, minutes, memory and disk before anything is spent, and which sample pictures there is time for.
+
+Knows nothing about torch. Counts with speeds that real runs on this machine left in HOME/speed.json, else with shipped ones.
+"""
+
+import json
+from dataclasses import dataclass, replace
+
+from sdlora.base.catalog import FAMILIES
+from sdlora.config import TrainConfig
+from sdlora.storage import home, write_json
+
+SAMPLING_SHARE = 0.2
+MAX_TIMES = 8
+PROMPTS = 4
+STATES_KEPT = 2
+LONG_MINUTES = 24 * 60
+
+FIELDS = {"family": str, "device": str, "batch": int, "resolution": int, "step": float, "draw_step": float, "around": float}
+# LoRA numbers per rank on the attention projections of the published UNets: sum of (in + out)
+WEIGHTS_PER_RANK = {"mini": 21_376, "sd1": 199_296, "sd2": 207_488, "sdxl": 1_451_520}
+# MB of the frozen weights in fp32 and of what one picture keeps for the backward pass at the family's own resolution
+WEIGHTS_MB = {"mini": 65, "sd1": 4300, "sd2": 5200, "sdxl": 13_800}
+PICTURE_MB = {"mini": 40, "sd1": 2300, "sd2": 2300, "sdxl": 17_600}
+PROGRAM_MB = 650  # Python with torch, diffusers and transformers
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds: of one training step, of one denoising step of a sample picture, of start and end together."""
+    step: float
+    draw_step: float
+    around: float
+
+
+# Per picture of a batch at the family's own resolution. mini on a CPU was measured on two cores; the others are
+# published or computed from FLOPs (performance.md) and only serve until the first run on this machine.
+SHIPPED = {
+    ("mini", "cpu"): Speed(0.036, 0.021, 14), ("mini", "cuda"): Speed(0.02, 0.02, 12), ("mini", "mps"): Speed(0.03, 0.03, 12),
+    ("sd1", "cpu"): Speed(14, 6.5, 60), ("sd1", "cuda"): Speed(0.25, 0.07, 30), ("sd1", "mps"): Speed(2, 0.7, 40),
+    ("sd2", "cpu"): Speed(14, 6.5, 60), ("sd2", "cuda"): Speed(0.25, 0.07, 30), ("sd2", "mps"): Speed(2, 0.7, 40),
+    ("sdxl", "cpu"): Speed(120, 55, 180), ("sdxl", "cuda"): Speed(1.2, 0.25, 60), ("sdxl", "mps"): Speed(12, 4, 90),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will take. `samples`: the steps at which sample pictures are drawn; `measured`: speeds of this machine."""
+    steps: int
+    minutes: float
+    memory_mb: int
+    disk_mb: int
+    samples: tuple[int, ...]
+    prompts_per_sample: int
+    measured: bool
+    notes: tuple[str, ...]
+
+
+def plan(config: TrainConfig, pictures: int, family: str, *, device: str = "cpu") -> Plan:
+    """The dry run of `config` on `pictures` pictures and a base of `family`; device: "cpu", "cuda" or "mps"."""
+    resolution = config.resolution or FAMILIES[family].resolution
+    speed, measured = expected_speed(family, device, config.batch_size, resolution)
+    picture_seconds = speed.draw_step * config.sample_steps
+    rest = speed.around + pictures * picture_seconds / 20 + config.steps * speed.step
+    samples, prompts = choose_samples(config, picture_seconds, rest)
+    minutes = (rest + len(samples) * prompts * picture_seconds) / 60
+    weights = WEIGHTS_PER_RANK[family] * config.rank
+    file_mb = weights * (4 if config.file_dtype == "fp32" else 2) / 2**20
+    points = len({*samples, *range(config.save_every, config.steps + 1, config.save_every)})
+    disk = STATES_KEPT * weights * 12 / 2**20 + (points + 2) * file_mb + len(samples) * prompts * resolution**2 * 2 / 2**20
+    half = 1 if device == "cpu" else 0.5
+    area = (resolution / FAMILIES[family].resolution) ** 2
+    memory = PROGRAM_MB + half * (WEIGHTS_MB[family] + config.batch_size * area * PICTURE_MB[family]) + weights * 16 / 2**20
+    notes = []
+    if not measured:
+        notes.append("The minutes are a guess until the first run on this computer has been measured.")
+    if prompts < wanted_prompts(config):
+        notes.append(f"{prompts} of {wanted_prompts(config)} sample prompts are drawn, so that training gets the time.")
+    if minutes > LONG_MINUTES:
+        notes.append(f"This would take {minutes / 60:.0f} hours. A smaller base or fewer rounds are worth a try first.")
+    return Plan(config.steps, round(minutes, 1), round(memory), round(disk * 1.1) + 1, samples, prompts, measured, tuple(notes))
+
+
+def wanted_prompts(config: TrainConfig) -> int:
+    """How many prompts a column of the strip has when there is time for all."""
+    return len(config.sample_prompts) or PROMPTS
+
+
+def choose_samples(config: TrainConfig, picture_seconds: float, rest_seconds: float) -> tuple[tuple[int, ...], int]:
+    """(steps with samples, prompts per sample): sampling stays under a fifth of the run, fewer prompts first, then fewer times.
+
+    Step 0 and the last one always have their pictures; two prompts stay as long as there is a point between those.
+    """
+    most = min(MAX_TIMES, -(-config.steps // config.sample_every))
+    wanted = wanted_prompts(config)
+    choices = [(times, prompts) for times in range(most, 0, -1) for prompts in range(wanted, 0, -1)
+               if prompts >= min(2, wanted) or times == 1]
+    allowed = rest_seconds * SAMPLING_SHARE / (1 - SAMPLING_SHARE)
+    times, prompts = next((choice for choice in choices if (choice[0] + 1) * choice[1] * picture_seconds <= allowed), choices[-1])
+    marks = list(range(config.sample_every, config.steps, config.sample_every))[:10_000]
+    places = [marks[round((index + 1) * len(marks) / times) - 1] for index in range(times - 1)] if marks else []
+    return tuple(sorted({0, *places, config.steps})), prompts
+
+
+def expected_speed(family: str, device: str, batch_size: int, resolution: int) -> tuple[Speed, bool]:
+    """The speed to count with, and whether it comes from runs on this machine (scaled from the most similar one)."""
+    def size(batch: int, side: int) -> float:
+        return batch * side**2
+
+    measured = [(entry["batch"], entry["resolution"], Speed(entry["step"], entry["draw_step"], entry["around"]))
+                for entry in recorded() if (entry["family"], entry["device"]) == (family, device)]
+    here = SHIPPED.get((family, device), SHIPPED[family, "cpu"])
+    batch, side, speed = min(measured, key=lambda run: abs(size(batch_size, resolution) / size(run[0], run[1]) - 1),
+                             default=(1, FAMILIES[family].resolution, here))
+    larger = size(batch_size, resolution) / size(batch, side)
+    return replace(speed, step=speed.step * larger, draw_step=speed.draw_step * (resolution / side) ** 2), bool(measured)
+
+
+def recorded() -> list[dict]:
+    """What runs on this machine left behind; nothing when the file is missing or damaged: it only serves estimates."""
+    try:
+        entries = json.loads((home() / "speed.json").read_text(encoding="utf-8"))["runs"]
+        return [entry for entry in entries if all(isinstance(entry[key], kind) for key, kind in FIELDS.items())
+                and min(entry["step"], entry["draw_step"], entry["batch"], entry["resolution"]) > 0]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def record_speed(family: str, device: str, batch_size: int, resolution: int, speed: Speed) -> None:
+    """Remember how fast a run was. The next plan counts with the mean of this and what was remembered before."""
+    place = {"family": family, "device": device, "batch": batch_size, "resolution": resolution}
+    others, same = [], []
+    for entry in recorded():
+        (same if {key: entry[key] for key in place} == place else others).append(entry)
+    fresh = {"step": float(speed.step), "draw_step": float(speed.draw_step), "around": float(speed.around)}
+    if same:
+        fresh = {key: (value + same[-1][key]) / 2 for key, value in fresh.items()}
+    write_json(home() / "speed.json", {"version": 1, "runs": [*others, {**place, **fresh}]})

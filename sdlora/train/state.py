@@ -1,0 +1,183 @@
+"""All that the loop remembers, as one object: what is not in TrainState is forgotten by a stop or a rewind.
+
+Knows nothing about models, pictures or how a step is made. Safetensors and JSON, `OK` last, read back and hashed.
+"""
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from sdlora.errors import UserError
+from sdlora.storage import crashpoint, write_atomic
+from sdlora.train.optim import AdamW
+from sdlora.train.points import LORA, NUMBERS, OK, STATE, file_hash, point_folder, point_steps
+
+VERSION = 1
+KEPT = 2
+MAY_CHANGE = {"name", "steps", "save_every", "sample_every", "sample_prompts", "sample_steps", "sample_guidance", "file_dtype"}
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A TrainState at rest: CPU tensors and JSON numbers, both owned by nobody else."""
+    tensors: dict[str, Tensor]
+    numbers: dict[str, object]
+
+
+@dataclass
+class TrainState:
+    """Adapters, Adam, random generators, data order and counters of a run.
+
+    The learning rate is a function of `step`; `rate_factor` is what a rewind left of it. `queue` holds the pictures
+    of the present round that are still to come, by index. `best` is (step, held-out loss).
+    """
+    parameters: list[Tensor]
+    optimizer: AdamW
+    noise: torch.Generator
+    dropout: torch.Generator
+    shuffle: torch.Generator
+    step: int = 0
+    queue: list[int] = field(default_factory=list)
+    loss_average: float | None = None
+    rate_factor: float = 1.0
+    rewinds: int = 0
+    best: tuple[int, float] | None = None
+
+    @classmethod
+    def fresh(cls, parameters: list[Tensor], optimizer: AdamW, seed: int) -> "TrainState":
+        """The state before the first step; every random draw of the run follows from `seed`."""
+        seeds = random.Random(seed)
+        device = parameters[0].device
+        generators = [torch.Generator(where).manual_seed(seeds.getrandbits(48)) for where in (device, "cpu", "cpu")]
+        return cls(list(parameters), optimizer, *generators)
+
+    def next_pictures(self, count: int, repeats: list[int]) -> list[int]:
+        """Indices of the next `count` pictures: shuffled rounds in which picture i comes repeats[i] times."""
+        while len(self.queue) < count:
+            round_of = [index for index, times in enumerate(repeats) for _ in range(times)]
+            order = torch.randperm(len(round_of), generator=self.shuffle).tolist()
+            self.queue += [round_of[place] for place in order]
+        taken, self.queue = self.queue[:count], self.queue[count:]
+        return taken
+
+    def average(self, loss: float, step: int) -> float:
+        """The smoothed loss after the `loss` of `step`: a plain mean at first, then a moving one over about 50 steps."""
+        weight = max(0.02, 1 / step)
+        self.loss_average = loss if self.loss_average is None else self.loss_average + weight * (loss - self.loss_average)
+        return self.loss_average
+
+    def snapshot(self) -> Snapshot:
+        """A copy of everything, on the CPU."""
+        held = {f"lora.{index}": parameter.detach() for index, parameter in enumerate(self.parameters)}
+        held |= {f"adam.{name}": tensor for name, tensor in self.optimizer.tensors.items()}
+        tensors = {name: tensor.to("cpu", copy=True) for name, tensor in held.items()}
+        tensors |= {f"rng.{name}": getattr(self, name).get_state().clone() for name in ("noise", "dropout", "shuffle")}
+        numbers = {name: getattr(self, name) for name in ("step", "loss_average", "rate_factor", "rewinds")}
+        return Snapshot(tensors, {**numbers, "queue": list(self.queue), "best": self.best and list(self.best)})
+
+    @torch.no_grad()
+    def restore(self, snapshot: Snapshot) -> None:
+        """Become what `snapshot` holds; raises UserError when it was taken of adapters of another shape."""
+        tensors, numbers = snapshot.tensors, snapshot.numbers
+        own = {f"lora.{index}": parameter for index, parameter in enumerate(self.parameters)}
+        own |= {f"adam.{name}": tensor for name, tensor in self.optimizer.tensors.items()}
+        for name, tensor in own.items():
+            if name not in tensors or tensors[name].shape != tensor.shape:
+                raise UserError("The saved point does not fit this run's settings.", "Start a new run with these settings.")
+            tensor.copy_(tensors[name])
+        for name in ("noise", "dropout", "shuffle"):
+            getattr(self, name).set_state(tensors[f"rng.{name}"])
+        for name in ("step", "loss_average", "rate_factor", "rewinds"):
+            setattr(self, name, numbers[name])
+        self.queue = list(numbers["queue"])
+        self.best = tuple(numbers["best"]) if numbers["best"] else None
+
+
+def save_checkpoint(run_folder: Path, snapshot: Snapshot, identity: dict[str, object],
+                    write_lora: Callable[[Path], object]) -> Path:
+    """Write the point of `snapshot` and read it back; only then let older states go (two stay, every LoRA stays).
+
+    `identity` is what a resume must find unchanged. `write_lora(path)` writes the point's LoRA file.
+    Returns the point's folder; raises UserError when the disk refuses or gives back something else.
+    """
+    step = snapshot.numbers["step"]
+    folder = point_folder(run_folder, step)
+    if (folder / OK).is_file() and fault(folder) is None:
+        return folder
+    (folder / OK).unlink(missing_ok=True)
+    content = save(snapshot.tensors)
+    write_atomic(folder / STATE, content)
+    crashpoint("state-written")
+    write_lora(folder / LORA)
+    crashpoint("lora-written")
+    hashes = {STATE: sha256(content).hexdigest(), LORA: file_hash(folder / LORA)}
+    numbers = {"version": VERSION, "files": hashes, "numbers": snapshot.numbers, "identity": identity}
+    written = json.dumps(numbers, indent=1, allow_nan=False).encode()
+    write_atomic(folder / NUMBERS, written)
+    crashpoint("numbers-written")
+    if found := fault(folder):
+        raise UserError(f"The saved point {folder.name} was read back {found}.", "Check the disk, then continue the run.")
+    write_atomic(folder / OK, sha256(written).hexdigest().encode())
+    crashpoint("ok-written")
+    for old in point_steps(run_folder, OK)[:-KEPT]:
+        # OK goes first: a folder that is only half removed must not look whole
+        (point_folder(run_folder, old) / OK).unlink(missing_ok=True)
+        crashpoint("old-unmarked")
+        (point_folder(run_folder, old) / STATE).unlink(missing_ok=True)
+    return folder
+
+
+def fault(folder: Path) -> str | None:
+    """What is wrong with a point's files, in words that follow "it is"; None when whole. OK may not exist yet."""
+    try:
+        written = (folder / NUMBERS).read_bytes()
+        if (folder / OK).is_file() and (folder / OK).read_text() != sha256(written).hexdigest():
+            return "changed since it was saved"
+        numbers = json.loads(written)
+        if numbers["version"] != VERSION:
+            return f"of version {numbers['version']}, which this sdlora does not know"
+        changed = [name for name, digest in numbers["files"].items() if file_hash(folder / name) != digest]
+        return f"damaged ({changed[0]})" if changed else None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"unreadable ({type(error).__name__})"
+
+
+def newest_checkpoint(run_folder: Path) -> tuple[Snapshot | None, dict[str, object], list[str]]:
+    """(snapshot, identity, problems) of the newest point that is whole; `problems` says which newer ones were passed over.
+
+    (None, {}, []) for a run that never finished a save. Raises UserError when there are saved points but none is whole.
+    """
+    problems = []
+    for step in reversed(point_steps(run_folder, OK)):
+        folder = point_folder(run_folder, step)
+        if found := fault(folder):
+            problems.append(f"The saved point {folder.name} is {found}; an older one is used.")
+            continue
+        try:
+            numbers = json.loads((folder / NUMBERS).read_bytes())
+            return Snapshot(load((folder / STATE).read_bytes()), numbers["numbers"]), numbers["identity"], problems
+        except (SafetensorError, OSError, ValueError, KeyError) as error:
+            problems.append(f"The saved point {folder.name} is unreadable ({type(error).__name__}); an older one is used.")
+    if problems:
+        raise UserError(f"This run cannot continue: {problems[0].split(';')[0]}, and no other is whole.",
+                        "Start it again from the beginning.")
+    return None, {}, problems
+
+
+def refuse_changes(saved: dict[str, object], now: dict[str, object]) -> None:
+    """Raise UserError when pictures, base or a setting that decides the result changed between stop and continue."""
+    for key, what in (("pictures", "The pictures or captions"), ("base", "The base model"), ("device", "The device")):
+        if saved.get(key) != now[key]:
+            raise UserError(f"{what} of this run changed since it stopped.", "Put it back as it was, or start a new run.")
+    for key, value in now["config"].items():
+        if key not in MAY_CHANGE and saved["config"].get(key) != value:
+            raise UserError(f"The setting {key} changed from {saved['config'].get(key)} to {value} since the run stopped.",
+                            "Set it back, or start a new run.")
