@@ -1,0 +1,187 @@
+"""The bytes of a safetensors file nobody vouches for: header, limits, numbers. Knows nothing about LoRA, and nothing of torch.
+
+The header is parsed here, not by the library, because the library accepts duplicate names, leading spaces, empty tensors and
+any tensor name (reliability.md 4.3). Values are read by copy, never by mmap: a file may change or vanish while it is open.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sdlora.errors import UserError
+
+MAX_HEADER_BYTES = 25 * 1024 * 1024
+MAX_TENSORS = 20_000
+MAX_NAME = 300
+ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I64": 8, "I32": 4, "I16": 2, "I8": 1,
+              "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1}
+FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+PLAIN = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "<i1",
+         "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "<u1", "BOOL": "<u1"}
+PICKLES = {".pt", ".pth", ".ckpt", ".bin", ".pkl"}
+AGAIN = "Download or export it again."
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says about itself. tensors: {name: (dtype such as "F16", shape)}; spans: bytes of each within the data."""
+    tensors: dict[str, tuple[str, tuple[int, ...]]]
+    metadata: dict[str, str]
+    spans: dict[str, tuple[int, int]]
+    data_start: int
+    file_bytes: int
+
+
+def header(path: Path) -> Header:
+    """Read and check the header of `path`; no tensor is read. Raises UserError for everything that is not safetensors."""
+    with opened(path) as file:
+        return read_header(file, Path(path))
+
+
+def contents(path: Path) -> tuple[Header, bytearray]:
+    """Header and a private copy of all tensor bytes, from one open file. Raises UserError."""
+    with opened(path) as file:
+        found = read_header(file, Path(path))
+        data = bytearray(found.file_bytes - found.data_start)
+        file.seek(found.data_start)
+        if file.readinto(data) != len(data):
+            raise UserError(f"{Path(path).name} changed while it was read.", "Try again.")
+        return found, data
+
+
+def opened(path: Path):
+    """`path` opened for reading bytes; a missing one and a pickle by its name are UserErrors."""
+    path = Path(path)
+    if path.suffix.lower() in PICKLES:
+        raise UserError(f"{path.name} is a pickle file: opening it could run a program hidden inside.",
+                        "Ask for the .safetensors version of it.")
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise UserError(f"{path.name} could not be opened ({error.strerror}).", "Check the name and try again.") from error
+
+
+def read_header(file, path: Path) -> Header:
+    """The checked header of an open file."""
+    size = file.seek(0, 2)
+    file.seek(0)
+    first = file.read(9)
+    length = int.from_bytes(first[:8], "little")
+    if len(first) < 9 or first[8:9] != b"{" or length > size - 8:
+        file.seek(0)
+        raise UserError(f"{path.name} {what_else(file.read(512), length, size)}", AGAIN)
+    if length > MAX_HEADER_BYTES:
+        raise UserError(f"{path.name} has a header of {length / 1e6:.0f} MB; a LoRA file has far less.", AGAIN)
+    file.seek(8)
+    try:
+        parsed = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=unique, parse_constant=no_constant)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deep" if isinstance(error, RecursionError) else str(error)[:100]
+        raise UserError(f"{path.name} has a damaged header ({reason}).", AGAIN) from error
+    try:
+        return checked(parsed, 8 + length, size)
+    except ValueError as error:
+        raise UserError(f"{path.name} is damaged or was tampered with: {error}.", AGAIN) from error
+
+
+def what_else(start: bytes, length: int, size: int) -> str:
+    """Why a file is no safetensors file, told from its first bytes; the end of a sentence."""
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if size < 9 or not length:
+        return "is empty or an incomplete download."
+    if text.startswith(b"version https://git-lfs"):
+        return "is only a git-lfs pointer: the file itself was never fetched."
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return "is a web page, not a LoRA: the site sent a page instead of the file."
+    if text.startswith((b"{", b"[")):
+        return "is a JSON text, probably an error message of the site it came from."
+    if start.startswith(b"PK\x03\x04"):
+        return "is a zip or a pickle file renamed to safetensors; it was not opened."
+    if start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05":
+        return "is a pickle file renamed to safetensors; it was not opened."
+    if start.startswith(b"GGUF"):
+        return "is a GGUF model, not a LoRA."
+    return "is no safetensors file, or an incomplete download."
+
+
+def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """An object of the header; the same name twice is refused (two readers would see two different files)."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name occurs twice")
+    return found
+
+
+def no_constant(name: str) -> object:
+    raise ValueError(f"{name} is no number")
+
+
+def checked(parsed: object, data_start: int, size: int) -> Header:
+    """The header behind parsed JSON: every entry well formed, the spans covering the data exactly. ValueError says what not."""
+    metadata = parsed.pop("__metadata__", {}) if isinstance(parsed, dict) else None
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError("its metadata is not made of texts")
+    if not parsed:
+        raise ValueError("there is no style inside, not a single tensor")
+    if len(parsed) > MAX_TENSORS:
+        raise ValueError(f"it lists {len(parsed)} tensors, more than {MAX_TENSORS}")
+    tensors, spans = {}, {}
+    for name, entry in parsed.items():
+        tensors[name], spans[name] = checked_entry(name, entry)
+    at = 0
+    for name, (begin, end) in sorted(spans.items(), key=lambda item: item[1]):
+        if begin != at:
+            raise ValueError(f"the bytes of {name!r} overlap or leave a hole")
+        at = end
+    if at != size - data_start:
+        raise ValueError(f"{abs(size - data_start - at)} bytes {'are missing' if at > size - data_start else 'too many'}")
+    return Header(tensors, metadata, spans, data_start, size)
+
+
+def checked_entry(name: str, entry: object) -> tuple[tuple[str, tuple[int, ...]], tuple[int, int]]:
+    """((dtype, shape), (begin, end)) of one tensor; ValueError when the entry is not well formed."""
+    if len(name) > MAX_NAME or not name.isprintable() or any(part in name for part in ("/", "\\", "..")):
+        raise ValueError(f"the tensor name {name[:60]!r} is none that a LoRA has")
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"the entry of {name!r} is not a tensor")
+    dtype, shape, span = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
+        raise ValueError(f"{name!r} has the unknown number format {str(dtype)[:20]}")
+    for values, most in ((shape, 8), (span, 2)):
+        if not isinstance(values, list) or len(values) > most or not all(type(v) is int and 0 <= v < 2**62 for v in values):
+            raise ValueError(f"{name!r} has an impossible shape or place")
+    if len(span) != 2 or 0 in shape or span[1] - span[0] != math.prod(shape) * ITEM_BYTES[dtype]:
+        raise ValueError(f"the size of {name!r} does not fit its shape")
+    return (dtype, tuple(shape)), (span[0], span[1])
+
+
+def array(found: Header, data: bytes | bytearray, name: str) -> np.ndarray:
+    """The values of one tensor as float64 or float32 numpy, whatever format they are kept in (BF16 and F8 too)."""
+    dtype, shape = found.tensors[name]
+    begin, end = found.spans[name]
+    raw = memoryview(data)[begin:end]
+    if dtype == "BF16":
+        values = (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4")
+    elif dtype == "F8_E5M2":
+        values = (np.frombuffer(raw, "u1").astype("<u2") << 8).view("<f2").astype("<f4")
+    elif dtype == "F8_E4M3":
+        values = E4M3[np.frombuffer(raw, "u1")]
+    else:
+        values = np.frombuffer(raw, PLAIN[dtype])
+        values = values if dtype in ("F64", "I64", "U64") else values.astype("<f4")
+    return values.reshape(shape)
+
+
+def e4m3_values() -> np.ndarray:
+    """The 256 numbers of F8_E4M3 (finite kind: no infinity, 0x7F and 0xFF are NaN)."""
+    codes = np.arange(256)
+    exponent, fraction = (codes >> 3) & 15, codes & 7
+    magnitude = np.where(exponent == 0, fraction / 8 * 2.0**-6, (1 + fraction / 8) * 2.0**(exponent - 7.0))
+    magnitude[(codes & 127) == 127] = np.nan
+    return np.where(codes > 127, -magnitude, magnitude).astype("<f4")
+
+
+E4M3 = e4m3_values()
