@@ -1,0 +1,6 @@
+"""`python -m sdlora` is `sdlora`."""
+
+from sdlora.cli.main import run
+
+if __name__ == "__main__":
+    run()

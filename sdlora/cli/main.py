@@ -1,0 +1,62 @@
+"""The command line as a whole: its commands, its exit codes. Knows nothing about what the commands do.
+
+Exit 0 done · 2 the artist's mistake, one sentence and a hint on stderr · 3 stopped and resumable · 1 a bug of ours,
+shown as a code, its traceback in HOME/logs/sdlora.log. Nothing heavy is imported here: `sdlora --help` is instant.
+"""
+
+import importlib
+import importlib.util
+import sys
+
+import typer
+
+from sdlora import __version__
+from sdlora.errors import UserError
+
+NAMES = ("train", "draw", "files", "inspect", "bases", "studio", "bench")
+GROUPS = [importlib.import_module(f"sdlora.cli.{name}") for name in NAMES if importlib.util.find_spec(f"sdlora.cli.{name}")]
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"sdlora {__version__}")
+        raise typer.Exit
+
+
+def about(
+    version: bool = typer.Option(False, "--version", callback=show_version, is_eager=True, help="Show the version"),
+) -> None:
+    """Teach Stable Diffusion your style: pictures in, a small LoRA file out. `sdlora studio` opens the page."""
+
+
+def build() -> typer.Typer:
+    """The app with every command."""
+    app = typer.Typer(name="sdlora", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    app.callback()(about)
+    for group in GROUPS:
+        group.register(app)
+    return app
+
+
+def run() -> None:
+    """Run the command of sys.argv and leave with its exit code."""
+    try:
+        build()()
+    except UserError as error:
+        print("\n".join(filter(None, (error.message, error.hint))), file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        # whoever read our output has gone; there is nobody to tell
+        sys.stderr.close()
+        sys.exit(1)
+    except Exception as error:  # noqa: BLE001  the outermost frame: a bug becomes a code
+        sys.exit(report(error))
+
+
+def report(error: Exception) -> int:
+    """Log a bug and show its code; 1."""
+    from sdlora.jobs.execute import log_bug
+    from sdlora.storage import home
+
+    print("\n".join(log_bug(error, home() / "logs" / "sdlora.log")), file=sys.stderr)
+    return 1

@@ -1,0 +1,99 @@
+"""Shows the events of a run: as JSON lines for programs, as a bar with the time left for people. Knows nothing else."""
+
+import contextlib
+import json
+import os
+import sys
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as Bar
+
+from sdlora.jobs.run import RunView
+from sdlora.train import events
+
+STAGES = {"base": "Opening the base model", "pictures": "Reading the pictures", "latents": "Preparing the pictures",
+          "captions": "Preparing the captions"}
+
+
+class Lines:
+    """One JSON object a line on stdout, flushed at once; what libraries print meanwhile goes to stderr."""
+
+    def __init__(self, run: RunView) -> None:
+        self.out: TextIO = sys.stdout
+        self.say({"event": "started", "step": run.step, "steps": run.steps, "run": run.id, "folder": str(run.folder)})
+
+    def __enter__(self) -> "Lines":
+        self.away = contextlib.redirect_stdout(sys.stderr)
+        self.away.__enter__()
+        return self
+
+    def __exit__(self, *why: object) -> None:
+        self.away.__exit__(*why)
+
+    def __call__(self, event: events.Event) -> None:
+        self.write(events.to_json(event))
+
+    def say(self, facts: dict[str, object]) -> None:
+        self.write(json.dumps(facts, ensure_ascii=False))
+
+    def write(self, line: str) -> None:
+        """A reader that has gone away does not end the run."""
+        try:
+            self.out.write(line + "\n")
+            self.out.flush()
+        except BrokenPipeError:
+            self.out = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
+
+
+class Progress:
+    """A bar with step, loss and time left; samples, warnings and the file are told above it."""
+
+    def __init__(self, run: RunView) -> None:
+        self.run = run
+        self.console = Console(highlight=False)
+        self.bar = Bar(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
+                       console=self.console)
+        self.task = self.bar.add_task("Starting", total=run.steps, completed=run.step, note="")
+
+    def __enter__(self) -> "Progress":
+        self.console.print(f"Run {self.run.id}", markup=False)
+        self.bar.start()
+        return self
+
+    def __exit__(self, *why: object) -> None:
+        self.bar.stop()
+
+    def __call__(self, event: events.Event) -> None:
+        match event:
+            case events.Preparing():
+                stage = STAGES.get(event.stage, event.stage)
+                self.bar.update(self.task, description=stage, total=event.total, completed=event.done)
+            case events.Prepared():
+                self.bar.update(self.task, description="Training", total=event.steps, completed=event.step)
+                held = f", {event.held_out} is held out to measure" if event.held_out else ""
+                self.tell(f"{event.pictures} pictures{held}")
+                for name, reason in event.skipped:
+                    self.tell(f"Skipped {name}: {reason}")
+            case events.Step():
+                note = f"loss {event.loss_average:.4f}, {clock(event.seconds_left)} left"
+                self.bar.update(self.task, description="Training", total=event.steps, completed=event.step, note=note)
+            case events.Sample() if event.prompt_index == 0:
+                self.tell(f"Sample pictures of step {event.step}: {(self.run.folder / event.path).parent}")
+            case events.Rewound():
+                self.tell(f"Step {event.step}: {event.reason} Back to step {event.to_step}.")
+            case events.Warning():
+                self.tell(event.message)
+            case events.Done():
+                self.bar.update(self.task, description="Done", note="")
+                self.tell(f"{event.file}\nwritten, read back and tried after {clock(event.seconds)}")
+
+    def tell(self, text: str) -> None:
+        self.console.print(text, markup=False)
+
+
+def clock(seconds: float) -> str:
+    """3725 -> "1:02:05"."""
+    minutes, left = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{left:02}" if minutes >= 60 else f"{minutes}:{left:02}"

@@ -1,0 +1,223 @@
+"""`sdlora train resume plan runs worker`: training from the command line, in this very process.
+
+Knows nothing about how training works: it makes a run folder, executes it and shows its events.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sdlora.errors import UserError
+
+if TYPE_CHECKING:
+    from sdlora.config import TrainConfig
+    from sdlora.dataset.folder import Dataset
+    from sdlora.train.plan import Plan
+
+Images = Annotated[Path, typer.Argument(metavar="IMAGES", help="Folder or zip of pictures, captions in text files beside them")]
+Base = Annotated[str, typer.Option(help="mini, a diffusers folder, a .safetensors file or a hub id")]
+Preset = Annotated[str, typer.Option(help="quick, normal or thorough")]
+Name = Annotated[str | None, typer.Option(help="Name of the style; default: the folder's name")]
+Trigger = Annotated[str | None, typer.Option(help="The word that calls the style in a prompt")]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, e.g. rank=8; may be repeated")]
+Seed = Annotated[int | None, typer.Option(help="Variation number of the run")]
+Device = Annotated[str | None, typer.Option(help="auto, cuda, mps or cpu")]
+Download = Annotated[bool, typer.Option("--download", help="Fetch the base from the hub when it is not here")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line")]
+
+
+def register(app: typer.Typer) -> None:
+    for command in (train, resume, plan, runs, worker):
+        app.command()(command)
+    app.command("run", hidden=True)(run_folder)
+    app.command("drawer", hidden=True)(drawer)
+
+
+def train(
+    images: Images, base: Base = "mini", preset: Preset = "normal", name: Name = None, trigger: Trigger = None,
+    out: Annotated[Path | None, typer.Option(help="The LoRA file to write; default: onto the shelf of the studio")] = None,
+    sets: Sets = None, seed: Seed = None, device: Device = None, download: Download = False, as_json: AsJson = False,
+) -> None:
+    """Teach a base model the style of your pictures. Ctrl-C saves; `sdlora resume` goes on.
+
+    A file of ours that --out already names is replaced, whole, at the very end.
+    """
+    from sdlora.jobs.run import create_run
+
+    if download:
+        from sdlora.cli.bases import fetch
+        fetch(base, ask=not as_json)
+    config, dataset, _ = settle(images, base, preset, sets or [], name=name, trigger=trigger, seed=seed, device=device)
+    if out is not None:
+        check_out(out)
+    check_space(dry_run(config, dataset))
+    foreground(create_run(config, images, out), as_json)
+
+
+def resume(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Id of a run, or how it begins; see `sdlora runs`")],
+    as_json: AsJson = False,
+) -> None:
+    """Continue a stopped run where it was saved. Writes the file that --out named."""
+    from sdlora.jobs.run import clear_wishes, list_runs
+    from sdlora.jobs.table import Table
+
+    meant = [seen for seen in list_runs() if seen.id == run] or [seen for seen in list_runs() if seen.id.startswith(run)]
+    if len(meant) != 1:
+        raise UserError(f"{'There is no run' if not meant else 'Several runs begin with'} {run}.", "See them with: sdlora runs")
+    if meant[0].state == "done":
+        raise UserError(f"{meant[0].id} is finished: {meant[0].file}", "Start a new run to train further.")
+    if meant[0].state == "running":
+        raise UserError(f"{meant[0].id} is running already.", "Watch it with: sdlora runs")
+    # one that waits for the worker is taken over by this process
+    Table().cancel("train", meant[0].id, "stopped")
+    clear_wishes(meant[0].folder)
+    foreground(meant[0].folder, as_json)
+
+
+def plan(
+    images: Images, base: Base = "mini", preset: Preset = "normal", name: Name = None, trigger: Trigger = None, sets: Sets = None,
+    seed: Seed = None, device: Device = None, as_json: AsJson = False,
+) -> None:
+    """What training would take: steps, minutes, memory. Nothing is trained."""
+    from dataclasses import asdict
+
+    config, dataset, family = settle(images, base, preset, sets or [], name=name, trigger=trigger, seed=seed, device=device)
+    made = dry_run(config, dataset)
+    if as_json:
+        print(json.dumps({**asdict(made), "pictures": len(dataset.examples), "skipped": len(dataset.skipped), "base": config.base,
+                          "family": family, "config": config.model_dump(mode="json")}, ensure_ascii=False))
+        return
+    print(f"{len(dataset.examples)} pictures ({len(dataset.skipped)} skipped), {made.steps} steps on {config.base}")
+    print(f"about {made.minutes:g} minutes, {made.memory_mb} MB of memory, {made.disk_mb} MB of disk")
+    print(f"{made.prompts_per_sample} sample pictures at steps {', '.join(map(str, made.samples))}")
+    for note in (*made.notes, *dataset.notes):
+        print(note)
+
+
+def runs(as_json: Annotated[bool, typer.Option("--json", help="A JSON list")] = False) -> None:
+    """List all runs, newest first, with their state: queued, running, stopped, done or failed."""
+    from sdlora.jobs.run import list_runs
+
+    found = [{"id": seen.id, "name": seen.name, "state": seen.state, "step": seen.step, "steps": seen.steps,
+              "seconds_left": seen.seconds_left, "paused": seen.paused, "base": seen.config.base, "created": seen.created,
+              "images": seen.images, "out": seen.out, "file": seen.file, "problem": seen.problem} for seen in list_runs()]
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False))
+    elif not found:
+        print("There are no runs yet. Start one with: sdlora train PICTURES")
+    for seen in [] if as_json else found:
+        print(f"{seen['id']:<44} {seen['state']:<8} {seen['step']:>6}/{seen['steps']:<6} {seen['file'] or seen['problem']}")
+
+
+def worker(
+    linger: Annotated[float, typer.Option(help="Seconds to stay when no page is open and nothing is to do")] = 60.0,
+) -> None:
+    """Train what the page queued. app.py starts one by itself."""
+    from sdlora.jobs.worker import work
+
+    raise typer.Exit(work(linger_seconds=linger))
+
+
+def run_folder(folder: Path, fence: Annotated[int, typer.Option(help="The claim this process works under")] = 0) -> None:
+    """The one run command, started by workers: train the run of a folder."""
+    from sdlora.jobs.execute import execute
+
+    raise typer.Exit(execute(folder, fence))
+
+
+def drawer() -> None:
+    """The resident drawing process, started by the worker."""
+    from sdlora.jobs.drawer import serve
+
+    raise typer.Exit(serve())
+
+
+def settle(images: Path, base: str, preset: str, sets: list[str], **chosen: object) -> "tuple[TrainConfig, Dataset, str]":
+    """(settings, pictures, base family) of a run; everything that can be wrong is found here, before torch is loaded.
+
+    `chosen` holds the settings that have flags of their own; those that are not None win over --set.
+    """
+    from sdlora.base import catalog
+    from sdlora.config import from_preset, parse_sets
+    from sdlora.dataset.folder import read_dataset
+    from sdlora.storage import MAX_NAME, clean_text
+
+    values = parse_sets(sets)
+    for key in {"base", "preset"} & set(values):
+        raise UserError(f"The {key} is not chosen with --set.", f"Write --{key} {values[key]}")
+    values |= {key: clean_text(value) if isinstance(value, str) else value for key, value in chosen.items() if value is not None}
+    values.setdefault("name", clean_text(images.absolute().stem.replace("-", " ").replace("_", " "), MAX_NAME) or "My style")
+    found = catalog.resolve(base)
+    family = catalog.read_family(found).key
+    # a run may be continued from another folder: paths are kept whole
+    values["base"] = str(found) if base != "mini" and Path(base).expanduser().exists() else base
+    from_preset(preset, family, 1, **values)
+    dataset = read_dataset(images, trigger=str(values.get("trigger", "")), default_caption=str(values.get("default_caption", "")))
+    return from_preset(preset, family, len(dataset.examples), **values), dataset, family
+
+
+def dry_run(config: "TrainConfig", dataset: "Dataset") -> "Plan":
+    """The plan of a run on the device it will probably get (whether a card works is only known with torch)."""
+    from sdlora.base import catalog
+    from sdlora.jobs.machine import likely_device
+    from sdlora.train.plan import plan as make_plan
+
+    family = catalog.read_family(catalog.resolve(config.base)).key
+    return make_plan(config, len(dataset.examples), family, device=likely_device(config.device))
+
+
+def check_space(made: "Plan") -> None:
+    """Refuse a run that the disk cannot hold."""
+    import shutil
+
+    from sdlora.storage import home
+
+    free_mb = shutil.disk_usage(home()).free / 2**20
+    if free_mb < made.disk_mb * 1.1 + 50:
+        raise UserError(f"The disk has {free_mb:.0f} MB left, this run needs {made.disk_mb}.", "Free some space, then try again.")
+
+
+def check_out(out: Path) -> None:
+    """Refuse an --out that cannot be written, or that would replace a file which is not ours."""
+    import os
+
+    if out.suffix != ".safetensors":
+        raise UserError(f"--out {out} does not end in .safetensors.", f"Write --out {out.with_suffix('.safetensors')}")
+    try:
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out.parent} cannot be made ({error.strerror}).", "Choose another place for --out.") from error
+    if out.is_dir() or not os.access(out.absolute().parent, os.W_OK):
+        raise UserError(f"{out} cannot be written.", "Choose another place for --out.")
+    if out.exists() and not is_ours(out):
+        raise UserError(f"{out} exists and was not made by sdlora.", "Choose another name for --out, or move that file away.")
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file is a LoRA that sdlora wrote."""
+    from sdlora.lora.file import header
+
+    try:
+        return any(key.startswith("sdlora_") for key in header(path).metadata)
+    except UserError:
+        return False
+
+
+def foreground(folder: Path, as_json: bool) -> None:
+    """Execute a run in this process and show it; leaves with the run's exit code."""
+    from sdlora.cli.progress import Lines, Progress
+    from sdlora.jobs.execute import STOPPED, execute
+    from sdlora.jobs.run import view
+
+    seen = view(folder)
+    with (Lines if as_json else Progress)(seen) as show:
+        code = execute(folder, on_event=show)
+    ended = view(folder)
+    if ended.problem:
+        typer.echo("\n".join(filter(None, (ended.problem, ended.hint))), err=True)
+    if code == STOPPED:
+        typer.echo(f"Saved at step {ended.step} of {ended.steps}. Go on with: sdlora resume {ended.id}", err=True)
+    raise typer.Exit(code)

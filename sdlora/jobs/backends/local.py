@@ -1,0 +1,88 @@
+"""Runs on this computer: one process per run, in a session of its own, so that it outlives whoever started it.
+
+Knows nothing about queues. A backend is four methods: `slots start poll stop`.
+"""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import sdlora
+from sdlora.jobs.execute import DONE, LOG, MISTAKE, STOPPED
+from sdlora.jobs.lock import is_held
+from sdlora.jobs.run import view
+from sdlora.jobs.watch import LOCK, SUSPEND
+from sdlora.storage import home
+
+CODES = {"done": DONE, "failed": MISTAKE, "stopped": STOPPED}
+
+
+def spawn(arguments: list[str], log: Path) -> subprocess.Popen:
+    """Start a process that neither a closed terminal nor its parent's death ends; what it prints is appended to `log`."""
+    source = Path(sdlora.__file__).resolve().parents[1]
+    environment = {**os.environ, "SDLORA_HOME": str(home())}
+    if "site-packages" not in source.parts:
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(source), os.environ.get("PYTHONPATH")]))
+    apart = {"start_new_session": True}
+    if os.name == "nt":
+        apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        return subprocess.Popen([sys.executable, "-P", *arguments], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                                cwd=home(), env=environment, **apart)
+
+
+@dataclass(frozen=True)
+class Handle:
+    """A run that was started here, or (process None) one found alive after this worker's predecessor died."""
+    folder: Path
+    process: subprocess.Popen | None
+
+
+class Local:
+    """One run at a time: a second one would only halve the speed of the first. `command` stands in for `-m sdlora run`."""
+
+    def __init__(self, command: tuple[str, ...] = ("-m", "sdlora", "run")) -> None:
+        self.command = command
+        self.handles: list[Handle] = []
+
+    def slots(self) -> int:
+        """How many more runs can be started now."""
+        return 1 - len(self.handles)
+
+    def start(self, folder: Path, fence: int) -> Handle:
+        """Start the run of `folder`, or only watch it when a process has it already."""
+        alive = is_held(folder / LOCK)
+        process = None if alive else spawn([*self.command, str(folder), "--fence", str(fence)], folder / LOG)
+        handle = Handle(folder, process)
+        self.handles.append(handle)
+        return handle
+
+    def poll(self, handle: Handle) -> int | None:
+        """None while it runs, else 0 done, 3 stopped, 2 or 1 failed; any other code: its process died."""
+        if handle.process is not None:
+            code = handle.process.poll()
+        elif is_held(handle.folder / LOCK):
+            code = None
+        else:
+            code = self.ending(handle.folder)
+        if code is not None:
+            self.handles.remove(handle)
+        return code
+
+    def ending(self, folder: Path) -> int:
+        """How a run ended whose process was not ours: as its events say; -1 when they break off."""
+        seen = view(folder)
+        told = seen.state != "stopped" or seen.ended
+        return CODES.get(seen.state, -1) if told else -1
+
+    def stop(self, handle: Handle, now: bool = False) -> None:
+        """Ask the run to save and end (exit 3), resumable; `now` ends a process of ours at once."""
+        if not now:
+            (handle.folder / SUSPEND).touch()
+        elif handle.process is not None:
+            handle.process.kill()
+
+

@@ -1,0 +1,174 @@
+"""The resident drawing process: keeps a base loaded and draws what is asked for, beside a training run.
+
+Knows nothing about pages or who asked. While it draws it holds HOME/drawing.lock, and training waits between two steps.
+The torch-free half (asking, watching, history) is `pictures.py`.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+from sdlora.config import DrawConfig
+from sdlora.errors import UserError
+from sdlora.jobs.execute import DRAWING_LOCK, log_bug
+from sdlora.jobs.lock import hold, is_held
+from sdlora.jobs.pictures import (
+    CANCEL,
+    DRAWER_LOCK,
+    EVENTS,
+    PREVIEW,
+    draw_folder,
+    items_of,
+    picture_path,
+    sweep_draws,
+    tell,
+    told,
+)
+from sdlora.jobs.table import Table
+from sdlora.jobs.worker import WORKER_LOCK
+from sdlora.storage import home, write_atomic, write_json
+
+POLL_SECONDS = 0.05
+PREVIEW_SECONDS = 0.2
+ALONE_SECONDS = 5.0
+MOST_TRIES = 2
+
+
+def serve(load: Callable | None = None, draw: Callable | None = None) -> int:
+    """Draw what waits until the worker is gone; 0, also when there is a drawing process already.
+
+    `load` and `draw` stand in for base.load.load_base and draw.pipeline.draw.
+    """
+    lock = hold(home() / DRAWER_LOCK)
+    if lock is None:
+        return 0
+    with lock:
+        if load is None or draw is None:
+            from sdlora.base.load import load_base as load
+            from sdlora.draw.pipeline import draw
+        Drawer(load, draw).run()
+    return 0
+
+
+class Drawer:
+    """The drawing process: the base it has loaded, and the queue it reads."""
+
+    def __init__(self, load: Callable, draw: Callable) -> None:
+        self.home, self.table = home(), Table()
+        self.load, self.draw = load, draw
+        self.loaded: tuple[tuple[str, str], object] | None = None
+
+    def run(self) -> None:
+        """Draw until the worker has been gone for 5 s or the data folder is gone."""
+        self.recover()
+        sweep_draws()
+        self.warm()
+        needed_at = time.monotonic()
+        while time.monotonic() - needed_at < ALONE_SECONDS and (self.home / DRAWER_LOCK).exists():
+            if is_held(self.home / WORKER_LOCK):
+                needed_at = time.monotonic()
+            if not self.turn():
+                time.sleep(POLL_SECONDS)
+
+    def recover(self) -> None:
+        """Queue again what an earlier drawing process left half done."""
+        for job in self.table.lost("draw"):
+            self.table.give_back(job)
+
+    def warm(self) -> None:
+        """Load the embedded base before anybody asks: the first picture is then as fast as the second."""
+        try:
+            self.base("mini", "auto")
+        except UserError:
+            # told when a picture is asked for; another base may be fine
+            self.loaded = None
+
+    def base(self, spec: str, device: str) -> object:
+        """The base, loaded once; the one before it leaves memory first."""
+        if self.loaded is None or self.loaded[0] != (spec, device):
+            self.loaded = None
+            self.loaded = ((spec, device), self.load(spec, device))
+        return self.loaded[1]
+
+    def turn(self) -> bool:
+        """Draw the oldest waiting job; False when none waits."""
+        job = self.table.claim("draw") if self.table.jobs("draw", "queued") else None
+        if job is None:
+            return False
+        try:
+            folder = draw_folder(job.target)
+        except UserError as error:
+            self.table.finish(job, "failed", str(error))
+            return True
+        state, problem = self.attempt(folder)
+        self.table.finish(job, state, problem)
+        return True
+
+    def attempt(self, folder: Path) -> tuple[str, str]:
+        """Draw all of one folder and tell how it ended: (state, problem)."""
+        started = time.monotonic()
+        try:
+            tries = sum(event["event"] == "started" for event in told(folder))
+            if tries >= MOST_TRIES:
+                raise UserError("The drawing process ended unexpectedly, twice.", "Choose a smaller size or fewer pictures.")
+            if tries:
+                self.mend(folder)
+            tell(folder, "started")
+            # training waits as soon as a picture is wanted, not only when the base is loaded
+            with hold(self.home / DRAWING_LOCK, 10) or nullcontext():
+                whole = self.draw_items(folder)
+            state = "done" if whole else "cancelled"
+            tell(folder, state, seconds=round(time.monotonic() - started, 3))
+            return state, ""
+        except UserError as error:
+            message, hint = error.message, error.hint
+        except Exception as error:  # noqa: BLE001  one broken job must not end the drawing process
+            message, hint = log_bug(error, self.home / "logs" / "drawer.log")
+            self.loaded = None
+        tell(folder, "failed", message=message, hint=hint)
+        return "failed", message
+
+    def mend(self, folder: Path) -> None:
+        """End the torn last line of a process that died while writing."""
+        with (folder / EVENTS).open("a", encoding="utf-8", newline="\n") as file:
+            file.write("\n")
+
+    def draw_items(self, folder: Path) -> bool:
+        """Draw every item in order; False when it was cancelled."""
+        def cancelled() -> bool:
+            return (folder / CANCEL).exists()
+
+        number = 0
+        for label, config in items_of(folder):
+            for made in self.draw(self.base(config.base, config.device), config, stop=cancelled):
+                if hasattr(made, "settings"):
+                    self.keep(folder, number, label, config, made)
+                    number += 1
+                else:
+                    self.show(folder, label, made)
+            if cancelled():
+                return False
+        return True
+
+    def show(self, folder: Path, label: str, made: object) -> None:
+        """Write a preview, at most 5 a second; every step is told."""
+        path = folder / PREVIEW
+        if not path.exists() or time.time() - path.stat().st_mtime > PREVIEW_SECONDS:
+            write_atomic(path, lambda temporary: made.image.save(temporary, "PNG"))
+        tell(folder, "preview", item=label, prompt_index=made.prompt_index, image_index=made.image_index,
+             step=made.step, steps=made.steps)
+
+    def keep(self, folder: Path, number: int, label: str, config: DrawConfig, made: object) -> None:
+        """Keep a finished picture with its settings in the dated folder."""
+        from sdlora.draw.infotext import write_picture
+
+        picture_id = f"{folder.name}-{number:03d}"
+        path = picture_path(picture_id)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        asked = config.model_dump(mode="json", exclude={"prompts", "count", "device"})
+        write_json(path.with_suffix(".json"), {"item": label, "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                                               "settings": {**asked, **made.settings, "base": config.base,
+                                                            "loras": asked["loras"]}})
+        write_picture(path, made.image, made.settings)
+        tell(folder, "picture", id=picture_id, item=label)

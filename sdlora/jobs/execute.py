@@ -1,0 +1,181 @@
+"""The one run command: a run folder in, events and a file out, an exit code that says how it ended.
+
+Knows nothing about training (it asks `train.session`), queues or pages: the command line, the worker and a cluster
+all call `execute`. The folder's lock is held for as long as this process works on it.
+"""
+
+import errno
+import os
+import secrets
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sdlora.errors import UserError
+from sdlora.jobs.lock import hold, is_held
+from sdlora.jobs.run import clear_wishes, run_folder, view
+from sdlora.jobs.table import Table
+from sdlora.jobs.watch import EVENTS, LOCK, PAUSE, STOP, SUSPEND
+from sdlora.storage import home
+from sdlora.train import events
+
+DONE, BUG, MISTAKE, STOPPED = 0, 1, 2, 3
+CODES = {events.Done: DONE, events.Failed: MISTAKE, events.Stopped: STOPPED}
+LOG = "run.log"
+DRAWING_LOCK = "drawing.lock"
+FENCE_SECONDS = 5.0
+FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+Training = Callable[..., Iterator[events.Event]]
+
+
+class Interrupted(BaseException):
+    """A wish to pause that came before there was anything to save. Not an Exception: no handler may keep it."""
+
+
+class Control:
+    """What the run is to do next, asked before every step; blocks while a picture is being drawn."""
+
+    def __init__(self, folder: Path, fence: int = 0) -> None:
+        self.folder, self.fence = folder, fence
+        self.drawing = home() / DRAWING_LOCK
+        self.signalled = False
+        self.stepping = False
+        self.fence_looked_at = time.monotonic()
+
+    def wish(self) -> str | None:
+        """None: go on; "pause": save and rest; "stop": write the file of this moment."""
+        if self.signalled or self.fenced_off() or (self.folder / SUSPEND).exists():
+            return "pause"
+        if (self.folder / STOP).exists():
+            return "stop"
+        return "pause" if (self.folder / PAUSE).exists() else None
+
+    def fenced_off(self) -> bool:
+        """Whether another claim of this run exists by now; looked up every 5 s, on the machines of a queue only."""
+        if not self.fence or time.monotonic() - self.fence_looked_at < FENCE_SECONDS:
+            return False
+        self.fence_looked_at = time.monotonic()
+        return Table().fence("train", self.folder.name) > self.fence
+
+    def __call__(self) -> str | None:
+        self.stepping = True
+        while (wish := self.wish()) is None and is_held(self.drawing):
+            time.sleep(0.02)
+        return wish
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """Ctrl-C, SIGTERM and SIGBREAK become a pause; the second one ends the process at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        names = ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP")
+        before = {number: signal.getsignal(number) for name in names if (number := getattr(signal, name, None))}
+        # a run started with nohup goes on when its terminal is closed
+        caught = [number for number, old in before.items() if number == signal.SIGINT or old != signal.SIG_IGN]
+        try:
+            for number in caught:
+                signal.signal(number, self.on_signal)
+            yield
+        finally:
+            for number in caught:
+                signal.signal(number, before[number] or signal.SIG_DFL)
+
+    def on_signal(self, *_: object) -> None:
+        if self.signalled:
+            os._exit(STOPPED)
+        self.signalled = True
+        if not self.stepping:
+            raise Interrupted
+
+
+class Journal:
+    """events.jsonl: one line an event, flushed at once; the same event goes to whoever watches in this process."""
+
+    def __init__(self, folder: Path, on_event: Callable[[events.Event], object]) -> None:
+        self.path, self.on_event = folder / EVENTS, on_event
+        self.last: events.Event | None = None
+        torn = self.path.exists() and not self.path.read_bytes().endswith(b"\n")
+        self.file = self.path.open("a", encoding="utf-8", newline="\n")
+        if torn:
+            self.file.write("\n")
+
+    def write(self, event: events.Event) -> None:
+        self.file.write(events.to_json(event) + "\n")
+        self.file.flush()
+        self.last = event
+        self.on_event(event)
+
+
+def execute(folder: Path, fence: int = 0, on_event: Callable[[events.Event], object] = lambda event: None,
+            training: Training | None = None) -> int:
+    """Train the run of `folder` from where it stands. Returns 0 done, 3 stopped and resumable, 2 the artist's mistake, 1 bug.
+
+    `fence`: the claim this process works under, 0 when nobody else can claim it. `training` stands in for
+    train.session.run_training. Raises UserError when another process has the run, or when it is finished.
+    """
+    folder = run_folder(Path(folder))
+    lock = hold(folder / LOCK, 2.0)
+    if lock is None:
+        raise UserError(f"The run {folder.name} is running already.", "Watch it with: sdlora runs")
+    with lock:
+        journal, control = Journal(folder, on_event), Control(folder, fence)
+        (folder / SUSPEND).unlink(missing_ok=True)
+        with journal.file, control.signals():
+            code = follow(folder, journal, control, training)
+        if code == DONE:
+            clear_wishes(folder)
+    return code
+
+
+def follow(folder: Path, journal: Journal, control: Control, training: Training | None) -> int:
+    """Write down the events of the training until it ends, and how it ended when it could not say so itself."""
+    seen = view(folder)
+    if seen.file:
+        raise UserError(f"The run {folder.name} is finished: {seen.file}", "Start a new run to train further.")
+    try:
+        if training is None:
+            from sdlora.train.session import run_training as training
+        for event in training(folder, control=control):
+            journal.write(event)
+            if not control.stepping and control.wish() == "pause":
+                raise Interrupted
+        return CODES[type(journal.last)]
+    except (Interrupted, KeyboardInterrupt):
+        journal.write(events.Stopped(view(folder).step, seen.steps))
+        return STOPPED
+    except Exception as error:  # noqa: BLE001  this is the outermost frame of the run
+        return end_with(error, folder, journal)
+
+
+def end_with(error: Exception, folder: Path, journal: Journal) -> int:
+    """Tell the error as the run's last event. A full disk only stops the run; a bug is told by a code, its traceback logged."""
+    seen = view(folder)
+    cause = error.__cause__ if isinstance(error, UserError) else error
+    if isinstance(cause, OSError) and cause.errno in FULL:
+        journal.write(events.Warning(seen.step, "The disk is full. Free 2 GB and continue the run."))
+        journal.write(events.Stopped(seen.step, seen.steps))
+        return STOPPED
+    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+        error = UserError("The memory of this computer or its graphics card is too small for these settings.",
+                          "Lower batch_size or resolution, or close other programs, then continue the run.")
+    if isinstance(error, UserError):
+        journal.write(events.Failed(seen.step, seen.steps, error.message, error.hint))
+        return MISTAKE
+    message, hint = log_bug(error, folder / LOG)
+    journal.write(events.Failed(seen.step, seen.steps, message, f"What was saved is kept. {hint}"))
+    return BUG
+
+
+def log_bug(error: BaseException, log: Path) -> tuple[str, str]:
+    """Append the traceback of a bug of ours to `log`; what to show instead: (sentence with a code, where to look)."""
+    code = secrets.token_hex(2).upper()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file:
+        file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} code {code}\n{''.join(traceback.format_exception(error))}\n")
+    return f"Something went wrong in sdlora (code {code}).", f"The details are in {log}"

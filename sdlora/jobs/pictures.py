@@ -1,0 +1,188 @@
+"""Asking for pictures, watching them come, and the history of all that were drawn.
+
+Knows nothing about torch: `drawer.py` is the process that draws. A draw is one folder, draws/<id>/, with `spec.json`,
+`events.jsonl`, `preview.png` and a `cancel` flag; what it drew is kept in pictures/<date>/<picture id>.png and .json.
+"""
+
+import json
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdlora.config import DrawConfig, make
+from sdlora.errors import UserError
+from sdlora.jobs.lock import is_held
+from sdlora.jobs.table import Table
+from sdlora.storage import home, place, read_json, write_json
+
+SPEC, EVENTS, PREVIEW, CANCEL = "spec.json", "events.jsonl", "preview.png", "cancel"
+DRAWER_LOCK = "drawer.lock"
+DRAW_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
+PICTURE_ID = re.compile(r"(\d{4})(\d\d)(\d\d)-\d{6}-[0-9a-f]{6}-\d{3,5}")
+ENDINGS = ("done", "failed", "cancelled")
+KEPT_DAYS = 2
+
+
+@dataclass(frozen=True)
+class DrawnPicture:
+    """A kept picture. `item` is the label of the draw's part it belongs to, `settings` all that is needed to draw it again."""
+    id: str
+    path: Path
+    item: str
+    prompt: str
+    seed: int
+    created: str
+    draw: str
+    settings: dict[str, object]
+
+
+@dataclass(frozen=True)
+class DrawView:
+    """A draw at this moment. `done` of `total` pictures; `step` of `steps` of the one being drawn.
+
+    `state`: queued, running, done, failed or cancelled.
+    """
+    id: str
+    state: str
+    done: int
+    total: int
+    step: int
+    steps: int
+    preview: Path | None
+    pictures: tuple[DrawnPicture, ...]
+    problem: str
+    hint: str
+    seconds: float | None
+
+
+def submit_draw(items: DrawConfig | Sequence[DrawConfig], *, labels: Sequence[str] | None = None,
+                once: str | None = None) -> str:
+    """Queue pictures; the draw's id. Several items (base and LoRA at the same seed, say) are one job, drawn in order.
+
+    The same `once` again is the same draw. Raises UserError when a LoRA file is not there.
+    """
+    items = [items] if isinstance(items, DrawConfig) else list(items)
+    labels = list(labels or [str(number) for number in range(len(items))])
+    for choice in [choice for config in items for choice in config.loras]:
+        if not Path(choice.file).is_file():
+            raise UserError(f"The LoRA file {Path(choice.file).name} is gone.", "Choose another one.")
+    once, table = once or secrets.token_hex(16), Table()
+    if known := table.known(once):
+        return known.target
+    draw_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+    parts = [{"label": label, "config": config.model_dump(mode="json")} for label, config in zip(labels, items, strict=True)]
+    write_json(place("draws", draw_id) / SPEC, {"version": 1, "id": draw_id, "items": parts})
+    return table.submit("draw", draw_id, once=once).target
+
+
+def draw_folder(draw_id: str) -> Path:
+    """The folder of a draw; raises UserError for an id that is none of ours."""
+    folder = home() / "draws" / draw_id
+    if not DRAW_ID.fullmatch(draw_id) or not (folder / SPEC).is_file():
+        raise UserError("These pictures are not being drawn any more.", "Draw them again.")
+    return folder
+
+
+def items_of(folder: Path) -> list[tuple[str, DrawConfig]]:
+    """(label, settings) of every part of a draw."""
+    return [(item["label"], make(DrawConfig, item["config"])) for item in read_json(folder / SPEC)["items"]]
+
+
+def told(folder: Path) -> list[dict[str, object]]:
+    """The events of a draw; a half-written last line is left out."""
+    try:
+        lines = (folder / EVENTS).read_bytes().decode("utf-8", "replace").split("\n")
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in lines[:-1] if line.startswith("{") and line.endswith("}")]
+
+
+def tell(folder: Path, event: str, **facts: object) -> None:
+    """Append one event."""
+    with (folder / EVENTS).open("a", encoding="utf-8", newline="\n") as file:
+        file.write(json.dumps({"event": event, **facts}, ensure_ascii=False) + "\n")
+
+
+def view_draw(draw_id: str) -> DrawView:
+    """The draw as it is now."""
+    folder = draw_folder(draw_id)
+    total = sum(len(config.prompts) * config.count for _, config in items_of(folder))
+    events = told(folder)
+    last = events[-1] if events else {"event": "queued"}
+    begun = max((number for number, event in enumerate(events) if event["event"] == "started"), default=None)
+    running = begun is not None and is_held(home() / DRAWER_LOCK)
+    state = last["event"] if last["event"] in ENDINGS else "running" if running else "queued"
+    recent = events[begun:] if begun is not None else []
+    drawn = list(dict.fromkeys(event["id"] for event in recent if event["event"] == "picture"))
+    now = last if last["event"] == "preview" else {}
+    preview = folder / PREVIEW
+    return DrawView(
+        draw_id, state, len(drawn), total, now.get("step", 0), now.get("steps", 0),
+        preview if state == "running" and preview.is_file() else None,
+        tuple(picture for picture in map(picture_of, drawn) if picture), last.get("message", ""), last.get("hint", ""),
+        last.get("seconds"))
+
+
+def cancel_draw(draw_id: str) -> None:
+    """End a draw; what is drawn already stays. Cancelling one that has ended does nothing."""
+    folder = draw_folder(draw_id)
+    (folder / CANCEL).touch()
+    if Table().cancel("draw", draw_id):
+        tell(folder, "cancelled")
+
+
+def picture_path(picture_id: str) -> Path | None:
+    """Where a picture of this id is kept; None for an id that is none of ours."""
+    parts = PICTURE_ID.fullmatch(picture_id)
+    return home() / "pictures" / "-".join(parts.groups()) / f"{picture_id}.png" if parts else None
+
+
+def picture_of(picture_id: str) -> DrawnPicture | None:
+    """The kept picture of this id, None when it was deleted. Without its .json it is shown, with no settings."""
+    path = picture_path(picture_id)
+    if path is None or not path.is_file():
+        return None
+    try:
+        facts = read_json(path.with_suffix(".json"))
+    except UserError:
+        facts = {}
+    settings = facts.get("settings", {})
+    return DrawnPicture(picture_id, path, facts.get("item", ""), settings.get("prompt", ""), settings.get("seed", 0),
+                        facts.get("created", ""), picture_id.rpartition("-")[0], settings)
+
+
+def find_picture(picture_id: str) -> DrawnPicture:
+    """The kept picture of this id; raises UserError when there is none."""
+    picture = picture_of(picture_id)
+    if picture is None:
+        raise UserError("This picture is gone.", "It was deleted, here or in the pictures folder.")
+    return picture
+
+
+def list_pictures(limit: int = 200) -> list[DrawnPicture]:
+    """The newest kept pictures, newest first."""
+    found: list[DrawnPicture] = []
+    for day in sorted((home() / "pictures").glob("????-??-??"), reverse=True):
+        names = sorted((path.stem for path in day.glob("*.png")), reverse=True)
+        found += [picture for picture in map(picture_of, names[:limit - len(found)]) if picture]
+        if len(found) >= limit:
+            break
+    return found
+
+
+def delete_picture(picture_id: str) -> None:
+    """Remove a picture and its settings."""
+    path = find_picture(picture_id).path
+    path.unlink()
+    path.with_suffix(".json").unlink(missing_ok=True)
+
+
+def sweep_draws(older_than_seconds: float = KEPT_DAYS * 86400) -> None:
+    """Remove the folders of draws that ended days ago; their pictures stay."""
+    for folder in (home() / "draws").glob("*"):
+        if DRAW_ID.fullmatch(folder.name) and time.time() - folder.stat().st_mtime > older_than_seconds:
+            shutil.rmtree(folder, ignore_errors=True)

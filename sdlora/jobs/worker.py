@@ -1,0 +1,226 @@
+"""One worker per data folder: claims training jobs, watches one process per run, keeps the drawing process alive.
+
+Knows nothing about torch or pages. It may be killed at any moment: runs go on in their own processes, and the next
+worker finds them by their locks.
+"""
+
+import logging
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+from sdlora.errors import UserError
+from sdlora.jobs.backends.local import Handle, Local, spawn
+from sdlora.jobs.execute import BUG, DONE, MISTAKE, STOPPED
+from sdlora.jobs.lock import hold, is_held
+from sdlora.jobs.run import view
+from sdlora.jobs.table import HEARTBEAT_SECONDS, Job, Table
+from sdlora.jobs.watch import EVENTS, LOCK, PAUSE
+from sdlora.storage import home, place, sweep
+from sdlora.train import events
+
+WORKER_LOCK, DRAWER_LOCK = "worker.lock", "drawer.lock"
+LINGER_SECONDS = 60.0
+POLL_SECONDS = 0.2
+DRAWER_RESTART_SECONDS = 5.0
+SAVE_SECONDS = 15.0
+MOST_CRASHES = 5
+
+held_for_life: list[FileLock] = []
+started: list[subprocess.Popen] = []
+
+
+def announce_web() -> None:
+    """Say that a web process is there, for as long as this process lives: the worker stays while one does."""
+    lock = hold(place("web") / f"{os.getpid()}.lock")
+    if lock is not None:
+        held_for_life.append(lock)
+
+
+def web_is_there(folder: Path) -> bool:
+    """Whether any web process of this data folder is alive."""
+    return any(is_held(path) for path in (folder / "web").glob("*.lock"))
+
+
+def ensure_worker() -> bool:
+    """Start the worker of this data folder unless there is one; True when it was started. Costs microseconds else.
+
+    Two that start at the same time are no harm: the second one finds the lock taken and leaves.
+    """
+    folder = home()
+    if is_held(folder / WORKER_LOCK):
+        return False
+    started[:] = [process for process in started if process.poll() is None]
+    if not started:
+        started.append(spawn(["-m", "sdlora", "worker"], folder / "logs" / "worker.log"))
+    return True
+
+
+def work(backend: Local | None = None, linger_seconds: float = LINGER_SECONDS,
+         drawer: Callable[[Path], subprocess.Popen] | None = None) -> int:
+    """Be the worker until nobody needs one any more; 0, also when there is one already.
+
+    Ends after `linger_seconds` without a web process, a run or a waiting job; at once when the data folder is gone; and
+    on SIGTERM or Ctrl-C, after the runs were saved (they are queued, the next worker continues them).
+    """
+    while (lock := hold(home() / WORKER_LOCK)) is not None:
+        with lock:
+            worker = Worker(backend or Local(), linger_seconds, drawer or start_drawer)
+            worker.run()
+        # what was submitted between the last look and the release found the lock held and started no other worker
+        if worker.ending or not worker.home.exists() or not worker.table.jobs("train", "queued"):
+            return 0
+    return 0
+
+
+def start_drawer(folder: Path) -> subprocess.Popen:
+    """Start the drawing process of a data folder."""
+    return spawn(["-m", "sdlora", "drawer"], folder / "logs" / "drawer.log")
+
+
+class Worker:
+    """The state of a working worker: its jobs in hand, and when somebody was last there."""
+
+    def __init__(self, backend: Local, linger_seconds: float, drawer: Callable[[Path], subprocess.Popen]) -> None:
+        self.home = home()
+        self.table = Table()
+        self.backend, self.linger_seconds, self.start_drawer = backend, linger_seconds, drawer
+        self.active: dict[Handle, Job] = {}
+        self.drawer: subprocess.Popen | None = None
+        self.drawer_started = -DRAWER_RESTART_SECONDS
+        self.needed_at = self.beat_at = time.monotonic()
+        self.ending = False
+
+    def run(self) -> None:
+        """Work until not needed."""
+        self.listen()
+        sweep(self.home)
+        self.recover()
+        while not self.ending and (self.home / WORKER_LOCK).exists():
+            try:
+                if not self.turn():
+                    break
+            except (UserError, OSError) as error:
+                # a full disk or a vanished folder: the runs go on, the next turn looks again
+                logging.getLogger("sdlora").warning("%s", error)
+            time.sleep(POLL_SECONDS)
+        self.leave()
+
+    def listen(self) -> None:
+        """The first signal ends the worker after the runs were saved, the second one at once."""
+        def on_signal(*_: object) -> None:
+            if self.ending:
+                os._exit(0)
+            self.ending = True
+
+        if threading.current_thread() is threading.main_thread():
+            for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
+                if number := getattr(signal, name, None):
+                    signal.signal(number, on_signal)
+
+    def recover(self) -> None:
+        """Take over what an earlier worker left: runs that are alive are watched, the others queued again."""
+        for job in self.table.lost("train"):
+            folder = self.home / "runs" / job.target
+            if is_held(folder / LOCK):
+                self.active[self.backend.start(folder, job.fence)] = job
+            elif not folder.is_dir():
+                self.table.finish(job, "failed", "The run folder is gone.")
+            elif view(folder).ended or (folder / PAUSE).exists():
+                self.conclude(job, {"done": DONE, "failed": MISTAKE}.get(view(folder).state, STOPPED))
+            else:
+                self.table.give_back(job)
+
+    def turn(self) -> bool:
+        """One look at everything; False when nobody needs a worker any more."""
+        self.keep_drawer()
+        for handle, job in list(self.active.items()):
+            code = self.backend.poll(handle)
+            if code is not None:
+                del self.active[handle]
+                self.conclude(job, code)
+        while self.backend.slots() > 0 and (job := self.table.claim("train")):
+            self.begin(job)
+        now = time.monotonic()
+        if now - self.beat_at > HEARTBEAT_SECONDS:
+            self.beat_at = now
+            for job in self.active.values():
+                self.table.heartbeat(job)
+        if self.active or web_is_there(self.home) or self.table.jobs("draw", "queued", "running"):
+            self.needed_at = now
+        return now - self.needed_at < self.linger_seconds
+
+    def begin(self, job: Job) -> None:
+        """Start the process of a claimed job."""
+        folder = self.home / "runs" / job.target
+        if not folder.is_dir():
+            self.table.finish(job, "cancelled", "The run was deleted.")
+            return
+        self.active[self.backend.start(folder, job.fence)] = job
+
+    def conclude(self, job: Job, code: int) -> None:
+        """Write down how a run's process ended; one that died is tried again, unless it died twice at the same step."""
+        folder = self.home / "runs" / job.target
+        if code in (DONE, BUG, MISTAKE, STOPPED):
+            if code == STOPPED and self.ending and not (folder / PAUSE).exists():
+                self.table.give_back(job)
+            else:
+                self.table.finish(job, {DONE: "done", STOPPED: "stopped"}.get(code, "failed"))
+            return
+        if not folder.is_dir():
+            self.table.finish(job, "failed", "The run folder is gone.")
+            return
+        seen = view(folder)
+        if job.crashes + 1 >= MOST_CRASHES or (job.crashes and job.crash_step == seen.step):
+            reason = f"The training process died again at step {seen.step}"
+            self.table.finish(job, "failed", reason)
+            failed = events.Failed(seen.step, seen.steps, f"{reason} (code {code}).",
+                                   "What was saved is kept. Close other programs or choose smaller settings, then continue.")
+            with (folder / EVENTS).open("a", encoding="utf-8", newline="\n") as journal:
+                journal.write("\n" + events.to_json(failed) + "\n")
+        else:
+            self.table.give_back(job, crashed_at=seen.step)
+
+    def keep_drawer(self) -> None:
+        """Start the drawing process when there is none; one that keeps dying is tried every 5 s."""
+        if self.drawer is not None and self.drawer.poll() is None or is_held(self.home / DRAWER_LOCK):
+            return
+        if time.monotonic() - self.drawer_started > DRAWER_RESTART_SECONDS:
+            self.drawer_started = time.monotonic()
+            self.drawer = self.start_drawer(self.home)
+
+    def leave(self) -> None:
+        """Let the runs save themselves and end; nothing is waited for when the data folder is gone."""
+        gone = not (self.home / WORKER_LOCK).exists()
+        deadline = time.monotonic() + (0 if gone else SAVE_SECONDS)
+        for handle in list(self.active):
+            self.backend.stop(handle, now=gone)
+        while self.active and not gone:
+            late = time.monotonic() > deadline
+            for handle, job in list(self.active.items()):
+                if late:
+                    self.backend.stop(handle, now=True)
+                code = self.backend.poll(handle)
+                if code is not None or late:
+                    del self.active[handle]
+                    self.settle(job, code)
+            time.sleep(0.05)
+        if self.drawer is not None and self.drawer.poll() is None:
+            self.drawer.terminate()
+
+    def settle(self, job: Job, code: int | None) -> None:
+        """Note the end of a run while leaving: what was cut off is continued by the next worker."""
+        try:
+            if code in (DONE, BUG, MISTAKE, STOPPED):
+                self.conclude(job, code)
+            else:
+                self.table.give_back(job)
+        except UserError:
+            # the job stays "running" with no living process: the next worker recovers it
+            return
