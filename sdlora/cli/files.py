@@ -22,9 +22,9 @@ def check(
     from sdlora.dataset.folder import read_dataset
 
     dataset = read_dataset(images, trigger=trigger, default_caption=default_caption)
-    kept = [{"name": e.name, "path": str(e.path), "caption": e.caption, "repeats": e.repeats, "width": e.width, "height": e.height,
-             "crop": list(crop_box(e.width, e.height)), "cut": round(cut_share(e.width, e.height), 4), "digest": e.digest}
-            for e in dataset.examples]
+    kept = [{"name": e.name, "path": str(e.path), "caption": e.caption, "repeats": e.repeats, "digest": e.digest,
+             "width": e.width, "height": e.height, "crop": list(crop_box(e.width, e.height)),
+             "cut": round(cut_share(e.width, e.height), 4)} for e in dataset.examples]
     skipped = [{"name": s.name, "reason": s.reason} for s in dataset.skipped]
     if as_json:
         print(json.dumps({"kept": kept, "skipped": skipped, "notes": list(dataset.notes)}, ensure_ascii=False))

@@ -135,4 +135,4 @@ def is_word(token: str) -> bool:
     plain = unicodedata.normalize("NFKD", bare).encode("ascii", "ignore").decode().lower()
     if not all(unicodedata.category(c)[0] in "LM" for c in bare) or not bare or re.fullmatch(r"[0-9a-f]{8,}", bare.lower()):
         return False
-    return len(plain) < len(bare) * 0.6 or (bool(re.search(r"[aeiouy]", plain)) and not re.search(r"[^aeiouy]{6}", plain))
+    return len(plain) < len(bare) * 0.6 or (bool(re.search(r"[aeiouy]", plain)) and not re.search(r"[^aeiouy]{9}", plain))
