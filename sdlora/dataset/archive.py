@@ -106,9 +106,17 @@ def check_directory(path: Path, name: str) -> None:
 
 def display_name(raw: str) -> PurePosixPath:
     """The name an entry is shown by: clean parts without drive, root or `..`; it never becomes a path on disk."""
-    parts = [clean_text(part, MAX_NAME) for part in raw.replace("\\", "/").replace(":", "/").split("/")]
-    parts = [part for part in parts if part.strip(". ")]
+    parts = [clean_text(part) for part in raw.replace("\\", "/").replace(":", "/").split("/")]
+    parts = [short(part) for part in parts if part.strip(". ")]
+    if parts and parts[-1].lower() in SUFFIXES:
+        parts[-1] = f"unnamed{parts[-1]}"
     return PurePosixPath(*parts[-4:]) if parts else PurePosixPath("unnamed")
+
+
+def short(part: str) -> str:
+    """A part of at most MAX_NAME letters that keeps its suffix, so that a picture and its text still belong together."""
+    stem, dot, suffix = part.rpartition(".") if len(part) > MAX_NAME else (part, "", "")
+    return f"{stem[:MAX_NAME - 20]}~{sha256(stem.encode()).hexdigest()[:8]}{dot}{suffix[:8]}" if dot else part[:MAX_NAME]
 
 
 def reason_to_skip(entry: zipfile.ZipInfo, shown: PurePosixPath) -> str | None:

@@ -1,0 +1,205 @@
+"""Folders and zips of every convention become the same Dataset; nothing is left out in silence."""
+
+import json
+import os
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sdlora.dataset.folder import read_dataset
+from sdlora.errors import UserError
+
+
+def picture(path, seed=0, size=(80, 64)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def zipped(folder, path):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(folder.rglob("*")):
+            if file.is_file():
+                archive.write(file, str(file.relative_to(folder)))
+    return path
+
+
+@pytest.fixture
+def loose(tmp_path):
+    folder = tmp_path / "loose"
+    for number, name in enumerate(("red house.png", "IMG_0001.png", "IMG_0002.jpg", "IMG_0010.webp")):
+        picture(folder / name, number)
+    (folder / "IMG_0001.txt").write_text("a boat\n")
+    return folder
+
+
+@pytest.fixture
+def kohya(tmp_path):
+    folder = tmp_path / "kohya"
+    picture(folder / "10_pinefox style" / "1.png", 1)
+    picture(folder / "2_sketches" / "1.png", 2)
+    (folder / "2_sketches" / "1.txt").write_text("a fox")
+    picture(folder / "2024_summer" / "1.png", 3)
+    return folder
+
+
+@pytest.fixture
+def imagefolder(tmp_path):
+    folder = tmp_path / "hf"
+    lines = []
+    for number, key in enumerate(("text", "caption", "prompt")):
+        picture(folder / "train" / f"{number}.png", number)
+        lines.append(json.dumps({"file_name": f"train/{number}.png", key: f"caption {number}"}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n\n", encoding="utf-8-sig")
+    return folder
+
+
+def facts(dataset):
+    return [(e.name, e.caption, e.repeats, e.width, e.height, e.digest) for e in dataset.examples]
+
+
+def test_loose_pictures_in_natural_order_with_their_texts(loose):
+    dataset = read_dataset(loose, trigger="stg", default_caption="a picture")
+    assert [(e.name, e.caption) for e in dataset.examples] == [
+        ("IMG_0001.png", "stg, a boat"), ("IMG_0002.jpg", "stg, a picture"), ("IMG_0010.webp", "stg, a picture"),
+        ("red house.png", "stg, a picture")]
+    assert dataset.skipped == () and all(e.path.is_file() and e.repeats == 1 for e in dataset.examples)
+    assert [e.caption for e in read_dataset(loose).examples][-1] == "red house"
+
+
+def test_kohya_folders_give_repeats_and_words(kohya):
+    assert [(e.name, e.repeats, e.caption) for e in read_dataset(kohya).examples] == [
+        ("2_sketches/1.png", 2, "a fox"), ("10_pinefox style/1.png", 10, "pinefox style"), ("2024_summer/1.png", 1, "")]
+
+
+def test_metadata_under_each_of_its_names(imagefolder):
+    assert [e.caption for e in read_dataset(imagefolder).examples] == ["caption 0", "caption 1", "caption 2"]
+
+
+@pytest.mark.parametrize("kind", ["loose", "kohya", "imagefolder"])
+def test_a_zip_is_the_same_as_its_folder(kind, tmp_path, request):
+    folder = request.getfixturevalue(kind)
+    archive = zipped(folder, tmp_path / "a.zip")
+    assert facts(read_dataset(archive)) == facts(read_dataset(folder))
+    first = [e.path for e in read_dataset(archive).examples]
+    assert all(path.is_file() for path in first) and [e.path for e in read_dataset(archive).examples] == first
+
+
+def test_one_bad_picture_costs_one_picture(loose):
+    (loose / "bad.png").write_bytes(b"")
+    (loose / "page.jpg").write_bytes(b"<html>")
+    (loose / "old.gif").write_bytes(b"GIF89a")
+    dataset = read_dataset(loose)
+    assert len(dataset.examples) == 4
+    reasons = {s.name: s.reason for s in dataset.skipped}
+    assert "empty" in reasons["bad.png"] and "web page" in reasons["page.jpg"] and "PNG or JPEG" in reasons["old.gif"]
+    assert all(name in reason for name, reason in reasons.items())
+
+
+def test_exact_copies_are_kept_once(loose):
+    (loose / "z copy.png").write_bytes((loose / "red house.png").read_bytes())
+    dataset = read_dataset(loose)
+    assert len(dataset.examples) == 4
+    assert [s.reason for s in dataset.skipped] == ["z copy.png is the same picture as red house.png."]
+
+
+def test_an_unreadable_caption_is_listed_and_its_picture_kept(loose):
+    (loose / "IMG_0002.txt").write_bytes("Käse".encode("latin-1"))
+    dataset = read_dataset(loose, default_caption="a picture")
+    assert [e.caption for e in dataset.examples if e.name == "IMG_0002.jpg"] == ["a picture"]
+    assert [s.name for s in dataset.skipped] == ["IMG_0002.txt"] and "not readable" in dataset.skipped[0].reason
+
+
+def test_names_that_differ_in_case_or_form_stay_two_pictures(tmp_path):
+    folder = tmp_path / "f"
+    for number, name in enumerate(("A.png", "a.png", "\u00e9.png", "e\u0301.png")):
+        picture(folder / name, number)
+    if len(list(folder.iterdir())) < 4:
+        pytest.skip("this disk does not tell letters apart")
+    for name in ("A", "a"):
+        (folder / f"{name}.txt").write_text(f"caption {name}")
+    dataset = read_dataset(folder)
+    assert len(dataset.examples) == 4
+    assert {e.path.name: e.caption for e in dataset.examples if "caption" in e.caption} == {
+        "A.png": "caption A", "a.png": "caption a"}
+
+
+def test_a_text_of_other_case_still_finds_its_picture(tmp_path):
+    picture(tmp_path / "f" / "IMG_1.JPG")
+    (tmp_path / "f" / "img_1.TXT").write_text("a boat")
+    assert read_dataset(tmp_path / "f").examples[0].caption == "a boat"
+
+
+def test_what_is_left_alone_is_said(loose):
+    (loose / "notes.md").write_text("x")
+    (loose / "lonely.txt").write_text("x")
+    (loose / "IMG_0002.caption").write_text("x")
+    (loose / ".DS_Store").write_text("x")
+    picture(loose / ".thumbnails" / "000.png", 50)
+    dataset = read_dataset(loose)
+    notes = " ".join(dataset.notes)
+    assert "notes.md" in notes and "lonely.txt" in notes and ".txt files only" in notes and "DS_Store" not in notes
+    assert len(dataset.examples) == 4
+
+
+def test_long_pictures_and_missing_captions_are_noted(tmp_path):
+    picture(tmp_path / "f" / "1.png", size=(400, 100))
+    notes = " ".join(read_dataset(tmp_path / "f").notes)
+    assert "75% of it is cut off" in notes and "no caption" in notes and "One picture alone" in notes
+
+
+@pytest.mark.parametrize("line, word", [("not json", "Line 2"), ("[]", "Line 2"), ('{"text": "x"}', "Line 2"),
+                                        ("[" * 10_000, "Line 2"),
+                                        ('{"file_name": "gone.png", "text": "x"}', "gone.png"),
+                                        ('{"file_name": "../../etc/passwd", "text": "x"}', "passwd"),
+                                        (json.dumps({"file_name": "train/0.png", "text": "x" * 2001}), "longer")])
+def test_bad_lines_of_metadata_are_listed(imagefolder, line, word):
+    good, *rest = (imagefolder / "metadata.jsonl").read_text(encoding="utf-8-sig").splitlines()
+    (imagefolder / "metadata.jsonl").write_text("\n".join([good, line, *rest]))
+    dataset = read_dataset(imagefolder)
+    assert len(dataset.examples) == 3 and any(word in s.reason for s in dataset.skipped)
+
+
+def test_a_caption_of_metadata_is_cleaned(imagefolder):
+    (imagefolder / "metadata.jsonl").write_text('{"file_name": "train/0.png", "text": "a\\udcff b\\u0000c"}')
+    assert read_dataset(imagefolder).examples[0].caption == "a b c"
+
+
+def test_nothing_left_names_each_reason(tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"")
+    (tmp_path / "page.jpg").write_bytes(b"<html>")
+    with pytest.raises(UserError, match=r"(?s)bad.png is an empty file.*page.jpg is a web page"):
+        read_dataset(tmp_path)
+
+
+def test_no_pictures_no_folder_one_picture(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no pictures"):
+        read_dataset(tmp_path / "empty")
+    with pytest.raises(UserError, match="no folder or zip"):
+        read_dataset(tmp_path / "gone")
+    with pytest.raises(UserError, match="single picture"):
+        read_dataset(picture(tmp_path / "a.png"))
+
+
+def test_too_many_pictures_are_refused_before_one_is_opened(tmp_path, monkeypatch):
+    for number in range(2001):
+        (tmp_path / f"{number}.png").touch()
+    monkeypatch.setattr("sdlora.dataset.folder.read_picture", lambda *_: pytest.fail("opened a picture"))
+    with pytest.raises(UserError, match="2001 pictures; at most 2000"):
+        read_dataset(tmp_path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+def test_a_link_that_leads_out_is_listed_not_followed(tmp_path, loose):
+    secret = picture(tmp_path / "secret" / "private.png", 99)
+    (loose / "link.png").symlink_to(secret)
+    (loose / "inside.png").symlink_to(loose / "red house.png")
+    (loose / "whole").symlink_to(tmp_path / "secret")
+    (loose / "loop").symlink_to(loose)
+    dataset = read_dataset(loose)
+    assert len(dataset.examples) == 4
+    assert ["link.png is a link that leads out of the folder."] == [s.reason for s in dataset.skipped if "is a link" in s.reason]
+    assert not any("private" in e.name or "private" in str(e.path.resolve()) for e in dataset.examples)
