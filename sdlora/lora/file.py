@@ -121,9 +121,9 @@ def diffusers_tensors(adapters: "Adapters", kind: "torch.dtype") -> tuple[dict[s
         if "mid" in adapter.tensors:
             raise UserError(f"{path} is a Tucker convolution, which diffusers files cannot hold.", "Write a kohya file.")
         name = dialects.diffusers_name(path)
-        up, alpha = (scaled[path], float(adapter.rank)) if fold else (adapter.tensors["up"].detach().cpu().to(kind), adapter.alpha)
+        alpha = float(adapter.rank) if fold else adapter.alpha
         tensors[f"{name}.lora_A.weight"] = adapter.tensors["down"].detach().cpu().to(kind)
-        tensors[f"{name}.lora_B.weight"] = up
+        tensors[f"{name}.lora_B.weight"] = scaled[path] if fold else adapter.tensors["up"].detach().cpu().to(kind)
         part, _, module = name.partition(".")
         config = configs.setdefault(part, {"target_modules": [], "rank_pattern": {}, "alpha_pattern": {}})
         config["target_modules"].append(module)
