@@ -1,0 +1,254 @@
+"""Picture sets: saved as they are dropped and typed, by several hands at once, and read back as a dataset."""
+
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sdlora.dataset import sets
+from sdlora.dataset.folder import read_dataset
+from sdlora.errors import UserError
+
+
+def picture(path, seed=0, size=(80, 64), **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(path, **options)
+    return path
+
+
+@pytest.fixture
+def drop(tmp_path):
+    """Four pictures as a browser drops them, one with its caption."""
+    files = [picture(tmp_path / "up" / name, number) for number, name in
+             enumerate(("red house.png", "IMG_1.png", "IMG_2.jpg", "IMG_10.webp"))]
+    (tmp_path / "up" / "IMG_1.txt").write_text("a boat")
+    return [*files, tmp_path / "up" / "IMG_1.txt"]
+
+
+def test_a_set_is_there_after_a_reload(drop):
+    made = sets.create("My Cats")
+    added, skipped = sets.add_pictures(made.id, drop)
+    assert len(added) == 4 and skipped == []
+    again = sets.load(made.id)
+    assert again.title == "My Cats" and [s.id for s in sets.list_sets()] == [made.id]
+    assert [(p.name, p.caption) for p in again.pictures] == [
+        ("IMG_1.png", "a boat"), ("IMG_2.jpg", ""), ("IMG_10.webp", ""), ("red house.png", "")]
+    assert again.pictures[3].resolved == "red house" and again.pictures[0].box == (8, 0, 72, 64)
+    for p in again.pictures:
+        with Image.open(p.thumbnail) as small:
+            assert max(small.size) <= 256
+
+
+def test_there_can_be_several_of_one_name():
+    ids = [sets.create("Cats").id, sets.create("cats").id, sets.create("C@ts!").id]
+    assert len(set(ids)) == 3 and len({s.title.casefold() for s in sets.list_sets()}) == 3
+    assert [s.id for s in sets.list_sets()] == ids[::-1], "the newest first"
+
+
+@pytest.mark.parametrize("name", ["", "  ", "\u200b", "x" * 81, "x" * 10**6])
+def test_names_that_are_none_are_refused(name):
+    with pytest.raises(UserError, match="1 to 80 letters"):
+        sets.create(name)
+
+
+@pytest.mark.parametrize("name", ["🦊🦊", "../../evil", "<b>x</b>", "CON", "名前", "a\u202eb", "x" * 80, ".", "a/b\\c:d"])
+def test_any_other_name_is_data_and_not_a_path(own_home, name):
+    made = sets.create(name)
+    assert sets.path(made.id).parent == own_home / "sets" and "\u202e" not in made.title
+    assert {p.parent for p in own_home.parent.rglob("set.json")} == {sets.path(made.id)}
+
+
+@pytest.mark.parametrize("wrong", ["", "..", "../sets", "A", "x" * 65, "a/b", "gone", ".locks", "a\0"])
+def test_ids_that_are_not_ours_are_refused(wrong):
+    sets.create("x")
+    for call in (sets.load, sets.path, sets.delete, lambda i: sets.add_pictures(i, []), lambda i: sets.set_caption(i, "000", "")):
+        with pytest.raises(UserError, match="no longer there"):
+            call(wrong)
+
+
+def test_removing_one_picture_leaves_the_other_captions(drop):
+    made = sets.create("x").id
+    sets.add_pictures(made, drop)
+    for number, p in enumerate(sets.load(made).pictures):
+        sets.set_caption(made, p.id, f"caption {number}")
+    sets.remove_picture(made, "001")
+    assert sets.captions(made) == {"000": "caption 0", "002": "caption 2", "003": "caption 3"}
+    sets.add_pictures(made, [picture(drop[0].parent / "new.png", 9)])
+    assert list(sets.captions(made).items())[-1] == ("004", "")
+    assert not list(sets.path(made).rglob("001.*"))
+
+
+def test_training_reads_what_the_page_shows(drop):
+    made = sets.create("x").id
+    sets.add_pictures(made, drop)
+    sets.set_settings(made, trigger="stg", default_caption="a picture")
+    sets.set_caption(made, "001", "a boat by [trigger]")
+    now = sets.load(made)
+    dataset = read_dataset(sets.path(made), trigger=now.trigger, default_caption=now.default_caption)
+    assert [(e.name, e.caption) for e in dataset.examples] == [(p.name, p.resolved) for p in now.pictures]
+    assert [e.caption for e in dataset.examples][1] == "a boat by stg" and dataset.skipped == ()
+
+
+def test_a_file_that_is_not_in_set_json_is_not_trained_on(drop):
+    """What an upload leaves when it is killed between the picture and set.json."""
+    made = sets.create("x").id
+    sets.add_pictures(made, drop)
+    picture(sets.path(made) / "777.png", 77)
+    assert len(read_dataset(sets.path(made)).examples) == 4
+
+
+def test_kept_copies_hold_no_trace_of_the_camera(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "SecretCamera"
+    made = sets.create("x").id
+    sets.add_pictures(made, [picture(tmp_path / "a.jpg", exif=exif, quality=95), picture(tmp_path / "b.png", 1, exif=exif)])
+    first, second = sets.load(made).pictures
+    assert (first.width, first.height) == (64, 80) and first.path.suffix == ".jpg" and second.path.suffix == ".png"
+    for file in sets.path(made).rglob("*.*"):
+        assert file.is_dir() or b"SecretCamera" not in file.read_bytes()
+
+
+def test_a_png_is_kept_without_loss_and_a_huge_picture_smaller(tmp_path):
+    made = sets.create("x").id
+    small = picture(tmp_path / "a.png", 3)
+    big = tmp_path / "b.png"
+    Image.linear_gradient("L").resize((4200, 3000)).save(big)
+    sets.add_pictures(made, [small, big])
+    first, second = sets.load(made).pictures
+    with Image.open(first.path) as kept, Image.open(small) as original:
+        assert np.array_equal(np.asarray(kept), np.asarray(original))
+    assert (second.width, second.height) == (2867, 2048)
+
+
+def test_what_was_skipped_is_there_after_a_reload(drop, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"")
+    (tmp_path / "lonely.txt").write_text("x")
+    made = sets.create("x").id
+    _, skipped = sets.add_pictures(made, [*drop, tmp_path / "bad.png", tmp_path / "lonely.txt", drop[0]])
+    assert {s.name for s in skipped} == {"bad.png", "lonely.txt", "red house.png"}
+    assert set(sets.load(made).skipped) == set(skipped)
+    sets.add_pictures(made, [picture(tmp_path / "bad.png", 8)])
+    assert {s.name for s in sets.load(made).skipped} == {"lonely.txt", "red house.png"}, "a mended file is no longer listed"
+    sets.forget_skipped(made)
+    assert sets.load(made).skipped == ()
+
+
+def test_the_same_picture_is_in_a_set_once(drop):
+    made = sets.create("x").id
+    sets.add_pictures(made, drop)
+    added, skipped = sets.add_pictures(made, drop[:2])
+    assert added == [] and ["same picture as" in s.reason for s in skipped] == [True, True]
+
+
+def test_a_text_dropped_later_finds_its_picture(drop, tmp_path):
+    made = sets.create("x").id
+    sets.add_pictures(made, drop)
+    (tmp_path / "IMG_2.txt").write_text("a cat")
+    assert sets.add_pictures(made, [tmp_path / "IMG_2.txt"]) == ([], [])
+    assert [p.caption for p in sets.load(made).pictures if p.name == "IMG_2.jpg"] == ["a cat"]
+
+
+def test_a_zip_is_opened_and_a_broken_one_is_listed(drop, tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for file in drop:
+            archive.write(file, f"5_red fox/{file.name}")
+    (tmp_path / "b.zip").write_bytes(b"no")
+    made = sets.create("x").id
+    added, skipped = sets.add_pictures(made, [tmp_path / "a.zip", tmp_path / "b.zip"])
+    assert len(added) == 4 and [s.name for s in skipped] == ["b.zip"]
+    assert [e.repeats for e in read_dataset(sets.path(made)).examples] == [5] * 4
+    assert sets.captions(made)["001"] == "red fox"
+
+
+def test_captions_are_cleaned_and_limited(drop):
+    made = sets.create("x").id
+    sets.add_pictures(made, drop)
+    sets.set_caption(made, "000", "  a\r\nboat\0 \udcff\u202e ")
+    assert sets.captions(made)["000"] == "a boat"
+    with pytest.raises(UserError, match="longer than 2000"):
+        sets.set_caption(made, "000", "x" * 2001)
+    with pytest.raises(UserError, match="no longer in the set"):
+        sets.set_caption(made, "../000", "x")
+    sets.set_caption(made, "000", "")
+    assert sets.captions(made)["000"] == "" and not (sets.path(made) / "000.txt").exists()
+
+
+def test_rename_and_settings_and_delete(drop):
+    made, other = sets.create("x"), sets.create("y")
+    sets.add_pictures(made.id, drop)
+    sets.rename(made.id, "Foxes")
+    with pytest.raises(UserError, match="already a set called"):
+        sets.rename(other.id, "foxes")
+    sets.set_settings(made.id, trigger="a\nb" + "c" * 100)
+    assert sets.load(made.id).title == "Foxes" and len(sets.load(made.id).trigger) == 60
+    sets.delete(made.id)
+    assert [s.id for s in sets.list_sets()] == [other.id] and not (sets.path(other.id).parent / made.id).exists()
+
+
+def test_many_hands_at_once(tmp_path):
+    """Threads of the web process add, type and remove in one set; nothing is lost and every id is given once."""
+    made = sets.create("x").id
+    sets.add_pictures(made, [picture(tmp_path / "first.png", 1000)])
+    files = [picture(tmp_path / "many" / f"{n}.png", n, (64, 64)) for n in range(24)]
+    with ThreadPoolExecutor(8) as pool:
+        typed = [pool.submit(sets.set_caption, made, "000", f"typed {n}") for n in range(10)]
+        adding = [pool.submit(sets.add_pictures, made, files[n::6]) for n in range(6)]
+        for done in (*typed, *adding):
+            done.result()
+    now = sets.load(made)
+    assert len(now.pictures) == 25 and len({p.id for p in now.pictures}) == 25
+    assert {p.name for p in now.pictures} == {"first.png"} | {f.name for f in files}
+    assert now.pictures[0].caption.startswith("typed ")
+
+
+def test_two_processes_add_to_one_set(tmp_path):
+    made = sets.create("x").id
+    code = "import sys; from sdlora.dataset import sets; sets.add_pictures(sys.argv[1], sys.argv[2:])"
+    files = [str(picture(tmp_path / f"{n}.png", n, (64, 64))) for n in range(8)]
+    running = [subprocess.Popen([sys.executable, "-c", code, made, *part], cwd=Path(__file__).parents[2])
+               for part in (files[:4], files[4:])]
+    assert [process.wait(30) for process in running] == [0, 0]
+    assert len({p.id for p in sets.load(made).pictures}) == 8
+
+
+def test_a_damaged_set_does_not_hide_the_others():
+    good, bad = sets.create("good"), sets.create("bad")
+    for damage in ("{", "[]", "{}", json.dumps({"trigger": 1, "default_caption": "", "pictures": [{}]})):
+        (sets.path(bad.id) / "set.json").write_text(damage)
+        listed = {s.id: s for s in sets.list_sets()}
+        assert listed[good.id].notes == () and "damaged" in listed[bad.id].notes[0]
+
+
+def test_an_example_folder_becomes_a_set_once(tmp_path):
+    folder = tmp_path / "stained-glass"
+    for number in range(3):
+        picture(folder / f"{number}.png", number)
+        (folder / f"{number}.txt").write_text(f"a house {number}")
+    (folder / "set.json").write_text(json.dumps({"title": "Stained glass", "trigger": "stglass", "sentence": "Lead and light."}))
+    made = sets.from_example(folder)
+    assert (made.title, made.trigger, made.sentence, len(made.pictures)) == ("Stained glass", "stglass", "Lead and light.", 3)
+    assert [p.resolved for p in made.pictures] == [f"stglass, a house {n}" for n in range(3)]
+    assert sets.from_example(folder).id == made.id
+    sets.delete(made.id)
+    assert len(sets.from_example(folder).pictures) == 3
+    assert len(read_dataset(folder, trigger="stglass").examples) == 3, "the shipped folder itself is a dataset too"
+
+
+def test_a_set_deleted_during_an_upload_stays_deleted(drop, monkeypatch):
+    made = sets.create("x").id
+    reading = sets.read_picture
+
+    def read_then_lose(path, name):
+        shutil.rmtree(sets.path(made), ignore_errors=True) if name == "IMG_10.webp" else None
+        return reading(path, name)
+    monkeypatch.setattr(sets, "read_picture", read_then_lose)
+    with pytest.raises(UserError, match="no longer there"):
+        sets.add_pictures(made, drop)
+    assert sets.list_sets() == []
