@@ -6,13 +6,15 @@ Knows nothing about torch or about what the weights mean: it reads folders, JSON
 import difflib
 import hashlib
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
 from sdlora import storage
+from sdlora.base.download import HUB_ID
+from sdlora.base.download import about as about
+from sdlora.base.download import download as download
 from sdlora.errors import UserError
 
 
@@ -58,7 +60,6 @@ LDM_WIDTH = (  # the first cross-attention: SD 1 and 2 attend in their first blo
     LDM_UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight",
     LDM_UNET + "input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight",
 )
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
@@ -23,7 +24,9 @@ from sdlora import storage
 from sdlora.base import catalog, single_file
 from sdlora.errors import UserError
 
-transformers_logging.disable_progress_bar()
+transformers_logging.disable_progress_bar()  # our own progress and sentences reach the artist, not the libraries' chatter
+transformers_logging.set_verbosity_error()
+diffusers_logging.set_verbosity_error()
 PARTS = ("text", "vae", "unet")
 
 

@@ -18,7 +18,7 @@ from sdlora import storage
 from sdlora.base import catalog
 from sdlora.errors import UserError
 
-UNET, VAE = (catalog.LDM_UNET,), ("first_stage_model.",)
+UNET, VAE = catalog.LDM_UNET, "first_stage_model."
 TEXT = {  # family -> [(part, class, key prefix in the file)]
     "sd1": [("text_encoder", CLIPTextModel, "cond_stage_model.transformer.")],
     "sd2": [("text_encoder", CLIPTextModel, "cond_stage_model.model.")],
@@ -52,40 +52,46 @@ def open_parts(path: Path, family: catalog.Family, parts: Sequence[str], dtype: 
     opened = Opened(*(storage.read_json(configs / name) for name in
                       ("unet/config.json", "vae/config.json", "scheduler/scheduler_config.json")))
     correct_prediction(path, family, opened)
-    if "text" in parts:
-        for part, kind, prefix in TEXT[family.key]:
-            weights = read_tensors(path, (prefix,), "text encoder")
-            opened.text_encoders.append(create_diffusers_clip_model_from_ldm(
-                kind, weights, subfolder=part, config=str(configs), torch_dtype=dtype, local_files_only=True))
+    try:
+        for part, kind, prefix in TEXT[family.key] if "text" in parts else ():
+            opened.text_encoders.append(open_text(path, kind, prefix, configs / part, dtype))
             opened.tokenizers.append(tokenizer(part, family.key))
-    for name, kind, prefix in (("vae", AutoencoderKL, VAE), ("unet", UNet2DConditionModel, UNET)):
-        if name in parts:
-            setattr(opened, name, kind.from_single_file(
-                read_tensors(path, prefix, name), config=str(configs), subfolder=name, local_files_only=True,
-                dtype=dtype if name == "unet" else torch.float32))
-    for model in opened.models():
-        refuse_holes(model, path)
+        if "vae" in parts:
+            opened.vae = AutoencoderKL.from_single_file(
+                read_tensors(path, VAE, "vae"), config=str(configs), subfolder="vae", local_files_only=True, dtype=torch.float32)
+        if "unet" in parts:
+            opened.unet = UNet2DConditionModel.from_single_file(
+                read_tensors(path, UNET, "unet"), config=str(configs), subfolder="unet", local_files_only=True, dtype=dtype)
+    except (NotImplementedError, ValueError, KeyError) as error:  # the first is torch's word for a weight left on "meta"
+        raise UserError(f"{path.name} lacks weights or has them in other shapes ({storage.clean_text(str(error), 200)}).",
+                        "Download it again, or choose the full model file.") from error
     return opened
 
 
-def read_tensors(path: Path, prefixes: tuple[str, ...], part: str) -> dict[str, Tensor]:
-    """Those tensors of the file whose names start with a prefix. Raises UserError when there are none."""
+def open_text(path: Path, kind: type, prefix: str, config: Path, dtype: torch.dtype) -> nn.Module:
+    """One CLIP text encoder. Raises ValueError when weights are missing."""
+    weights = read_tensors(path, prefix, "text encoder")
+    if prefix.endswith("transformer."):  # some merges left out a level of the names
+        inner = prefix + "text_model."
+        weights = {key if key.startswith(inner) else inner + key.removeprefix(prefix): tensor for key, tensor in weights.items()}
+    encoder = create_diffusers_clip_model_from_ldm(kind, weights, subfolder=config.name, config=str(config.parent),
+                                                   torch_dtype=dtype, local_files_only=True)
+    holes = [key for key, tensor in encoder.state_dict().items() if tensor.is_meta]
+    if holes:
+        raise ValueError(f"{len(holes)} weights of the text encoder, {holes[0]} for one")
+    return encoder
+
+
+def read_tensors(path: Path, prefix: str, part: str) -> dict[str, Tensor]:
+    """Those tensors of the file whose names start with `prefix`. Raises UserError when there are none."""
     try:
         with safe_open(path, framework="pt") as file:
-            found = {key: file.get_tensor(key) for key in file.keys() if key.startswith(prefixes)}  # noqa: SIM118
+            found = {key: file.get_tensor(key) for key in file.keys() if key.startswith(prefix)}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path.name} could not be read ({error}).", "Download it again.") from error
     if not found:
         raise UserError(f"{path.name} holds no {part}.", "Choose the full model file, not one of its parts.")
     return found
-
-
-def refuse_holes(model: nn.Module, path: Path) -> None:
-    """A weight that the file lacks is left on the meta device by the loader: say so instead of failing later."""
-    holes = [name for name, tensor in model.state_dict().items() if tensor.is_meta]
-    if holes:
-        raise UserError(f"{path.name} lacks {len(holes)} weights of its {type(model).__name__}, {holes[0]} for one.",
-                        "Download it again, or choose the full model file.")
 
 
 def correct_prediction(path: Path, family: catalog.Family, opened: Opened) -> None:

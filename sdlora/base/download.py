@@ -1,0 +1,151 @@
+"""Fetching a base model from the hub, only when the artist asks. Knows nothing about torch or about models at work.
+
+The network is touched in a process of its own: it can be stopped at any moment, and this one may stay offline.
+`python -m sdlora.base.download ask|fetch OWNER/NAME` prints one JSON object.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdlora import storage
+from sdlora.errors import UserError
+
+PARTS = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "unet", "vae", "scheduler")
+POLL_SECONDS = 0.25
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a download would bring. `licence`: as the model's page says, "unknown" when it says nothing."""
+    id: str
+    revision: str
+    file_bytes: int
+    licence: str
+    files: tuple[str, ...]
+
+
+def about(repo_id: str) -> Offer:
+    """Ask the hub what a download of `repo_id` would bring. Raises UserError: no connection, no such model, no safetensors."""
+    answer = finish(start("ask", repo_id), repo_id)
+    return Offer(**answer | {"files": tuple(answer["files"])})
+
+
+def download(repo_id: str, progress: Callable[[int, int], None] = lambda done, total: None,
+             cancelled: Callable[[], bool] = lambda: False) -> Path:
+    """Fetch `repo_id` into the Hugging Face cache; returns its folder. Raises UserError, also when cancelled.
+
+    Only safetensors, JSON and text files; fp16 weights where the model offers them. progress(bytes done, bytes in all)
+    and cancelled() are called about four times a second. A cancelled download goes on where it was when asked for again.
+    """
+    offer = about(repo_id)
+    process = start("fetch", repo_id)
+    while process.poll() is None:
+        progress(min(fetched(repo_id), offer.file_bytes), offer.file_bytes)
+        if cancelled():
+            process.terminate()
+            process.wait()
+            raise UserError(f"The download of {repo_id} was stopped.", "What has arrived is kept; ask again to go on.")
+        time.sleep(POLL_SECONDS)
+    folder = Path(finish(process, repo_id)["folder"])
+    progress(offer.file_bytes, offer.file_bytes)
+    return folder
+
+
+def fetched(repo_id: str) -> int:
+    """Bytes of `repo_id` that lie in the cache, unfinished files among them."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folder, total = Path(HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}", 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() and not path.is_symlink() else 0
+        except FileNotFoundError:  # renamed in this moment
+            continue
+    return total
+
+
+def start(order: str, repo_id: str) -> subprocess.Popen:
+    """The other process, allowed to use the network."""
+    if not HUB_ID.fullmatch(repo_id):
+        raise UserError(f"{storage.clean_text(repo_id, 200)!r} is not the id of a model on the hub.", "Write it as owner/name.")
+    package = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+    environment = os.environ | {"HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1",
+                                "HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONPATH": path}
+    return subprocess.Popen([sys.executable, "-m", "sdlora.base.download", order, repo_id], env=environment,
+                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+def finish(process: subprocess.Popen, repo_id: str) -> dict:
+    """The process's answer; what it complains about becomes a UserError here."""
+    said, _ = process.communicate()
+    try:
+        answer = json.loads(said.strip().split("\n")[-1])
+    except ValueError:
+        answer = {"problem": f"The download of {repo_id} broke off.", "hint": "Try again; what has arrived is kept."}
+    if "problem" in answer:
+        raise UserError(answer["problem"], answer["hint"])
+    return answer
+
+
+def wanted(sizes: dict[str, int], repo_id: str) -> dict[str, int]:
+    """{file: bytes} of those files of a model that sdlora needs: no pickles, no doubles in another precision."""
+    chosen = {}
+    for part in PARTS:
+        inside = {name: size or 0 for name, size in sizes.items() if name.rpartition("/")[0] == part}
+        weights = [name for name in inside if name.endswith(".safetensors") and "non_ema" not in name]
+        weights = [name for name in weights if ".fp16" in name] or weights
+        if part in ("unet", "vae", "text_encoder") and not weights:
+            raise UserError(f"{repo_id} offers no safetensors weights of its {part}.", "Choose another model.")
+        chosen |= {name: inside[name] for name in inside if name in weights or name.endswith((".json", ".txt"))}
+    return chosen | {"model_index.json": sizes.get("model_index.json") or 0}
+
+
+def ask(repo_id: str) -> dict:
+    """Runs in the other process: the fields of an Offer."""
+    from huggingface_hub import HfApi
+
+    info = HfApi().model_info(repo_id, files_metadata=True, timeout=30)
+    sizes = wanted({file.rfilename: file.size for file in info.siblings}, repo_id)
+    licence = str((info.card_data or {}).get("license") or "unknown")
+    return {"id": repo_id, "revision": info.sha, "file_bytes": sum(sizes.values()), "licence": licence, "files": list(sizes)}
+
+
+def fetch(repo_id: str) -> dict:
+    """Runs in the other process: fetch the files of ask() at its revision."""
+    from huggingface_hub import snapshot_download
+
+    offer = ask(repo_id)
+    folder = snapshot_download(repo_id, allow_patterns=offer["files"], local_files_only=False)
+    return {"folder": folder}
+
+
+def main(order: str, repo_id: str) -> dict:
+    """ask or fetch, with what can go wrong out there as a sentence."""
+    import httpx
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return {"ask": ask, "fetch": fetch}[order](repo_id)
+    except GatedRepoError:
+        said = f"{repo_id} asks you to accept its licence first.", f"Do that on https://huggingface.co/{repo_id}, then log in."
+    except RepositoryNotFoundError:
+        said = f"There is no model {repo_id} on the hub.", "Check the spelling: owner/name."
+    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        said = f"{repo_id} could not be fetched ({reason}).", "Check the connection and the free disk space, then try again."
+    except UserError as error:
+        said = error.message, error.hint
+    return {"problem": said[0], "hint": said[1]}
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(main(*sys.argv[1:])) + "\n")

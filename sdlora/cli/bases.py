@@ -1,0 +1,84 @@
+"""`sdlora bases`: which base models there are. Knows nothing about loading them."""
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Table
+
+from sdlora.base import catalog
+from sdlora.errors import UserError
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON list")]
+Spec = Annotated[str, typer.Argument(metavar="BASE", help="a diffusers folder, a .safetensors file or a hub id")]
+bases = typer.Typer(help="The base models that you can teach and draw with.", no_args_is_help=False)
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(bases, name="bases")
+
+
+@bases.callback(invoke_without_command=True)
+def bare(context: typer.Context, as_json: Json = False) -> None:
+    """List, add, remove or download base models."""
+    if context.invoked_subcommand is None:
+        show(as_json)
+
+
+@bases.command("list")
+def show(as_json: Json = False) -> None:
+    """List the base models on this computer and those that can be downloaded."""
+    here = catalog.list_bases()
+    if as_json:
+        typer.echo(json.dumps([asdict(entry) for entry in here], ensure_ascii=False))
+        return
+    table = Table("id", "name", "family", "kind", "where", box=None, pad_edge=False)
+    for entry in here:
+        table.add_row(entry.id, entry.title, entry.family, entry.kind, entry.problem or entry.spec)
+    Console(soft_wrap=True, markup=False, highlight=False).print(table)
+    for known in catalog.KNOWN.values():
+        if known.id not in (entry.spec for entry in here):
+            typer.echo(f"to download: {known.id}  ({known.file_bytes / 1e9:.1f} GB, licence {known.licence})")
+
+
+@bases.command("add")
+def add(spec: Spec, as_json: Json = False) -> None:
+    """Put a model of your own on the list; its files stay where they are."""
+    entry = catalog.add_base(spec)
+    typer.echo(json.dumps(asdict(entry), ensure_ascii=False) if as_json else f"{entry.title} is on the list as {entry.id}.")
+
+
+@bases.command("remove")
+def remove(spec: Spec, as_json: Json = False) -> None:
+    """Take an added model off the list; its files stay where they are."""
+    entry = catalog.remove_base(spec)
+    typer.echo(json.dumps(asdict(entry), ensure_ascii=False) if as_json else f"{entry.title} is off the list.")
+
+
+@bases.command("download")
+def download(spec: Spec, yes: Annotated[bool, typer.Option("--yes", help="Do not ask")] = False) -> None:
+    """Fetch a model from the hub, after showing its size and licence."""
+    fetch(spec, ask=not yes)
+    catalog.add_base(spec)
+
+
+def fetch(spec: str, *, ask: bool) -> None:
+    """Download hub id `spec` unless it is here already; used by every command that has --download."""
+    try:
+        catalog.resolve(spec)
+        return
+    except UserError:
+        if not catalog.HUB_ID.fullmatch(spec):
+            raise
+    offer = catalog.about(spec)
+    typer.echo(f"{spec}: {offer.file_bytes / 1e9:.2f} GB, licence {offer.licence} (https://huggingface.co/{spec})", err=True)
+    if ask:
+        typer.confirm("Download it?", abort=True, err=True)
+    console = Console(stderr=True)
+    with Progress(BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(), console=console) as progress:
+        bar = progress.add_task(spec, total=offer.file_bytes)
+        catalog.download(spec, lambda done, total: progress.update(bar, completed=done, total=total))
+    typer.echo(f"{spec} is here: {catalog.resolve(spec)}", err=True)
