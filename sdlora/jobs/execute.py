@@ -28,6 +28,7 @@ CODES = {events.Done: DONE, events.Failed: MISTAKE, events.Stopped: STOPPED}
 LOG = "run.log"
 DRAWING_LOCK = "drawing.lock"
 FENCE_SECONDS = 5.0
+LOCK_SECONDS = 1.0
 FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 Training = Callable[..., Iterator[events.Event]]
@@ -120,7 +121,7 @@ def execute(folder: Path, fence: int = 0, on_event: Callable[[events.Event], obj
     train.session.run_training. Raises UserError when another process has the run, or when it is finished.
     """
     folder = run_folder(Path(folder))
-    lock = hold(folder / LOCK, 2.0)
+    lock = hold(folder / LOCK, LOCK_SECONDS)
     if lock is None:
         raise UserError(f"The run {folder.name} is running already.", "Watch it with: sdlora runs")
     with lock:

@@ -9,8 +9,25 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 
-def hold(path: Path, wait_seconds: float = 0.5) -> FileLock | None:
-    """Take the lock, or None when another process has it. Keep the result: the lock goes with it (or with release()).
+class Held:
+    """A lock that is held: until release(), the end of its `with` block, or the end of this object."""
+
+    def __init__(self, lock: FileLock) -> None:
+        self.lock = lock
+
+    def release(self) -> None:
+        """Let go; doing so twice is no harm."""
+        self.lock.release(force=True)
+
+    def __enter__(self) -> "Held":
+        return self
+
+    def __exit__(self, *why: object) -> None:
+        self.release()
+
+
+def hold(path: Path, wait_seconds: float = 0.5) -> Held | None:
+    """Take the lock, or None when another process has it. Keep the result: the lock goes with it.
 
     The short wait lets an `is_held` of someone else pass.
     """
@@ -20,7 +37,7 @@ def hold(path: Path, wait_seconds: float = 0.5) -> FileLock | None:
         lock.acquire(timeout=wait_seconds, poll_interval=0.02)
     except Timeout:
         return None
-    return lock
+    return Held(lock)
 
 
 def is_held(path: Path) -> bool:

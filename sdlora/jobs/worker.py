@@ -13,12 +13,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from filelock import FileLock
-
 from sdlora.errors import UserError
 from sdlora.jobs.backends.local import Handle, Local, spawn
 from sdlora.jobs.execute import BUG, DONE, MISTAKE, STOPPED
-from sdlora.jobs.lock import hold, is_held
+from sdlora.jobs.lock import Held, hold, is_held
 from sdlora.jobs.run import view
 from sdlora.jobs.table import HEARTBEAT_SECONDS, Job, Table
 from sdlora.jobs.watch import EVENTS, LOCK, PAUSE
@@ -32,7 +30,7 @@ DRAWER_RESTART_SECONDS = 5.0
 SAVE_SECONDS = 15.0
 MOST_CRASHES = 5
 
-held_for_life: list[FileLock] = []
+held_for_life: list[Held] = []
 started: list[subprocess.Popen] = []
 
 

@@ -1,0 +1,79 @@
+"""Making, queueing, pausing, stopping and deleting runs."""
+
+import json
+
+import pytest
+
+from sdlora.config import TrainConfig
+from sdlora.errors import UserError
+from sdlora.jobs.lock import hold
+from sdlora.jobs.run import create_run, delete, list_runs, pause, resume_run, start_run, stop, view
+from sdlora.jobs.table import Table
+from sdlora.train import events
+
+CONFIG = TrainConfig(name="Ink & water", steps=20)
+
+
+def test_ids_are_safe_and_never_the_same(tmp_path):
+    folders = [create_run(CONFIG, tmp_path, tmp_path / "x.safetensors", "set-1") for _ in range(3)]
+    assert len({folder.name for folder in folders}) == 3
+    spec = json.loads((folders[0] / "spec.json").read_text())
+    assert spec["id"] == folders[0].name and spec["set"] == "set-1" and spec["out"] == str(tmp_path / "x.safetensors")
+    assert TrainConfig(**{**spec["config"], "sample_prompts": ()}) == CONFIG
+
+
+def test_two_clicks_start_one_run(tmp_path):
+    first = start_run(CONFIG, tmp_path, once="click")
+    assert start_run(CONFIG, tmp_path, once="click") == first
+    assert len(list_runs()) == 1 and len(Table().jobs("train")) == 1
+
+
+def test_pausing_a_waiting_run_takes_it_out_of_the_queue(tmp_path):
+    run = start_run(CONFIG, tmp_path, once="a")
+    pause(run)
+    assert view(run).state == "stopped" and view(run).paused
+    assert Table().claim("train") is None
+    with pytest.raises(UserError, match="not running"):
+        pause(run)
+    resume_run(run)
+    resume_run(run)
+    assert view(run).state == "queued" and not view(run).paused and len(Table().jobs("train", "queued")) == 1
+
+
+def test_wishes_of_a_running_run_are_flags(tmp_path):
+    folder = create_run(CONFIG, tmp_path)
+    with hold(folder / "lock"):
+        pause(folder.name)
+        assert view(folder).wish == "pause"
+        stop(folder.name)
+        assert view(folder).wish == "stop" and not (folder / "pause").exists()
+        with pytest.raises(UserError, match="still running"):
+            delete(folder.name)
+    assert view(folder).wish is None
+
+
+def test_stopping_a_resting_run_queues_it_to_write_its_file(tmp_path):
+    folder = create_run(CONFIG, tmp_path)
+    with pytest.raises(UserError, match="no saved point"):
+        stop(folder.name)
+    point = folder / "checkpoints" / "step-000010"
+    point.mkdir(parents=True)
+    (point / "state.json").write_text("{}")
+    stop(folder.name)
+    assert view(folder).state == "queued" and view(folder).wish == "stop" and view(folder).checkpoints == (10,)
+
+
+def test_a_finished_run_is_left_alone(tmp_path):
+    folder = create_run(CONFIG, tmp_path)
+    (folder / "events.jsonl").write_text(events.to_json(events.Done(20, 20, folder.name, "/f", 1.0)) + "\n")
+    for act in (resume_run, stop, pause):
+        with pytest.raises(UserError):
+            act(folder.name)
+    delete(folder.name)
+    assert list_runs() == [] and not folder.exists()
+
+
+def test_deleting_a_waiting_run_cancels_it(tmp_path):
+    run = start_run(CONFIG, tmp_path, once="a")
+    delete(run)
+    assert Table().claim("train") is None

@@ -1,0 +1,153 @@
+"""The queue: every job once, fences that rise, nothing lost when a writer dies."""
+
+import multiprocessing
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sdlora.errors import UserError
+from sdlora.jobs import table as table_module
+from sdlora.jobs.table import Table, myself
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_two_clicks_are_one_job():
+    first = Table().submit("train", "run-a", once="click-1")
+    assert Table().submit("train", "run-b", once="click-1") == first
+    assert Table().submit("train", "run-a", once="click-2") == first, "a run that waits is not queued twice"
+    assert [job.target for job in Table().jobs("train")] == ["run-a"]
+
+
+def test_claim_is_first_come_and_per_kind():
+    table = Table()
+    for number in range(3):
+        table.submit("train", f"run-{number}", once=f"t{number}")
+    table.submit("draw", "draw-0", once="d0")
+    assert [table.claim("train").target for _ in range(3)] == ["run-0", "run-1", "run-2"]
+    assert table.claim("train") is None
+    assert table.claim("draw").target == "draw-0"
+
+
+def test_an_old_claim_cannot_write_any_more():
+    table = Table()
+    table.submit("train", "run", once="a")
+    old = table.claim("train")
+    assert table.heartbeat(old)
+    table.give_back(old)
+    new = table.claim("train")
+    assert new.fence > old.fence
+    assert not table.heartbeat(old)
+    assert not table.finish(old, "done")
+    assert table.finish(new, "done")
+    table.submit("train", "run", once="b")
+    assert table.claim("train").fence > new.fence, "fences rise over all jobs of a run"
+    assert table.fence("train", "run") == new.fence + 1
+
+
+def test_cancel_takes_only_what_waits():
+    table = Table()
+    table.submit("draw", "a", once="a")
+    table.submit("draw", "b", once="b")
+    running = table.claim("draw")
+    assert not table.cancel("draw", "a")
+    assert table.cancel("draw", "b")
+    assert table.claim("draw") is None
+    assert table.finish(running, "done")
+
+
+def test_lost_tells_own_machine_at_once_and_others_after_a_minute(monkeypatch):
+    table = Table()
+    for name in ("here", "there", "silent"):
+        table.submit("train", name, once=name)
+    table.claim("train")
+    table.claim("train", "elsewhere:1")
+    table.claim("train", "elsewhere:2")
+    with sqlite3.connect(table.path) as db:
+        db.execute("UPDATE jobs SET touched = touched - 61 WHERE target = 'silent'")
+    assert [job.target for job in table.lost("train")] == ["here", "silent"]
+    assert table.jobs("train")[0].owner == myself()
+
+
+def claim_all(path: str, out: multiprocessing.Queue) -> None:
+    table, mine = Table(Path(path)), []
+    while job := table.claim("train"):
+        mine.append(job.target)
+    out.put(mine)
+
+
+def test_eight_claimers_get_each_job_once(tmp_path):
+    path = tmp_path / "jobs.sqlite"
+    table = Table(path)
+    for number in range(200):
+        table.submit("train", f"r{number}", once=f"r{number}")
+    context = multiprocessing.get_context("spawn" if os.name == "nt" else "fork")
+    out = context.Queue()
+    claimers = [context.Process(target=claim_all, args=(str(path), out)) for _ in range(8)]
+    for claimer in claimers:
+        claimer.start()
+    got = [name for _ in claimers for name in out.get(timeout=30)]
+    for claimer in claimers:
+        claimer.join()
+    assert len(got) == 200 and len(set(got)) == 200
+
+
+def test_eight_processes_may_make_the_file_at_once(tmp_path):
+    code = "import sys; from pathlib import Path; from sdlora.jobs.table import Table; t = Table(Path(sys.argv[1])); " \
+           "t.submit('draw', sys.argv[2], once=sys.argv[2])"
+    makers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "new.sqlite"), f"d{n}"], cwd=ROOT) for n in range(8)]
+    assert [maker.wait(30) for maker in makers] == [0] * 8
+    assert len(Table(tmp_path / "new.sqlite").jobs("draw")) == 8
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
+def test_killed_writers_leave_a_consistent_table(tmp_path):
+    code = "import sys; from pathlib import Path; from sdlora.jobs.table import Table\nt = Table(Path(sys.argv[1]))\n" \
+           "print('go', flush=True)\nn = 0\n" \
+           "while True:\n n += 1; name = f'{sys.argv[2]}{n}'\n t.submit('draw', name, once=name)\n t.finish(t.claim('draw'), 'done')"
+    for life in range(4):
+        writer = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "t.sqlite"), str(life)], cwd=ROOT,
+                                  stdout=subprocess.PIPE)
+        writer.stdout.readline()
+        time.sleep(0.03 * (life + 1))
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        writer.stdout.close()
+        while job := Table(tmp_path / "t.sqlite").claim("draw"):
+            Table(tmp_path / "t.sqlite").finish(job, "done")
+    with sqlite3.connect(tmp_path / "t.sqlite") as db:
+        assert db.execute("PRAGMA quick_check").fetchone() == ("ok",)
+        assert db.execute("SELECT count(*) FROM jobs").fetchone()[0] > 4
+
+
+def test_a_damaged_or_newer_file_is_a_sentence(tmp_path):
+    (tmp_path / "bad.sqlite").write_bytes(b"SQLite format 3\0" + b"garbage" * 2000)
+    with pytest.raises(UserError, match="could not be used"):
+        Table(tmp_path / "bad.sqlite").jobs("train")
+    with sqlite3.connect(tmp_path / "new.sqlite") as db:
+        db.execute("PRAGMA user_version = 99")
+    with pytest.raises(UserError, match="newer sdlora"):
+        Table(tmp_path / "new.sqlite")
+
+
+def test_tables_are_strict(tmp_path):
+    table = Table(tmp_path / "t.sqlite")
+    table.submit("train", "a", once="a")
+    with sqlite3.connect(table.path) as db, pytest.raises(sqlite3.IntegrityError):
+        db.execute("UPDATE jobs SET fence = 'many'")
+    with sqlite3.connect(table.path) as db:
+        assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_the_queue_has_an_end(monkeypatch):
+    monkeypatch.setattr(table_module, "MOST_WAITING", 3)
+    for number in range(3):
+        Table().submit("draw", f"d{number}", once=f"d{number}")
+    with pytest.raises(UserError, match="waiting"):
+        Table().submit("draw", "d4", once="d4")
