@@ -19,6 +19,7 @@ from sdlora.errors import UserError
 
 TEMPORARY = ".sdlora-tmp-"
 MAX_NAME = 80
+JOINERS = "\u200c\u200d"
 
 
 def home() -> Path:
@@ -50,10 +51,14 @@ def shipped(*parts: str) -> Path:
 
 
 def clean_text(text: str, limit: int = 2000) -> str:
-    """Text from outside as one NFC line: no control, bidi-override or surrogate characters, cut at `limit` letters."""
+    """Text from outside as one NFC line: no control, bidi-override or surrogate characters, cut at `limit` letters.
+
+    The two joiners inside words stay (Persian, Hindi, emoji); text of nothing visible is "".
+    """
     text = unicodedata.normalize("NFC", text.encode("utf-8", "ignore").decode("utf-8"))
-    text = "".join(c if unicodedata.category(c)[0] != "C" or c == "\u200d" else " " for c in text)
-    return re.sub(r"\s+", " ", text).strip()[:limit]
+    text = "".join(c if unicodedata.category(c)[0] != "C" or c in JOINERS else " " for c in text)
+    text = re.sub(r"\s+", " ", text).strip()[:limit].rstrip()
+    return text if text.strip(JOINERS + " ") else ""
 
 
 def slug(name: str) -> str:
@@ -72,8 +77,11 @@ def slug(name: str) -> str:
 
 def confine(folder: Path, name: str) -> Path:
     """`folder/name`, refused when it would lie outside of `folder` or follow a link out of it."""
-    target = (folder / name).resolve()
-    if "\0" in name or not target.is_relative_to(folder.resolve()):
+    try:
+        target = (folder / name).resolve()
+    except (ValueError, OSError, RuntimeError):  # a NUL, half a letter, a link that leads to itself
+        target = None
+    if target is None or not target.is_relative_to(folder.resolve()):
         raise UserError(f"{clean_text(name, MAX_NAME)} is not inside {folder.name}.", "Choose a file from the list.")
     return target
 
@@ -133,7 +141,7 @@ def read_json(path: Path) -> object:
     """Read one of our own JSON files; a damaged one is a UserError that names it."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} could not be read ({error}).", "Restore it from a copy, or remove it.") from error
 
 

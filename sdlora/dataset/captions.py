@@ -63,7 +63,7 @@ def checked_caption(text: str, name: str) -> str:
     clean = clean_text(text, MAX_CAPTION + 1)
     if len(clean) > MAX_CAPTION:
         raise UserError(f"The caption {name} is longer than {MAX_CAPTION} letters.", "Say it in a line or two.")
-    return clean if clean.replace("\u200d", "").strip() else ""
+    return clean
 
 
 def resolve_caption(text: str | None, file_name: str, default: str = "", trigger: str = "") -> str:
