@@ -100,8 +100,13 @@ def read_preset(path: Path) -> Preset:
         for key in table:
             if key not in TrainConfig.model_fields and key not in PRESET_ONLY:
                 raise UserError(f"The preset {path.name} has an unknown setting {key!r} under [{family}].", nearest(key))
-    return Preset(path.stem, str(values.get("title", path.stem)), str(values.get("sentence", "")),
-                  int(values.get("order", 100)), families)
+        wrong = next((key for key in sorted(PRESET_ONLY) if type(table.get(key)) is not int or table[key] < 1), None)
+        if wrong:
+            raise UserError(f"The preset {path.name} has no whole number {wrong} under [{family}].", "Add it to the file.")
+    order = values.get("order", 100)
+    if type(order) is not int:
+        raise UserError(f"The preset {path.name} has an order that is no whole number.", "Mend the file.")
+    return Preset(path.stem, str(values.get("title", path.stem)), str(values.get("sentence", "")), order, families)
 
 
 def presets() -> dict[str, Preset]:

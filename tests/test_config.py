@@ -1,0 +1,160 @@
+"""Settings: what is out of range is refused by a sentence, what is unknown gets the nearest name."""
+
+import json
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sdlora import config
+from sdlora.config import DrawConfig, LoraChoice, TrainConfig, from_preset, make, nearest, parse_sets, presets, read_preset
+from sdlora.errors import UserError
+
+
+@pytest.mark.parametrize("key, value", [
+    ("steps", 0), ("steps", 20_001), ("steps", "100"), ("steps", True), ("steps", 1.5), ("steps", [1]), ("rank", 0),
+    ("rank", 129), ("alpha", 0), ("alpha", math.nan), ("alpha", -1.0), ("learning_rate", 0), ("learning_rate", math.nan),
+    ("learning_rate", math.inf), ("learning_rate", -0.0), ("learning_rate", 1e9),
+    ("learning_rate", "1e-4"), ("resolution", 511), ("resolution", 8192),
+    ("resolution", 56), ("seed", -1), ("seed", 2**32), ("schedule", "linear"), ("caption_dropout", 1.0), ("min_snr_gamma", 0),
+    ("min_snr_gamma", math.inf), ("device", "gpu"), ("file_dtype", "fp64"), ("name", ""), ("name", "x" * 81),
+    ("trigger", "x" * 61), ("sample_prompts", ("a",) * 9), ("batch_size", 0), ("clip_norm", 0)])
+def test_values_out_of_range_are_refused_by_name(key, value):
+    with pytest.raises(UserError, match=f"{key} must be") as refused:
+        make(TrainConfig, {key: value})
+    assert refused.value.hint
+
+
+@pytest.mark.parametrize("key, value", [("steps", 1), ("steps", 20_000), ("rank", 1), ("rank", 128), ("alpha", None),
+                                        ("alpha", 0.5), ("resolution", 64), ("resolution", None), ("seed", 2**32 - 1),
+                                        ("min_snr_gamma", None)])
+def test_the_edges_are_accepted(key, value):
+    assert getattr(make(TrainConfig, {key: value}), key) == value
+
+
+@pytest.mark.parametrize("wrong, right", [("lernrate", "learning_rate"), ("ranks", "rank"), ("step", "steps")])
+def test_an_unknown_key_gets_the_nearest_one(wrong, right):
+    with pytest.raises(UserError, match="no setting") as refused:
+        make(TrainConfig, {wrong: 1})
+    assert refused.value.hint == nearest(wrong) and (right in refused.value.hint)
+
+
+def test_the_keys_that_others_set_by_name_are_there():
+    assert {"steps", "rank", "alpha", "learning_rate", "batch_size", "resolution", "seed", "save_every",
+            "sample_every"} <= set(TrainConfig.model_fields)
+
+
+def test_settings_are_frozen_and_survive_json():
+    whole = make(TrainConfig, {"rank": 8, "alpha": 4.0, "sample_prompts": ("a", "b")})
+    with pytest.raises(Exception, match="frozen"):
+        whole.rank = 9
+    assert make(TrainConfig, json.loads(whole.model_dump_json())) == whole
+    drawn = make(DrawConfig, {"prompts": ("a",), "loras": (LoraChoice(file="x", strength=0.5),)})
+    assert make(DrawConfig, json.loads(drawn.model_dump_json())) == drawn
+
+
+@pytest.mark.parametrize("values, word", [({"width": 100}, "width"), ({"count": 65}, "count"),
+                                          ({"guidance": math.nan}, "guidance"),
+                                          ({"loras": ({"file": "a", "strength": 5},)}, "strength"), ({"prompts": ()}, "prompts"),
+                                          ({"steps": 151}, "steps"), ({"seed": -1}, "seed")])
+def test_drawing_settings_out_of_range(values, word):
+    with pytest.raises(UserError, match=word):
+        make(DrawConfig, values)
+
+
+@pytest.mark.parametrize("family", ["mini", "sd1", "sd2", "sdxl"])
+def test_every_shipped_preset_fits_every_family(family):
+    assert [*presets()][:1] and {"quick", "normal", "thorough"} <= set(presets())
+    for key, preset in presets().items():
+        assert preset.title and preset.sentence.endswith(".")
+        for pictures in (1, 12, 40, 2000):
+            made = from_preset(key, family, pictures)
+            table = preset.families[family]
+            assert table["steps_min"] <= made.steps <= table["steps_max"] and made.preset == key
+            assert math.ceil(made.steps / made.sample_every) <= 8 and 1 <= made.save_every <= made.steps
+
+
+def test_rounds_grow_with_the_pictures():
+    steps = [from_preset("normal", "sd1", pictures).steps for pictures in (1, 8, 15, 40)]
+    assert steps == sorted(steps) and steps[0] < steps[-1]
+
+
+def test_settings_of_ones_own_win_over_the_preset():
+    made = from_preset("quick", "mini", 12, rank=3, steps=40, name="A")
+    assert (made.rank, made.steps, made.name, made.save_every) == (3, 40, "A", 5)
+    with pytest.raises(UserError, match="no preset 'fast'"):
+        from_preset("fast", "mini", 12)
+    with pytest.raises(UserError, match="no numbers for flux"):
+        from_preset("quick", "flux", 12)
+
+
+def test_sets_are_typed_by_their_field():
+    assert parse_sets(["rank=8", "learning_rate = 1e-3", "min_snr_gamma=none", "resolution=", "schedule=constant",
+                       "sample_prompts=a | b", "name=a=b"]) == {
+        "rank": 8, "learning_rate": 1e-3, "min_snr_gamma": None, "resolution": None, "schedule": "constant",
+        "sample_prompts": ("a", "b"), "name": "a=b"}
+
+
+@pytest.mark.parametrize("pair, word", [("rank", "no value"), ("rnk=8", "no setting"), ("rank=8.5", "a whole number"),
+                                        ("rank=", "a whole number"), ("learning_rate=fast", "a number"), ("=8", "no setting")])
+def test_sets_that_cannot_be_read(pair, word):
+    with pytest.raises(UserError, match=word):
+        parse_sets([pair])
+
+
+@given(st.dictionaries(st.sampled_from([*TrainConfig.model_fields, "x", ""]), st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), st.lists(st.integers(), max_size=2)), max_size=4))
+@settings(max_examples=200, deadline=200)
+def test_any_values_make_settings_or_a_sentence(values):
+    try:
+        made = make(TrainConfig, values)
+    except UserError as refused:
+        assert refused.message and "\n" not in refused.message
+    else:
+        assert math.isfinite(made.learning_rate) and made.learning_rate > 0
+
+
+@given(st.lists(st.text(max_size=30), max_size=3))
+@settings(max_examples=200, deadline=200)
+def test_any_set_text_is_read_or_a_sentence(pairs):
+    try:
+        assert set(parse_sets(pairs)) <= set(TrainConfig.model_fields)
+    except UserError as refused:
+        assert refused.message
+
+
+GOOD = '[mini]\nsteps_per_picture = 1\nsteps_min = 1\nsteps_max = 9\n'
+BAD = {
+    "unknown key": (GOOD + "lernrate = 1\n", "unknown setting 'lernrate'"),
+    "duplicate key": (GOOD + "rank = 1\nrank = 2\n", "line 6"),
+    "nul": (GOOD + "\0", "could not be read"), "deep": ("a = " + "[" * 20_000, "could not be read"),
+    "not toml": ("{", "could not be read"), "too large": ("#" * 65_537, "larger than 64 KB"),
+    "latin": (b"title = '\xe4'", "could not be read"), "order": ("order = 'x'\n" + GOOD, "no whole number"),
+    "rounds missing": ("[mini]\nsteps_min = 1\nsteps_max = 9\n", "no whole number steps_per_picture"),
+    "rounds of the wrong kind": (GOOD.replace("9", "'9'"), "no whole number steps_max"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_presets_are_refused_by_name(tmp_path, name):
+    text, word = BAD[name]
+    path = tmp_path / "mine.toml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=f"(?s)mine.toml.*{word}"):
+        read_preset(path)
+
+
+def test_presets_with_a_mark_or_windows_lines_are_read(tmp_path):
+    (tmp_path / "mine.toml").write_bytes(b"\xef\xbb\xbf" + ("title = '<b>x</b>'\n" + GOOD).replace("\n", "\r\n").encode())
+    assert read_preset(tmp_path / "mine.toml").title == "<b>x</b>"
+    (tmp_path / "folder.toml").mkdir()
+    with pytest.raises(UserError, match="folder.toml"):
+        read_preset(tmp_path / "folder.toml")
+
+
+def test_a_value_out_of_range_in_a_preset_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "mine.toml").write_text(GOOD + "rank = 500\n")
+    monkeypatch.setattr(config, "presets", lambda: {"mine": read_preset(tmp_path / "mine.toml")})
+    with pytest.raises(UserError, match="rank must be less than or equal to 128, got 500"):
+        from_preset("mine", "mini", 4)
