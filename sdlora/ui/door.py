@@ -1,0 +1,122 @@
+"""Starts the studio: one safe launch line for `python app.py` and `sdlora studio`. Knows nothing about what the page shows."""
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import gradio as gr
+from starlette.middleware import Middleware
+
+from sdlora import storage
+from sdlora.errors import UserError
+from sdlora.ui import gate, words
+from sdlora.ui.look import CSS, HEAD, theme
+from sdlora.ui.page import build
+
+SCRATCH = "sdlora-page-"
+
+
+def main(host: str = "127.0.0.1", port: int = 7860, data: str | None = None, password: str | None = None) -> None:
+    """Serve the studio until it is interrupted. Raises UserError for an open host without password or a taken port."""
+    if data:
+        os.environ["SDLORA_HOME"] = data
+    start(host, port, password).block_thread()
+
+
+def start(host: str, port: int, password: str | None) -> gr.Blocks:
+    """Start serving and return at once; the returned Blocks has close(). Prints who can reach the page."""
+    check_reach(host, password)
+    home = storage.home()
+    from sdlora.jobs.worker import ensure_worker
+
+    ensure_worker()
+    scratch = private_scratch()
+    demo = build()
+    demo.queue(max_size=64, api_open=False)
+    demo.blocked_paths = [str(home)]
+    try:
+        demo.launch(**launch_line(host, port, home), auth=gate.Password(password) if password else None, prevent_thread_lock=True)
+    except OSError as error:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise UserError(words.PORT_TAKEN.format(port=port), words.PORT_HINT.format(port=port + 1)) from error
+    say(
+        words.REACH_OPEN.format(host=host, port=port)
+        if not gate.is_loopback(host)
+        else words.REACH_LOCAL.format(host=host, port=port)
+    )
+    return demo
+
+
+def launch_line(host: str, port: int, home: Path) -> dict[str, object]:
+    """Every argument of launch() that decides what the page gives away, in one place (tests hold it to this)."""
+    return {
+        "server_name": host,
+        "server_port": port,
+        "share": False,
+        "inbrowser": False,
+        "quiet": True,
+        "max_file_size": gate.UPLOAD_BYTES,
+        "allowed_paths": [],
+        "blocked_paths": [str(home)],
+        "show_error": False,
+        "enable_monitoring": False,
+        "run_history": False,
+        "footer_links": [],
+        "ssr_mode": False,
+        "pwa": False,
+        "mcp_server": False,
+        "strict_cors": True,
+        "theme": theme(),
+        "css": CSS,
+        "head": HEAD,
+        "app_kwargs": {
+            "middleware": [Middleware(gate.Gate, host=host)],
+            "docs_url": None,
+            "redoc_url": None,
+            "openapi_url": None,
+        },
+    }
+
+
+def check_reach(host: str, password: str | None) -> None:
+    """Whoever opens the page to others needs a password."""
+    if password is not None and not 4 <= len(password) <= 1024:
+        raise UserError(words.PASSWORD_SHORT, words.PASSWORD_HINT)
+    if not gate.is_loopback(host) and not password:
+        raise UserError(words.NEEDS_PASSWORD.format(host=host), words.PASSWORD_HINT)
+
+
+def private_scratch() -> Path:
+    """A folder only we can read for uploads and downloads in transit; those of dead processes are swept after two days."""
+    for old in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
+        if time.time() - old.stat().st_mtime > 2 * 86400:
+            shutil.rmtree(old, ignore_errors=True)
+    scratch = Path(tempfile.mkdtemp(prefix=SCRATCH))
+    os.environ["GRADIO_TEMP_DIR"] = str(scratch)
+    return scratch
+
+
+def say(sentence: str) -> None:
+    sys.stdout.write(sentence + "\n")
+    sys.stdout.flush()
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """The command `python app.py`; returns the exit code (0 stopped by the artist, 2 a mistake of theirs)."""
+    parser = argparse.ArgumentParser(prog="app.py", description=words.ABOUT)
+    parser.add_argument("--host", default="127.0.0.1", help=words.HELP_HOST)
+    parser.add_argument("--port", type=int, default=7860, help=words.HELP_PORT)
+    parser.add_argument("--data", help=words.HELP_DATA)
+    parser.add_argument("--password", help=words.HELP_PASSWORD)
+    try:
+        main(**vars(parser.parse_args(arguments)))
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    except KeyboardInterrupt:
+        return 0
+    return 0

@@ -1,0 +1,93 @@
+"""Asking for pictures and watching them come: progress, preview, cancel. Used by the act that tries and by the gallery.
+
+Knows nothing about what is drawn with what: the caller brings the settings and says what to do with the pictures.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import gradio as gr
+
+from sdlora.jobs import pictures as draws
+from sdlora.jobs.pictures import DrawView
+from sdlora.jobs.table import Table
+from sdlora.ui import words
+from sdlora.ui.guard import QUIET, TICK, an_id, guarded, silent
+from sdlora.ui.look import shown, widget
+
+PREVIEW_SIDE = 384
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """`job`: id of the draw in progress or None."""
+
+    job: gr.State
+    timer: gr.Timer
+    progress: gr.HTML
+    cancel: gr.Button
+
+    @property
+    def shown(self) -> list:
+        return [self.job, self.timer, self.progress, self.cancel]
+
+
+def layout(name: str) -> Drawing:
+    progress = widget("progress", elem_id=f"{name}-progress")
+    cancel = gr.Button(words.CANCEL, visible=False, size="sm", scale=0, min_width=130)
+    return Drawing(gr.State(None), gr.Timer(0.5, active=False), progress, cancel)
+
+
+def connect(drawing: Drawing, finished: Callable[[DrawView], tuple], outputs: list) -> None:
+    """Look twice a second while something is drawn; `finished` turns the pictures into updates for `outputs`."""
+
+    def look(job: object) -> tuple:
+        if not job:
+            return (*idle(), *[gr.skip() for _ in outputs])
+        view = draws.view_draw(an_id(job, "drawing"))
+        if view.state in ("queued", "running"):
+            return (*busy(view), *[gr.skip() for _ in outputs])
+        if view.state == "failed":
+            return (
+                *idle({"state": "failed", "title": words.DRAW_FAILED, "note": f"{view.problem} {view.hint}".strip()}),
+                *[gr.skip() for _ in outputs],
+            )
+        return (*idle(), *finished(view))
+
+    drawing.timer.tick(silent(look), drawing.job, [*drawing.shown, *outputs], **TICK)
+    drawing.cancel.click(guarded(cancel), drawing.job, None, **QUIET)
+
+
+def begin(job: str) -> tuple:
+    """Updates for `Drawing.shown` right after a draw was queued."""
+    return busy(draws.view_draw(job))
+
+
+def idle(told: dict | None = None) -> tuple:
+    return None, gr.Timer(active=False), gr.HTML(data=told or {}), gr.Button(visible=False)
+
+
+def busy(view: DrawView) -> tuple:
+    share = (view.done + (view.step / view.steps if view.steps else 0)) / max(view.total, 1)
+    told = {
+        "state": view.state,
+        "title": words.DRAWING if view.state == "running" else words.WAITING,
+        "bar": True,
+        "left": words.PICTURE_OF.format(number=min(view.done + 1, view.total), total=view.total) if view.total > 1 else "",
+        "percent": round(100 * share, 1),
+        "src": shown(view.preview, PREVIEW_SIDE) if view.preview else "",
+        "alt": words.PREVIEW,
+    }
+    return view.id, gr.Timer(active=True), gr.HTML(data=told), gr.Button(visible=True)
+
+
+def cancel(job: object) -> None:
+    draws.cancel_draw(an_id(job, "drawing"))
+
+
+def unfinished(labels: set[str]) -> str | None:
+    """The newest draw that still waits or draws and whose parts carry these labels: what a reload comes back to."""
+    for job in reversed(Table().jobs("draw", "queued", "running")):
+        if {label for label, _ in draws.items_of(draws.draw_folder(job.target))} == labels:
+            return job.target
+    return None

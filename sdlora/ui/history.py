@@ -1,0 +1,79 @@
+"""Drawn pictures with the settings that made them: the history, and any other row of drawn pictures.
+
+Knows nothing about drawing. The browser gets small pictures; a large one or the file itself is sent when it is asked for.
+"""
+
+import base64
+from pathlib import Path
+
+import gradio as gr
+
+from sdlora import storage
+from sdlora.jobs.pictures import DrawnPicture, delete_picture, find_picture, list_pictures
+from sdlora.ui import words
+from sdlora.ui.guard import an_id, fields, guarded_server
+from sdlora.ui.look import shown, widget
+
+SMALL, LARGE = 256, 768
+PAGE = 24
+
+
+def layout(elem_id: str) -> gr.HTML:
+    return widget("drawn", "element, props, trigger, server", elem_id=elem_id, server_functions=[full_picture])
+
+
+def update(pictures: list[DrawnPicture] | None = None, *, again: bool = False, none: str = words.NO_HISTORY) -> gr.HTML:
+    """The update that shows these pictures, or the newest of the history."""
+    found = list_pictures(PAGE) if pictures is None else pictures
+    said = {"save": words.SAVE, "remove": words.REMOVE, "sure": words.SURE_PICTURE, "again": words.AGAIN if again else ""}
+    return gr.HTML(data={"cards": [card(picture) for picture in found], "words": said, "none": none})
+
+
+def card(picture: DrawnPicture) -> dict:
+    return {
+        "id": picture.id,
+        "src": shown(picture.path, SMALL),
+        "prompt": picture.prompt or words.NO_PROMPT,
+        "line": line(picture.settings),
+    }
+
+
+def line(settings: dict) -> str:
+    """The settings in one line: "Stained glass 0.8 · variation 3 · 20 steps"."""
+    loras = ", ".join(
+        f"{Path(str(choice.get('file', ''))).stem} {float(choice.get('strength', 1)):g}" for choice in settings.get("loras", [])
+    )
+    parts = [
+        loras or words.BASE_ALONE,
+        words.VARIATION.format(seed=settings.get("seed", "?")),
+        words.STEPS_SHORT.format(steps=settings.get("steps", "?"), guidance=settings.get("guidance", "?")),
+    ]
+    if settings.get("negative"):
+        parts.append(words.WITHOUT.format(negative=settings["negative"]))
+    return " · ".join(parts)
+
+
+def remove(event: gr.EventData) -> str:
+    """Delete the picture an event names; returns its id."""
+    picture = an_id(fields(event._data).get("id"), "picture")
+    delete_picture(picture)
+    return picture
+
+
+def of_event(event: gr.EventData) -> DrawnPicture:
+    """The picture an event names."""
+    return find_picture(an_id(fields(event._data).get("id"), "picture"))
+
+
+def file_name(picture: DrawnPicture) -> str:
+    return f"{storage.slug(picture.prompt or 'picture')[:48]}-{picture.seed}.png"
+
+
+@guarded_server
+def full_picture(data: object) -> dict:
+    """Called by page.js: [picture id, "view" | "file"] -> the picture, large to look at or the PNG with its settings inside."""
+    picture_id, kind = data if isinstance(data, list) and len(data) == 2 else (None, None)
+    picture = find_picture(an_id(picture_id, "picture"))
+    if kind == "view":
+        return {"src": shown(picture.path, LARGE)}
+    return {"src": "data:image/png;base64," + base64.b64encode(picture.path.read_bytes()).decode(), "name": file_name(picture)}

@@ -1,0 +1,153 @@
+"""How the page looks: theme, style sheet and widgets, and pictures as data the browser can show.
+
+Knows nothing about runs or sets. No font, script or picture comes from the network.
+"""
+
+import base64
+import functools
+import io
+from pathlib import Path
+
+import gradio as gr
+from gradio.themes.utils import colors, fonts
+from PIL import Image
+
+from sdlora.dataset.picture import open_picture
+from sdlora.errors import UserError
+
+HERE = Path(__file__).parent
+CSS = (HERE / "page.css").read_text(encoding="utf-8")
+HEAD = f"<script>{(HERE / 'page.js').read_text(encoding='utf-8')}</script>"
+BLANK = "<div></div>"
+
+PAPER = colors.Color(
+    name="paper",
+    c50="#fbfaf7",
+    c100="#f4f2ec",
+    c200="#e6e2d8",
+    c300="#d2ccbe",
+    c400="#a49d8d",
+    c500="#7a7467",
+    c600="#5e594e",
+    c700="#464239",
+    c800="#2e2b26",
+    c900="#1f1d1a",
+    c950="#161412",
+)
+TEAL = colors.Color(
+    name="teal",
+    c50="#eef6f5",
+    c100="#d5e9e7",
+    c200="#acd3cf",
+    c300="#7bb7b2",
+    c400="#4c9791",
+    c500="#2c7b75",
+    c600="#1f645f",
+    c700="#1b504d",
+    c800="#18413f",
+    c900="#153634",
+    c950="#0a201f",
+)
+
+
+def theme() -> gr.themes.Base:
+    """Paper and ink with one accent. Of the fonts that Gradio ships some hold a few letters only; Source Sans Pro is whole."""
+    made = gr.themes.Base(
+        primary_hue=TEAL,
+        secondary_hue=TEAL,
+        neutral_hue=PAPER,
+        radius_size=gr.themes.sizes.radius_md,
+        font=(fonts.LocalFont("Source Sans Pro", weights=(400, 700)), "ui-sans-serif", "system-ui", "sans-serif"),
+        font_mono=("ui-monospace", "Consolas", "monospace"),
+    )
+    return made.set(
+        body_background_fill="*neutral_100",
+        body_background_fill_dark="*neutral_950",
+        background_fill_primary="*neutral_50",
+        background_fill_primary_dark="*neutral_900",
+        background_fill_secondary="*neutral_100",
+        background_fill_secondary_dark="*neutral_800",
+        block_background_fill="*neutral_50",
+        block_background_fill_dark="*neutral_900",
+        body_text_color="*neutral_900",
+        body_text_color_subdued="*neutral_500",
+        body_text_color_subdued_dark="*neutral_400",
+        block_border_width="0px",
+        form_gap_width="18px",
+        layout_gap="14px",
+        block_shadow="none",
+        block_label_background_fill="transparent",
+        block_title_text_weight="600",
+        block_title_text_color="*neutral_800",
+        block_title_text_color_dark="*neutral_100",
+        input_background_fill="white",
+        input_background_fill_dark="*neutral_800",
+        input_border_width="1px",
+        input_border_color="*neutral_200",
+        input_border_color_dark="*neutral_700",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_dark="*primary_500",
+        button_primary_text_color="white",
+        button_secondary_background_fill="white",
+        button_secondary_background_fill_dark="*neutral_800",
+        button_secondary_border_color="*neutral_300",
+        button_border_width="1px",
+        slider_color="*primary_500",
+        color_accent="*primary_500",
+        color_accent_soft="*primary_50",
+        color_accent_soft_dark="*primary_900",
+    )
+
+
+def widget(
+    name: str,
+    calls: str = "element, props, trigger",
+    *,
+    value: object = None,
+    elem_id: str | None = None,
+    server_functions: list | None = None,
+) -> gr.HTML:
+    """A gr.HTML that page.js draws. The template is constant, so nothing from outside is ever run or parsed as HTML."""
+    draw = f"const draw = () => window.sdlora.{name}({calls}); draw(); watch(['data', 'value'], draw); /* 'select' 'delete' */"
+    return gr.HTML(
+        value=value,
+        html_template=BLANK,
+        js_on_load=draw,
+        data={},
+        elem_id=elem_id,
+        apply_default_css=False,
+        server_functions=server_functions,
+    )
+
+
+def shown(path: Path, side: int) -> str:
+    """The picture at `path` as a data URL, at most `side` px; a small one is enlarged by whole steps. "" when it is gone."""
+    try:
+        facts = Path(path).stat()
+        return encoded(str(path), facts.st_mtime_ns, facts.st_size, side)
+    except (OSError, UserError):
+        return ""
+
+
+@functools.lru_cache(maxsize=1500)
+def encoded(path: str, changed: int, size: int, side: int) -> str:
+    """Data URL of a picture; `changed` and `size` make a rewritten file a new one."""
+    return data_url(fitted(open_picture(Path(path)), side))
+
+
+def fitted(image: Image.Image, side: int) -> Image.Image:
+    """`image` at about `side` px: made smaller where larger, enlarged 2x, 3x or 4x where that fits (a small base's pictures)."""
+    longer = max(image.size)
+    if longer > side:
+        image = image.copy()
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
+        return image
+    times = min(side // longer, 4)
+    return image.resize((image.width * times, image.height * times), Image.Resampling.LANCZOS) if times > 1 else image
+
+
+def data_url(image: Image.Image) -> str:
+    held = io.BytesIO()
+    image.save(held, "WEBP", quality=90, method=2)
+    return "data:image/webp;base64," + base64.b64encode(held.getvalue()).decode()

@@ -1,0 +1,208 @@
+// The page's own widgets, drawn inside gr.HTML. They know no Gradio and no paths: data in, ids and numbers out.
+// Everything an artist typed is put in with textContent or value, never as HTML.
+(() => {
+  const make = (tag, props = {}, ...children) => {
+    const node = document.createElement(tag);
+    for (const [name, value] of Object.entries(props)) {
+      if (name === "on") for (const [event, act] of Object.entries(value)) node.addEventListener(event, act);
+      else if (name === "style") for (const [key, to] of Object.entries(value)) node.style.setProperty(key, to);
+      else if (name in node && name !== "list") node[name] = value;
+      else node.setAttribute(name, value);
+    }
+    node.append(...children.filter((child) => child !== null && child !== undefined));
+    return node;
+  };
+  const button = (text, act, props = {}) => make("button", { type: "button", textContent: text, on: { click: act }, ...props });
+  const root = (element, name) => {
+    let host = element.querySelector(":scope > .sd");
+    if (!host) element.append(host = make("div", { className: `sd ${name}` }));
+    return host;
+  };
+
+  // ---- one picture, large: left and right go through the pictures it was opened with
+  const look = (pictures, at) => {
+    const image = make("img"), note = make("p"), count = make("p", { className: "count" });
+    const show = (to) => {
+      at = (to + pictures.length) % pictures.length;
+      const item = pictures[at];
+      image.src = item.src;
+      if (item.full) item.full().then((src) => { if (src && pictures[at] === item) image.src = src; });
+      image.alt = pictures[at].alt || "";
+      note.textContent = pictures[at].note || pictures[at].alt || "";
+      count.textContent = pictures.length > 1 ? `${at + 1} / ${pictures.length}` : "";
+    };
+    const box = make("dialog", { className: "sd-look", on: {
+      keydown: (e) => { if (e.key === "ArrowRight") show(at + 1); if (e.key === "ArrowLeft") show(at - 1); },
+      click: (e) => { if (e.target === box || e.target === image) box.close(); },
+      close: () => box.remove() } },
+      image, note, count, button("Close", () => box.close()));
+    document.body.append(box);
+    show(at);
+    box.showModal();
+  };
+  const picture = (item, all, at) => make("button", { type: "button", className: "look", "aria-label": item.alt || "",
+    on: { click: () => look(all, at) } }, make("img", { src: item.src, alt: "", loading: "lazy" }));
+
+  // ---- act 1: captions under their pictures, saved while typing
+  const captions = (element, props, server, trigger) => {
+    const host = root(element, "captions");
+    const data = props.data || {}, pictures = data.pictures || [], words = data.words || {};
+    const ids = `${data.set}|${pictures.map((p) => p.id).join()}`;
+    if (host.dataset.ids === ids) {
+      for (const p of pictures) {
+        const field = host.querySelector(`textarea[data-id="${CSS.escape(p.id)}"]`);
+        if (field && field !== document.activeElement && !field.dataset.waiting) field.value = p.caption;
+      }
+      return;
+    }
+    host.dataset.ids = ids;
+    host.replaceChildren(...pictures.map((p, at) => {
+      const said = make("span", { className: "said", role: "status" });
+      let timer = 0, sent = p.caption;
+      const save = async () => {
+        clearTimeout(timer);
+        delete field.dataset.waiting;
+        if (field.value === sent) return;
+        const text = field.value;
+        const answer = await server.save_caption([data.set, p.id, text]).catch(() => ({ problem: words.unsaved }));
+        if (!answer.problem) sent = text;
+        said.textContent = answer.problem || words.saved;
+        said.classList.toggle("bad", Boolean(answer.problem));
+      };
+      const field = make("textarea", { value: p.caption, rows: 2, maxLength: 2000, placeholder: p.fallback || words.empty,
+        "data-id": p.id, "aria-label": `${words.caption} ${at + 1}: ${p.name}`,
+        on: { input: () => { said.textContent = ""; field.dataset.waiting = "1"; clearTimeout(timer); timer = setTimeout(save, 500); }, blur: save } });
+      const [left, top, right, bottom] = p.crop;
+      const crop = make("span", { className: "crop", style: { left: `${left * 100}%`, top: `${top * 100}%`,
+        width: `${(right - left) * 100}%`, height: `${(bottom - top) * 100}%` } });
+      const wide = p.width >= p.height;
+      const frame = make("span", { className: "frame", style: { "aspect-ratio": `${p.width} / ${p.height}`, [wide ? "width" : "height"]: "100%" } },
+        make("img", { src: p.src, alt: p.caption || p.name, loading: "lazy" }), crop);
+      const remove = button("×", () => trigger("delete", { id: p.id }), { className: "remove", title: words.remove, "aria-label": `${words.remove}: ${p.name}` });
+      return make("figure", {}, make("div", { className: "tile", title: `${p.name}, ${p.width} × ${p.height}` }, frame, remove), field, said);
+    }));
+  };
+
+  // ---- what was left out and why
+  const notes = (element, props) => {
+    const host = root(element, "notes"), data = props.data || {}, items = data.items || [];
+    host.replaceChildren(...(data.notes || []).map((text) => make("p", { textContent: text })),
+      ...(items.length ? [make("details", { open: items.length < 6 }, make("summary", { textContent: data.title }),
+        make("ul", {}, ...items.map((text) => make("li", { textContent: text }))))] : []));
+  };
+
+  // ---- act 2: what the run is doing
+  const progress = (element, props) => {
+    const host = root(element, "progress"), data = props.data || {};
+    host.className = `sd progress ${data.state || "none"}`;
+    const bar = make("div", { className: "bar", role: "progressbar", "aria-valuemin": 0, "aria-valuemax": 100,
+      "aria-valuenow": data.percent || 0, "aria-label": data.title || "" },
+      make("i", { style: { width: `${data.percent || 0}%` } }));
+    host.replaceChildren(...(data.title ? [make("div", { className: "line" },
+      make("strong", { textContent: data.title }), make("span", { className: "left", textContent: data.left || "" })),
+      data.bar ? bar : null, data.src ? make("img", { src: data.src, alt: data.alt || "" }) : null, data.note ? make("p", { className: "note", textContent: data.note }) : null,
+      ...(data.notes || []).map((text) => make("p", { className: "notice", textContent: text }))].filter(Boolean) : []));
+  };
+
+  // ---- the strip: a column per saved point, a row per prompt, any column can be chosen
+  const strip = (element, props, trigger) => {
+    const host = root(element, "strip"), data = props.data || {}, columns = data.columns || [], rows = data.rows || [];
+    if (!columns.length) { host.replaceChildren(); return; }
+    const before = host.querySelector(".scroll"), followed = !before || before.scrollLeft + before.clientWidth > before.scrollWidth - 8;
+    const kept = before ? before.scrollLeft : 0, focused = host.contains(document.activeElement) && document.activeElement.dataset.step;
+    const all = [];
+    const choose = (step) => { if (data.choosable) trigger("select", { step }); };
+    const head = columns.map((c, at) => make("th", { scope: "col", className: c.chosen ? "chosen" : "" },
+      c.choosable ? button(c.label, () => choose(c.step), { className: "pick", role: "radio", "aria-checked": String(Boolean(c.chosen)),
+        title: c.title || "", "data-step": c.step, on: { click: () => choose(c.step), keydown: (e) => {
+          const way = { ArrowRight: 1, ArrowLeft: -1 }[e.key];
+          if (!way) return;
+          for (let to = at + way; columns[to]; to += way) if (columns[to].choosable) { choose(columns[to].step); host.querySelector(`[data-step="${columns[to].step}"]`).focus(); break; }
+          e.preventDefault(); } } }) : make("span", { className: "base", textContent: c.label })));
+    const body = rows.map((row) => make("tr", {}, make("th", { scope: "row", title: row.prompt, textContent: row.label }),
+      ...row.cells.map((cell, at) => {
+        const chosen = columns[at].chosen ? "chosen" : "";
+        if (!cell) return make("td", { className: `${chosen} empty` });
+        all.push({ src: cell, alt: `${columns[at].label}: ${row.prompt}` });
+        return make("td", { className: chosen }, picture(all[all.length - 1], all, all.length - 1));
+      })));
+    const scroll = make("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": data.title || "" },
+      make("table", {}, make("thead", {}, make("tr", {}, make("td"), ...head)), make("tbody", {}, ...body)));
+    host.replaceChildren(scroll);
+    scroll.scrollLeft = followed ? scroll.scrollWidth : kept;
+    if (focused) host.querySelector(`[data-step="${focused}"]`)?.focus();
+  };
+
+  // ---- drawn pictures with what made them
+  const drawn = (element, props, trigger, server) => {
+    const host = root(element, "drawn"), data = props.data || {}, cards = data.cards || [], words = data.words || {};
+    const all = cards.map((card) => ({ src: card.src, alt: card.prompt, note: `${card.prompt}\n${card.line}`,
+      full: () => server.full_picture([card.id, "view"]).then((answer) => answer.src, () => "") }));
+    const save = async (card) => {
+      const answer = await server.full_picture([card.id, "file"]).catch(() => ({}));
+      if (answer.src) make("a", { href: answer.src, download: answer.name }).click();
+    };
+    host.replaceChildren(...(cards.length ? cards.map((card, at) => make("figure", {},
+      picture({ ...all[at], src: card.src }, all, at),
+      make("figcaption", {}, make("span", { className: "prompt", textContent: card.prompt }), make("span", { className: "with", textContent: card.line }),
+        make("span", { className: "acts" },
+          words.again ? button(words.again, () => trigger("select", { id: card.id })) : null,
+          button(words.save, () => save(card), { "aria-label": `${words.save}: ${card.prompt}` }),
+          button(words.remove, () => { if (confirm(words.sure)) trigger("delete", { id: card.id }); }, { "aria-label": `${words.remove}: ${card.prompt}` })))))
+      : [make("p", { className: "none", textContent: data.none || "" })]));
+  };
+
+  // ---- past runs: one is opened at a time
+  const runs = (element, props, trigger) => {
+    const host = root(element, "runs"), data = props.data || {}, cards = data.cards || [];
+    host.replaceChildren(...(cards.length ? cards.map((card) => make("button", { type: "button", className: "run", "aria-pressed": String(card.chosen),
+      on: { click: () => trigger("select", { id: card.id }) } },
+      card.src ? make("img", { src: card.src, alt: "", loading: "lazy" }) : make("span", { className: "blank" }),
+      make("span", {}, make("strong", { textContent: card.title }), make("span", { className: "with", textContent: card.line }))))
+      : [make("p", { className: "none", textContent: data.none || "" })]));
+  };
+  const facts = (element, props) => {
+    const host = root(element, "facts"), data = props.data || {};
+    host.replaceChildren(...(data.title ? [make("h3", { textContent: data.title }),
+      make("dl", {}, ...(data.rows || []).flatMap(([name, value]) => [make("dt", { textContent: name }), make("dd", { textContent: value })]))] : []));
+  };
+
+  // ---- the shelf: choose several, a strength each; the choice is the widget's value
+  const shelf = (element, props, trigger) => {
+    const host = root(element, "shelf"), data = props.data || {}, cards = data.cards || [], words = data.words || {};
+    const ids = JSON.stringify(cards.map((card) => [card.id, card.title, card.line]));
+    const chosen = () => ({ ...(props.value || {}) });
+    const paint = () => host.querySelectorAll("figure[data-id]").forEach((figure) => {
+      const now = props.value || {}, on = figure.dataset.id in now, [tick, range] = figure.querySelectorAll("input");
+      figure.classList.toggle("on", on);
+      tick.checked = on;
+      range.disabled = !on;
+      if (on) range.value = now[figure.dataset.id];
+      figure.querySelector("output").textContent = on ? Number(now[figure.dataset.id]).toFixed(2) : "";
+    });
+    if (host.dataset.ids === ids) { paint(); return; }
+    host.dataset.ids = ids;
+    host.replaceChildren(...(cards.length ? cards.map((card) => {
+      const set = (strength) => {
+        const now = chosen();
+        if (strength === null) delete now[card.id]; else now[card.id] = strength;
+        props.value = now;
+        paint();
+      };
+      const tick = make("input", { type: "checkbox", disabled: Boolean(card.problem), on: { change: () => set(tick.checked ? Number(range.value) : null) } });
+      const range = make("input", { type: "range", min: -1, max: 2, step: 0.05, value: 1, disabled: true,
+        "aria-label": `${words.strength}: ${card.title}`, on: { input: () => set(Number(range.value)) } });
+      return make("figure", { "data-id": card.id }, make("label", { className: "card" }, tick,
+        card.src ? make("img", { src: card.src, alt: "", loading: "lazy" }) : make("span", { className: "blank", textContent: "✦" }),
+        make("strong", { textContent: card.title })),
+        make("span", { className: "trigger", textContent: card.trigger ? `“${card.trigger}”` : "" }),
+        make("span", { className: card.problem ? "with said bad" : "with", textContent: card.problem || card.line }),
+        make("span", { className: "strength" }, range, make("output")),
+        make("span", { className: "acts" }, button(words.download, () => trigger("select", { id: card.id })),
+          button(words.remove, () => { if (confirm(words.sure)) trigger("delete", { id: card.id }); }, { "aria-label": `${words.remove}: ${card.title}` })));
+    }) : [make("p", { className: "none", textContent: data.none || "" })]));
+    paint();
+  };
+
+  window.sdlora = { captions, notes, progress, strip, drawn, runs, facts, shelf };
+})();

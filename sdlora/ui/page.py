@@ -1,0 +1,104 @@
+"""The page: three acts, the gallery and past runs, put together. Knows no store: every part brings its own handlers."""
+
+import gradio as gr
+
+from sdlora.ui import gallery, guard, history, past, pictures, train, try_, watching, words
+from sdlora.ui.guard import QUIET, TICK, guarded, silent
+
+
+def build() -> gr.Blocks:
+    """The whole page; what it shows comes from the stores each time it is loaded."""
+    with gr.Blocks(title=words.PAGE_TITLE, analytics_enabled=False, delete_cache=(3600, 86400), fill_width=False) as demo:
+        gr.HTML(f"<header id='masthead'><h1>{words.TITLE}</h1><p>{words.TAGLINE}</p></header>", apply_default_css=False)
+        with gr.Tabs(elem_id="tabs") as tabs:
+            with gr.Tab(words.TAB_STUDIO, id="studio"):
+                act1 = pictures.layout()
+                with gr.Column(elem_classes="act", elem_id="act-train"):
+                    form = train.layout()
+                    watch = watching.layout()
+                act3 = try_.layout()
+            with gr.Tab(words.TAB_GALLERY, id="gallery") as gallery_tab:
+                shelf = gallery.layout()
+            with gr.Tab(words.TAB_RUNS, id="runs") as runs_tab:
+                runs = past.layout()
+        opened = gr.BrowserState(None, storage_key="sdlora-set", secret="not a secret")
+        train.connect(form, act1)
+        watching.connect(watch)
+        try_.connect(act3)
+        gallery.connect(shelf)
+        past.connect(runs)
+        between(act1, form, watch, act3)
+        from_past(runs, form, act1, watch, tabs)
+        gallery_tab.select(guarded(gallery.show), shelf.shelf, shelf.shelf, **QUIET)
+        runs_tab.select(guarded(past.show), runs.run, runs.shown, **QUIET)
+        act1.menu.change(keep_open, act1.menu, opened, **QUIET)
+        on_load(demo, (act1, watch, act3, shelf), opened)
+    return demo
+
+
+def keep_open(set_id: object) -> object:
+    """What the browser remembers: which set was open."""
+    return set_id if type(set_id) is str else None
+
+
+def between(act1: pictures.Pictures, form: train.Form, watch: watching.Watch, act3: try_.Try) -> None:
+    """What passes from one act to the next: a run that starts, a point to try, a style that is ready."""
+    form.start.click(guarded(begin), [form.once, act1.menu, *form.fields], [form.once, watch.point, *watch.shown], **QUIET)
+    watch.try_it.click(guarded(try_point), [watch.run, watch.point], [act3.style, act3.prompt, act3.slider], **QUIET).success(
+        None, js="() => document.querySelector('#act-try').scrollIntoView({behavior: 'smooth'})"
+    )
+    watch.finished.change(guarded(ready), watch.finished, [act3.style, act3.prompt, act3.slider], **QUIET)
+
+
+def begin(once: object, *values: object) -> tuple:
+    """Queue the run and look at it at once."""
+    run = train.start(once, *values)
+    return train.new_once(), None, *watching.look(run, None, {})
+
+
+def try_point(run: object, point: object) -> tuple:
+    return try_.show_style(try_.point_style(guard.an_id(run, "run"), point))
+
+
+def ready(run: object) -> tuple:
+    """A run has ended well: its style is the one to try."""
+    return try_.show_style(try_.point_style(guard.an_id(run, "run"), None)) if run else gr.skip()
+
+
+def from_past(runs: past.Past, form: train.Form, act1: pictures.Pictures, watch: watching.Watch, tabs: gr.Tabs) -> None:
+    """Open a past run in the studio, or fill the form with its settings."""
+
+    def open_run(run: object) -> tuple:
+        return gr.Tabs(selected="studio"), None, *watching.look(past.last_point(run)[0], None, {})
+
+    def again(run: object) -> tuple:
+        set_id, *rest = past.again(run)
+        return (
+            gr.Tabs(selected="studio"),
+            *(pictures.show(set_id) if isinstance(set_id, str) else [gr.skip()] * len(act1.shown)),
+            *rest,
+        )
+
+    runs.open.click(guarded(open_run), runs.run, [tabs, watch.point, *watch.shown], **QUIET)
+    runs.again.click(
+        guarded(again), runs.run, [tabs, *act1.shown, form.name, form.trigger, form.base, form.preset, *form.expert], **QUIET
+    )
+
+
+def on_load(demo: gr.Blocks, acts: tuple, opened: gr.BrowserState) -> None:
+    """A page that loads, or loads again, shows what the stores hold: the set, the live run, what is being drawn."""
+    act1, watch, act3, shelf = acts
+    demo.load(silent(pictures.load), opened, act1.shown, **TICK)
+    demo.load(silent(first_run), None, watch.shown, **TICK)
+    demo.load(silent(first_style), None, [act3.style, act3.prompt, act3.slider, act3.history], **TICK)
+    demo.load(silent(gallery.show), None, shelf.shelf, **TICK)
+    demo.load(silent(try_.resume_drawing), None, act3.drawing.shown, **TICK)
+    demo.load(silent(gallery.resume_drawing), None, shelf.drawing.shown, **TICK)
+
+
+def first_run() -> tuple:
+    return watching.look(None, None, {})
+
+
+def first_style() -> tuple:
+    return *try_.show_style(try_.newest_style()), history.update(again=True)

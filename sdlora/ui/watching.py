@@ -1,0 +1,254 @@
+"""Act 2, the live view: what the run is doing, the growing strip, pause and stop, the saved point that was chosen.
+
+Knows nothing about training: everything is read from the run folder, so a reload or a second tab shows the same.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import gradio as gr
+import pandas as pd
+
+from sdlora.errors import UserError
+from sdlora.jobs import run as runs
+from sdlora.jobs.run import RunView
+from sdlora.jobs.table import Table
+from sdlora.jobs.worker import ensure_worker
+from sdlora.ui import words
+from sdlora.ui.guard import QUIET, TICK, an_id, fields, guarded, silent, whole
+from sdlora.ui.look import widget
+from sdlora.ui.strip import chosen_step, download_copy, point_file, strip_facts, strip_of
+
+
+@dataclass(frozen=True)
+class Watch:
+    """The parts of the live view. `run`: id of the run on show or None; `point`: chosen step or None for the last;
+    `seen`: what the browser already has; `finished`: id of the last run that was seen to end well."""
+
+    run: gr.State
+    point: gr.State
+    seen: gr.State
+    finished: gr.State
+    progress: gr.HTML
+    strip: gr.HTML
+    pause: gr.Button
+    stop: gr.Button
+    resume: gr.Button
+    points: gr.Row
+    try_it: gr.Button
+    download: gr.DownloadButton
+    losses: gr.Accordion
+    plot: gr.LinePlot
+    timer: gr.Timer
+
+    @property
+    def shown(self) -> list:
+        """What `look` updates."""
+        return [
+            self.run,
+            self.seen,
+            self.finished,
+            self.progress,
+            self.strip,
+            self.pause,
+            self.stop,
+            self.resume,
+            self.points,
+            self.try_it,
+            self.download,
+            self.losses,
+            self.plot,
+        ]
+
+
+def layout() -> Watch:
+    """Draw the live view, inside act 2."""
+    progress = widget("progress", elem_id="progress")
+    with gr.Row(elem_id="controls"):
+        pause = gr.Button(words.PAUSE, visible=False, scale=0, min_width=110)
+        stop = gr.Button(words.STOP, visible=False, scale=0, min_width=140)
+        resume = gr.Button(words.RESUME, variant="primary", visible=False, scale=0, min_width=110)
+    strip = widget("strip", elem_id="strip")
+    with gr.Row(visible=False, elem_id="points") as points:
+        try_it = gr.Button(words.TRY_LAST, variant="primary", scale=0, min_width=190, elem_id="try-point")
+        download = gr.DownloadButton(words.DOWNLOAD_LAST, scale=0, min_width=230, elem_id="download-point")
+    with gr.Accordion(words.LOSS, open=False, visible=False) as losses:
+        plot = gr.LinePlot(x="round", y="loss", color="curve", height=220, show_label=False)
+    return Watch(
+        gr.State(None),
+        gr.State(None),
+        gr.State({}),
+        gr.State(None),
+        progress,
+        strip,
+        pause,
+        stop,
+        resume,
+        points,
+        try_it,
+        download,
+        losses,
+        plot,
+        gr.Timer(1.0),
+    )
+
+
+def connect(watch: Watch) -> None:
+    """Look every second; each button writes a wish and looks again."""
+    inputs = [watch.run, watch.point, watch.seen]
+    watch.timer.tick(silent(look), inputs, watch.shown, **TICK)
+    for button, wish in ((watch.pause, runs.pause), (watch.stop, runs.stop), (watch.resume, resume)):
+        button.click(guarded(wished(wish)), inputs, watch.shown, **QUIET)
+    watch.strip.select(guarded(choose), inputs, [watch.point, *watch.shown], **QUIET)
+
+
+def wished(wish):  # noqa: ANN001, ANN201
+    """The handler of a button: do `wish` with the run on show, then look at it."""
+
+    def handler(run_id: object, point: object, seen: object) -> tuple:
+        wish(an_id(run_id, "run"))
+        return look(run_id, point, seen)
+
+    return handler
+
+
+def resume(run_id: str) -> None:
+    runs.resume_run(run_id)
+    ensure_worker()
+
+
+def choose(run_id: object, point: object, seen: object, event: gr.EventData) -> tuple:
+    """A column of the strip was chosen."""
+    step = whole(fields(event._data).get("step"), 0, 10**9, words.POINT)
+    return step, *look(run_id, step, seen)
+
+
+def current(run_id: object) -> RunView | None:
+    """The run to show: the one the page has, else one that runs or waits, else the newest."""
+    if run_id:
+        try:
+            seen = runs.view(an_id(run_id, "run"))
+        except UserError:
+            seen = None
+        if seen and seen.state in ("running", "queued", "stopped"):
+            return seen
+        active = Table().jobs("train", "running", "queued")
+        return runs.view(active[0].target) if active and not seen else seen
+    active = Table().jobs("train", "running", "queued")
+    if active:
+        return runs.view(active[0].target)
+    return next(iter(runs.list_runs()), None)
+
+
+def look(run_id: object, point: object, seen: object) -> tuple:
+    """Updates for `Watch.shown`; everything that the browser has already is skipped."""
+    view = current(run_id)
+    if view is None:
+        return (
+            gr.skip()
+            if not seen
+            else (
+                None,
+                {},
+                gr.skip(),
+                gr.HTML(data={}),
+                gr.HTML(data={}),
+                *hidden(3),
+                gr.Row(visible=False),
+                gr.skip(),
+                gr.skip(),
+                gr.Accordion(visible=False),
+                gr.skip(),
+            )
+        )
+    step = chosen_step(view, point)
+    parts = {"progress": told(view), "strip": strip_facts(view, step), "losses": len(view.held_out_losses) + len(view.samples)}
+    known = seen if isinstance(seen, dict) else {}
+    if known == parts and run_id == view.id:
+        return gr.skip()
+    fresh = known.get("strip") != parts["strip"]
+    curves = view.losses and (known.get("losses") != parts["losses"] or fresh)
+    done = view.id if view.state == "done" and view.file else None
+    return (
+        view.id,
+        parts,
+        done or gr.skip(),
+        gr.HTML(data=parts["progress"]) if known.get("progress") != parts["progress"] else gr.skip(),
+        gr.HTML(data=strip_of(view, step)) if fresh else gr.skip(),
+        *buttons(view),
+        *(points_of(view, step) if fresh else (gr.skip(),) * 3),
+        gr.Accordion(visible=bool(view.losses)),
+        curves_of(view) if curves else gr.skip(),
+    )
+
+
+def hidden(amount: int) -> list:
+    return [gr.Button(visible=False) for _ in range(amount)]
+
+
+def buttons(view: RunView) -> list:
+    """Pause, Stop, Go on, as the run's state allows."""
+    active = view.state in ("running", "queued") and view.wish is None
+    return [
+        gr.Button(visible=active),
+        gr.Button(visible=active or (view.state == "stopped" and bool(view.checkpoints))),
+        gr.Button(visible=view.resumable),
+    ]
+
+
+def told(view: RunView) -> dict:
+    """What the progress widget says, in words."""
+    state = {"pause": words.PAUSING, "stop": words.STOPPING}.get(view.wish or "", words.STATES[view.state])
+    note, left = "", ""
+    if view.state == "running":
+        note = words.STAGES.get(view.phase.stage, "") if view.phase else ""
+        left = said_left(view.seconds_left) if view.step else ""
+    elif view.state == "done":
+        note = words.FINISHED.format(time=said_left(view.seconds).removesuffix(words.LEFT)) if view.seconds else ""
+    elif view.state == "failed":
+        note = f"{view.problem} {view.hint}".strip()
+    elif view.state == "stopped":
+        note = words.PAUSED_NOTE if view.paused else words.STOPPED_NOTE
+    counted = words.ROUNDS.format(step=view.step, steps=view.steps) if view.step and view.state != "done" else ""
+    return {
+        "state": view.state,
+        "title": f"{view.name} · {state}",
+        "left": " · ".join(part for part in (counted, left) if part),
+        "bar": view.state in ("running", "stopped", "queued"),
+        "percent": round(100 * view.step / max(view.steps, 1), 1),
+        "note": note,
+        "notes": [*view.warnings, *([words.HELD.format(name=view.held_out)] if view.held_out else [])],
+    }
+
+
+def said_left(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    if seconds < 60:
+        return words.SECONDS.format(seconds=max(round(seconds / 5) * 5, 5)) + words.LEFT
+    return words.MINUTES_SHORT.format(minutes=round(seconds / 60)) + words.LEFT
+
+
+def points_of(view: RunView, step: int | None) -> tuple:
+    """The row under the strip: try and download the chosen point."""
+    if step is None:
+        return gr.Row(visible=False), gr.skip(), gr.skip()
+    last = view.state == "done" and step == view.step
+    copy = download_copy(point_file(view, step))
+    return (
+        gr.Row(visible=True),
+        gr.Button(words.TRY_LAST if last else words.TRY_POINT.format(step=step)),
+        gr.DownloadButton((words.DOWNLOAD_LAST if last else words.DOWNLOAD_POINT.format(step=step)) + size_of(copy), value=copy),
+    )
+
+
+def size_of(file: str) -> str:
+    return f" ({Path(file).stat().st_size / 1e6:.1f} MB)"
+
+
+def curves_of(view: RunView) -> pd.DataFrame:
+    """Smoothed loss and held-out loss, at most 400 points of each."""
+    every = max(1, len(view.losses) // 400)
+    rows = [(step, loss, words.CURVE) for step, loss in view.losses[::every]]
+    rows += [(step, loss, words.CURVE_HELD) for step, loss in view.held_out_losses]
+    return pd.DataFrame(rows, columns=["round", "loss", "curve"])
