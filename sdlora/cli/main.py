@@ -4,17 +4,15 @@ Exit 0 done · 2 the artist's mistake, one sentence and a hint on stderr · 3 st
 shown as a code, its traceback in HOME/logs/sdlora.log. Nothing heavy is imported here: `sdlora --help` is instant.
 """
 
-import importlib
-import importlib.util
 import sys
 
 import typer
 
 from sdlora import __version__
+from sdlora.cli import bases, bench, draw, files, inspect, studio, train
 from sdlora.errors import UserError
 
-NAMES = ("train", "draw", "files", "inspect", "bases", "studio", "bench")
-GROUPS = [importlib.import_module(f"sdlora.cli.{name}") for name in NAMES if importlib.util.find_spec(f"sdlora.cli.{name}")]
+GROUPS = (train, draw, files, inspect, bases, studio, bench)
 
 
 def show_version(wanted: bool) -> None:

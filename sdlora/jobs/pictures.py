@@ -135,6 +135,15 @@ def cancel_draw(draw_id: str) -> None:
         tell(folder, "cancelled")
 
 
+def fail_waiting(message: str, hint: str) -> None:
+    """End every waiting draw as failed: nobody will draw it."""
+    table = Table()
+    while job := table.claim("draw"):
+        if (home() / "draws" / job.target).is_dir():
+            tell(home() / "draws" / job.target, "failed", message=message, hint=hint)
+        table.finish(job, "failed", message)
+
+
 def picture_path(picture_id: str) -> Path | None:
     """Where a picture of this id is kept; None for an id that is none of ours."""
     parts = PICTURE_ID.fullmatch(picture_id)

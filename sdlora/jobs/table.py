@@ -39,6 +39,7 @@ MIGRATIONS = [
     CREATE INDEX jobs_waiting ON jobs (kind, state, id);
     CREATE UNIQUE INDEX jobs_active ON jobs (kind, target) WHERE state IN ('queued', 'running');
     """,
+    "ALTER TABLE jobs ADD COLUMN claimed REAL NOT NULL DEFAULT 0;",
 ]
 
 
@@ -57,6 +58,7 @@ class Job:
     problem: str
     created: float
     touched: float
+    claimed: float
 
 
 COLUMNS = ", ".join(field.name for field in fields(Job))
@@ -137,9 +139,9 @@ class Table:
         """Take the oldest waiting job of a kind; at most one process gets each."""
         with self.connected() as db:
             row = db.execute(
-                "UPDATE jobs SET state = 'running', fence = fence + 1, owner = ?, touched = ? WHERE id = "
-                "(SELECT id FROM jobs WHERE kind = ? AND state = 'queued' ORDER BY id LIMIT 1) AND state = 'queued' "
-                f"RETURNING {COLUMNS}", (owner or myself(), time.time(), kind)).fetchone()
+                "UPDATE jobs SET state = 'running', fence = fence + 1, owner = ?2, touched = ?1, claimed = ?1 WHERE id = "
+                "(SELECT id FROM jobs WHERE kind = ?3 AND state = 'queued' ORDER BY id LIMIT 1) AND state = 'queued' "
+                f"RETURNING {COLUMNS}", (time.time(), owner or myself(), kind)).fetchone()
         return Job(*row) if row else None
 
     def heartbeat(self, job: Job) -> bool:

@@ -191,7 +191,8 @@ def look(folder: Path, jobs: list[Job]) -> RunView:
     pausing, stopping = (folder / PAUSE).exists(), (folder / STOP).exists()
     with reading:
         story = story_of(folder)
-        state = state_of(running, story.last, job)
+        told_at = (folder / EVENTS).stat().st_mtime if story.offset else 0.0
+        state = state_of(running, story.last, job, told_at)
         facts |= told(story, running)
     facts["steps"] = facts["steps"] or config.steps
     wish = ("stop" if stopping else "pause" if pausing else None) if state in ("running", "queued") else None
@@ -216,11 +217,14 @@ def told(story: Story, running: bool) -> dict[str, object]:
     return facts
 
 
-def state_of(running: bool, last: events.Event | None, job: Job | None) -> str:
-    """The state of a run: held lock, else the last event, else whether it waits in the table."""
+def state_of(running: bool, last: events.Event | None, job: Job | None, told_at: float) -> str:
+    """The state of a run: held lock, else how it ended, else whether it waits in the table, else it rests.
+
+    told_at: when its last event was written (Unix seconds). A claimed job that has told nothing yet is on its way.
+    """
     if running:
         return "running"
-    starting = job and job.state == "running" and time.time() - job.touched < STARTING_SECONDS
-    if job and (job.state == "queued" or starting):
+    starting = job and job.state == "running" and told_at < job.claimed and time.time() - job.claimed < STARTING_SECONDS
+    if job and (job.state == "queued" or starting) and not isinstance(last, events.Done):
         return "queued"
     return "done" if isinstance(last, events.Done) else "failed" if isinstance(last, events.Failed) else "stopped"

@@ -17,18 +17,20 @@ from sdlora.errors import UserError
 from sdlora.jobs.backends.local import Handle, Local, spawn
 from sdlora.jobs.execute import BUG, DONE, MISTAKE, STOPPED
 from sdlora.jobs.lock import Held, hold, is_held
+from sdlora.jobs.pictures import DRAWER_LOCK, fail_waiting
 from sdlora.jobs.run import view
 from sdlora.jobs.table import HEARTBEAT_SECONDS, Job, Table
 from sdlora.jobs.watch import EVENTS, LOCK, PAUSE
 from sdlora.storage import home, place, sweep
 from sdlora.train import events
 
-WORKER_LOCK, DRAWER_LOCK = "worker.lock", "drawer.lock"
+WORKER_LOCK = "worker.lock"
 LINGER_SECONDS = 60.0
 POLL_SECONDS = 0.2
 DRAWER_RESTART_SECONDS = 5.0
 SAVE_SECONDS = 15.0
 MOST_CRASHES = 5
+MOST_DEATHS = 3
 
 held_for_life: list[Held] = []
 started: list[subprocess.Popen] = []
@@ -92,6 +94,7 @@ class Worker:
         self.active: dict[Handle, Job] = {}
         self.drawer: subprocess.Popen | None = None
         self.drawer_started = -DRAWER_RESTART_SECONDS
+        self.drawer_deaths = 0
         self.needed_at = self.beat_at = time.monotonic()
         self.ending = False
 
@@ -186,9 +189,14 @@ class Worker:
             self.table.give_back(job, crashed_at=seen.step)
 
     def keep_drawer(self) -> None:
-        """Start the drawing process when there is none; one that keeps dying is tried every 5 s."""
-        if self.drawer is not None and self.drawer.poll() is None or is_held(self.home / DRAWER_LOCK):
+        """Start the drawing process when there is none; one that keeps dying is tried every 5 s, its draws fail."""
+        code = self.drawer.poll() if self.drawer is not None else 0
+        if code is None or is_held(self.home / DRAWER_LOCK):
             return
+        if self.drawer is not None:
+            self.drawer, self.drawer_deaths = None, self.drawer_deaths + 1 if code else 0
+        if self.drawer_deaths >= MOST_DEATHS:
+            fail_waiting("The drawing process does not start.", f"The reason is in {self.home / 'logs' / 'drawer.log'}")
         if time.monotonic() - self.drawer_started > DRAWER_RESTART_SECONDS:
             self.drawer_started = time.monotonic()
             self.drawer = self.start_drawer(self.home)

@@ -110,7 +110,8 @@ def test_eight_processes_may_make_the_file_at_once(tmp_path):
 def test_killed_writers_leave_a_consistent_table(tmp_path):
     code = "import sys; from pathlib import Path; from sdlora.jobs.table import Table\nt = Table(Path(sys.argv[1]))\n" \
            "print('go', flush=True)\nn = 0\n" \
-           "while True:\n n += 1; name = f'{sys.argv[2]}{n}'\n t.submit('draw', name, once=name)\n t.finish(t.claim('draw'), 'done')"
+           "while True:\n n += 1\n name = f'{sys.argv[2]}{n}'\n t.submit('draw', name, once=name)\n" \
+           " t.finish(t.claim('draw'), 'done')"
     for life in range(4):
         writer = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "t.sqlite"), str(life)], cwd=ROOT,
                                   stdout=subprocess.PIPE)
