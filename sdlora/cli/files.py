@@ -27,7 +27,7 @@ def check(
              "cut": round(cut_share(e.width, e.height), 4)} for e in dataset.examples]
     skipped = [{"name": s.name, "reason": s.reason} for s in dataset.skipped]
     if as_json:
-        print(json.dumps({"kept": kept, "skipped": skipped, "notes": list(dataset.notes)}, ensure_ascii=False))
+        print(json.dumps({"kept": kept, "skipped": skipped, "notes": list(dataset.notes)}))
         return
     print(f"Kept: {len(kept)}")
     for entry in kept:
