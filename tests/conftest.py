@@ -4,6 +4,7 @@ import os
 import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as sdlora sets it, but some tests import torch first
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import pytest
