@@ -14,14 +14,14 @@ from sdlora.errors import UserError
 from sdlora.lora import dialects
 from sdlora.lora.header import Header, header
 from sdlora.lora.layout import opened_lora
-from sdlora.lora.report import inspect
+from sdlora.lora.report import inspect, other_build
 
 if TYPE_CHECKING:
     import torch
 
     from sdlora.lora.delta import Adapter, Adapters
 
-__all__ = ["Header", "LoraFile", "header", "inspect", "read", "verify", "write"]
+__all__ = ["Header", "LoraFile", "header", "inspect", "other_build", "read", "verify", "write"]
 
 TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
                "F8_E5M2": "float8_e5m2"}

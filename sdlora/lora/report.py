@@ -137,3 +137,11 @@ def problems(plan: Layout, fitting: list[str], table: Table, burnt: list[str], l
     elif not largest:
         found.append("It changes nothing: all its values are zero.")
     return found
+
+
+def other_build(report: dict[str, object], identity: str) -> list[str]:
+    """A sentence when the file names another base than the one of `identity` (catalog.identity), else nothing."""
+    told = report["metadata"].get("sdlora_base_identity", "")
+    if not told or told == identity:
+        return []
+    return ["It was made for another build of this base: its colours and shapes may come out differently."]

@@ -1,0 +1,49 @@
+"""`sdlora inspect FILE`: what a LoRA file is and whether it fits a base. Knows nothing about how files are read."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(inspect)
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A LoRA (.safetensors)")],
+    base: Annotated[str | None, typer.Option(help="Compare with this base: mini, a folder, a file or a hub id")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object")] = False,
+) -> None:
+    """Report what a LoRA file holds: kind, family, rank, strength, how many modules fit, and what is wrong with it."""
+    from sdlora.base import catalog
+    from sdlora.lora import file as lora_file
+
+    resolved = catalog.resolve(base) if base else None
+    report = lora_file.inspect(file, resolved)
+    if report["family"] == "mini":
+        identity = catalog.identity(resolved or catalog.resolve("mini"))
+        report["problems"] += lora_file.other_build(report, identity)
+    if as_json:
+        typer.echo(json.dumps(report, ensure_ascii=False))
+        return
+    parts = ", ".join(f"{part} {count['matched']}/{count['modules']}" for part, count in report["parts"].items())
+    ranks = report["rank"] if len(report["ranks"]) == 1 else f"{report['ranks'][0]} to {report['rank']}"
+    typer.echo(f"{file.name}: {report['kind']}, {report['spelling']} spelling, {report['file_bytes'] / 1e6:.2f} MB")
+    typer.echo(f"  family   {shown(report['family']) or 'none that sdlora knows'}")
+    typer.echo(f"  matched  {report['matched']} of {report['modules']} ({parts})")
+    typer.echo(f"  rank     {ranks}, alpha {shown(report['alpha'])}, scale {shown(report['effective_scale'])}")
+    against = "the weights" if report["push_against"] == "weights" else "weights of typical size"
+    typer.echo(f"  push     {report['push']:.3f} of {against}")
+    if report["trigger"]:
+        typer.echo(f"  trigger  {report['trigger']}")
+    for problem in report["problems"]:
+        typer.echo(f"  ! {problem}")
+
+
+def shown(value: object) -> str:
+    """A number or name, or the range of several."""
+    if isinstance(value, list):
+        return " or ".join(value) if value and isinstance(value[0], str) else f"{value[0]:g} to {value[-1]:g}" if value else ""
+    return value if isinstance(value, str) else f"{value:g}"
