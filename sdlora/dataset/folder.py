@@ -6,15 +6,14 @@ Knows nothing about training. Reads loose files, kohya folders (`10_name`), `met
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from sdlora.dataset.archive import Listing, unpack
 from sdlora.dataset.buckets import cut_share
-from sdlora.dataset.captions import resolve_caption, trigger_notes, words_in_name
-from sdlora.dataset.pairing import SET, Found, Skipped, list_folder, pair
-from sdlora.dataset.picture import SUFFIXES, read_picture
+from sdlora.dataset.captions import resolve_caption, trigger_notes
+from sdlora.dataset.names import words_in_name
+from sdlora.dataset.pairing import Found, Skipped, list_files, pair
+from sdlora.dataset.picture import read_picture
 from sdlora.errors import UserError
-from sdlora.storage import clean_text, read_json
 
 MAX_PICTURES = 2_000
 
@@ -88,35 +87,6 @@ def look(found: Found) -> Look | UserError:
     except UserError as refused:
         return refused
     return Look(picture.digest, *picture.image.size, picture.notes)
-
-
-def list_files(path: Path) -> tuple[Listing, list[Skipped], dict[str, dict]]:
-    """What lies in a folder, a set of the studio or a zip: ([(file, its name below `path`)], skipped, what a set knows).
-
-    Raises UserError.
-    """
-    if path.is_dir():
-        names = set_names(path)
-        if names is None:
-            return *list_folder(path), {}
-        texts = [name for name in (Path(picture).with_suffix(".txt").name for picture in names) if (path / name).is_file()]
-        return [(path / name, PurePosixPath(name)) for name in (*names, *texts)], [], names
-    if not path.exists():
-        raise UserError(f"There is no folder or zip at {path}.", "Check the path.")
-    if path.suffix.lower() in SUFFIXES:
-        raise UserError(f"{path.name} is a single picture.", "Name the folder that holds your pictures.")
-    files, skipped = unpack(path)
-    return files, [Skipped(name, why) for name, why in skipped], {}
-
-
-def set_names(folder: Path) -> dict[str, dict] | None:
-    """{file: {"name": it was dropped under, "repeats"}} of a picture set of the studio, None for any other folder."""
-    about = read_json(folder / SET) if (folder / SET).is_file() else None
-    pictures = about.get("pictures") if isinstance(about, dict) else None
-    if not isinstance(pictures, list):
-        return None
-    return {Path(str(picture["file"])).name: {"name": clean_text(str(picture["name"])), "repeats": int(picture["repeats"])}
-            for picture in pictures}
 
 
 def dataset_notes(examples: list[Example]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Which text belongs to which picture, before any picture is opened.
+"""Which files a folder or zip holds and which text belongs to which picture, before any picture is opened.
 
 Knows nothing about pixels. Conventions: `name.txt` beside `name.png`, kohya's `10_name` folders, Hugging Face metadata.jsonl.
 """
@@ -9,11 +9,11 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from sdlora.dataset.archive import ARCHIVES, LEFT_OUT, Listing
+from sdlora.dataset.archive import ARCHIVES, LEFT_OUT, Listing, unpack
 from sdlora.dataset.captions import checked_caption, read_caption
 from sdlora.dataset.picture import EXPORT, SUFFIXES
 from sdlora.errors import UserError
-from sdlora.storage import MAX_NAME, TEMPORARY, clean_text
+from sdlora.storage import MAX_NAME, TEMPORARY, clean_text, read_json
 
 MAX_FILES = 40_000
 MAX_REPEATS = 200  # above, the number is a year or a count and not kohya's repeats
@@ -46,6 +46,35 @@ class Findings:
     loose_texts: dict[str, str] = field(default_factory=dict)  # stem -> text that belongs to no picture here
     skipped: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+
+def list_files(path: Path) -> tuple[Listing, list[Skipped], dict[str, dict]]:
+    """What lies in a folder, a set of the studio or a zip: ([(file, its name below `path`)], skipped, what a set knows).
+
+    Raises UserError.
+    """
+    if path.is_dir():
+        names = set_names(path)
+        if names is None:
+            return *list_folder(path), {}
+        texts = [name for name in (Path(picture).with_suffix(".txt").name for picture in names) if (path / name).is_file()]
+        return [(path / name, PurePosixPath(name)) for name in (*names, *texts)], [], names
+    if not path.exists():
+        raise UserError(f"There is no folder or zip at {path}.", "Check the path.")
+    if path.suffix.lower() in SUFFIXES:
+        raise UserError(f"{path.name} is a single picture.", "Name the folder that holds your pictures.")
+    files, skipped = unpack(path)
+    return files, [Skipped(name, why) for name, why in skipped], {}
+
+
+def set_names(folder: Path) -> dict[str, dict] | None:
+    """{file: {"name": it was dropped under, "repeats"}} of a picture set of the studio, None for any other folder."""
+    about = read_json(folder / SET) if (folder / SET).is_file() else None
+    pictures = about.get("pictures") if isinstance(about, dict) else None
+    if not isinstance(pictures, list):
+        return None
+    return {Path(str(picture["file"])).name: {"name": clean_text(str(picture["name"])), "repeats": int(picture["repeats"])}
+            for picture in pictures}
 
 
 def list_folder(root: Path) -> tuple[Listing, list[Skipped]]:

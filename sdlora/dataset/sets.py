@@ -13,8 +13,9 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 
 from sdlora.dataset.archive import Listing, unpack
-from sdlora.dataset.captions import checked_caption, words_in_name
+from sdlora.dataset.captions import checked_caption
 from sdlora.dataset.folder import MAX_PICTURES
+from sdlora.dataset.names import words_in_name
 from sdlora.dataset.pairing import SET, Found, Skipped, pair
 from sdlora.dataset.picture import Picture, read_picture
 from sdlora.dataset.setfile import (
