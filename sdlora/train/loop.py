@@ -20,7 +20,7 @@ from sdlora.train.loss import Denoiser, Features, denoising_loss
 from sdlora.train.optim import rate_at
 from sdlora.train.state import Snapshot, TrainState
 
-READ_EVERY_ON_DEVICE = 8
+READ_EVERY = {"cpu": 1, "accelerator": 8}  # steps
 
 
 def train(model: Denoiser, items: Items, config: TrainConfig, state: TrainState, *,
@@ -31,7 +31,7 @@ def train(model: Denoiser, items: Items, config: TrainConfig, state: TrainState,
     `due(step)` is true. A Step whose `step` is `state.step` finds the state at rest and known to be good.
     stop() is asked before every step; once it says true the loop ends. Raises UserError when the run diverges twice.
     """
-    read_every = 1 if items.mean.device.type == "cpu" else READ_EVERY_ON_DEVICE
+    read_every = READ_EVERY["cpu" if items.mean.device.type == "cpu" else "accelerator"]
     pace: deque[float] = deque(maxlen=50)  # seconds of the latest steps
     good, unread, stopping, spent = state.snapshot(), [], False, 0.0
     while True:

@@ -1,0 +1,84 @@
+"""The dry run: what it promises, what it learns from runs, and that it never needs torch."""
+
+import subprocess
+import sys
+
+import pytest
+
+from sdlora.config import TrainConfig, from_preset
+from sdlora.storage import home
+from sdlora.train.plan import Speed, expected_speed, plan, record_speed
+
+
+def share(found, config, picture_seconds):
+    drawing = len(found.samples) * found.prompts_per_sample * picture_seconds
+    return drawing / (found.minutes * 60)
+
+
+@pytest.mark.parametrize("preset", ["quick", "normal", "thorough"])
+@pytest.mark.parametrize("family", ["mini", "sd1", "sdxl"])
+def test_presets_sample_in_less_than_a_fifth(preset, family):
+    config = from_preset(preset, family, 12)
+    found = plan(config, 12, family)
+    speed, _ = expected_speed(family, "cpu", config.batch_size, {"mini": 128, "sd1": 512, "sdxl": 1024}[family])
+    assert share(found, config, speed.draw_step * config.sample_steps) < 0.21
+    assert found.samples[0] == 0 and found.samples[-1] == config.steps and len(found.samples) <= 9
+    assert found.prompts_per_sample >= 2 and found.steps == config.steps
+
+
+def test_quick_on_mini_is_promised_in_two_minutes():
+    found = plan(from_preset("quick", "mini", 12), 12, "mini")
+    assert found.minutes < 2 and found.disk_mb < 50 and found.memory_mb < 2000
+
+
+def test_fewer_prompts_first_then_fewer_times():
+    counts = []
+    for seconds in (0.001, 0.02, 0.035, 0.06, 0.1, 0.5, 2, 20):
+        record_speed("mini", "cpu", 4, 128, Speed(0.1, seconds, 10.0))
+        found = plan(TrainConfig(steps=800, batch_size=4, sample_every=100), 12, "mini")
+        counts.append((len(found.samples), found.prompts_per_sample))
+        (home() / "speed.json").unlink()
+    times, prompts = zip(*counts, strict=True)
+    assert counts[0] == (9, 4) and counts[-1] == (2, 1)
+    assert list(times) == sorted(times, reverse=True) and list(prompts) == sorted(prompts, reverse=True)
+    assert any(time == 9 and prompt < 4 for time, prompt in counts), counts
+    assert all(prompt == 2 or time in (2, 9) for time, prompt in counts), counts
+
+
+def test_at_most_eight_times_and_the_last_step_always():
+    found = plan(TrainConfig(steps=1003, sample_every=10, batch_size=4), 12, "mini")
+    assert len(found.samples) == 9 and found.samples[-1] == 1003
+    assert all(step % 10 == 0 for step in found.samples[:-1])
+    assert plan(TrainConfig(steps=1, sample_every=100), 3, "mini").samples == (0, 1)
+
+
+def test_counts_with_what_was_measured():
+    config = TrainConfig(steps=600, batch_size=4)
+    guess = plan(config, 12, "mini")
+    record_speed("mini", "cpu", 4, 128, Speed(2.0, 0.02, 10.0))
+    slow = plan(config, 12, "mini")
+    assert not guess.measured and slow.measured and slow.minutes > 20 and guess.notes and not slow.notes
+    assert plan(config.model_copy(update={"batch_size": 8}), 12, "mini").minutes > 1.8 * slow.minutes
+    assert not plan(config, 12, "sd1").measured
+    record_speed("mini", "cpu", 4, 128, Speed(1.0, 0.02, 10.0))
+    assert expected_speed("mini", "cpu", 4, 128)[0].step == 1.5
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"runs": 3}', '{"runs": [3]}', '{"runs": [{"family": "mini"}]}',
+                                     '{"runs": [{"family": "mini", "device": "cpu", "batch": 0, "resolution": 128, "step": 0.1, '
+                                     '"draw_step": 0.1, "around": 1.0}]}'])
+def test_a_damaged_speed_file_is_no_matter(content):
+    (home() / "speed.json").write_text(content)
+    assert not plan(TrainConfig(steps=100), 12, "mini").measured
+    record_speed("mini", "cpu", 1, 128, Speed(0.1, 0.1, 1.0))
+    assert plan(TrainConfig(steps=100), 12, "mini").measured
+
+
+def test_says_when_it_would_take_days():
+    found = plan(TrainConfig(steps=20_000, batch_size=16), 40, "sdxl")
+    assert found.minutes > 60 * 24 and any("hours" in note for note in found.notes)
+
+
+def test_needs_no_torch():
+    code = "import sys, sdlora.train.plan, sdlora.train.points, sdlora.train.events; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
