@@ -48,10 +48,11 @@ def tiny(family):
                         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2)
     parts = {"unet": unet.eval(), "vae": vae.eval(), "tokenizer": single_file.tokenizer("text_encoder", family),
              "text_encoder": text_encoder(CLIPTextModel, "gelu" if family == "sd2" else "quick_gelu"),
-             "scheduler": DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, steps_offset=1)}
+             "scheduler": DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False,
+                                        steps_offset=1)}
     if family == "sdxl":
-        return parts | {"text_encoder_2": text_encoder(CLIPTextModelWithProjection, "gelu"), "scheduler": EulerDiscreteScheduler(),
-                        "tokenizer_2": single_file.tokenizer("text_encoder_2", family)}
+        return parts | {"text_encoder_2": text_encoder(CLIPTextModelWithProjection, "gelu"),
+                        "scheduler": EulerDiscreteScheduler(), "tokenizer_2": single_file.tokenizer("text_encoder_2", family)}
     return parts | {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 
 
