@@ -93,12 +93,18 @@ def items_of(folder: Path) -> list[tuple[str, DrawConfig]]:
 
 
 def told(folder: Path) -> list[dict[str, object]]:
-    """The events of a draw; a half-written last line is left out."""
+    """The events of a draw; a line that a dying process tore is left out."""
     try:
         lines = (folder / EVENTS).read_bytes().decode("utf-8", "replace").split("\n")
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in lines[:-1] if line.startswith("{") and line.endswith("}")]
+    events = []
+    for line in lines[:-1]:
+        try:
+            events.append(json.loads(line))
+        except ValueError:
+            continue
+    return [event for event in events if isinstance(event, dict) and "event" in event]
 
 
 def tell(folder: Path, event: str, **facts: object) -> None:

@@ -1,0 +1,272 @@
+"""Drawing beside a training: asked for, watched, cancelled, kept, deleted; with a drawing function that needs no torch."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from sdlora.config import DrawConfig, LoraChoice
+from sdlora.errors import UserError
+from sdlora.jobs import drawer as drawer_module
+from sdlora.jobs.drawer import Drawer
+from sdlora.jobs.lock import hold, is_held
+from sdlora.jobs.pictures import (
+    cancel_draw,
+    delete_picture,
+    draw_folder,
+    fail_waiting,
+    find_picture,
+    list_pictures,
+    submit_draw,
+    sweep_draws,
+    tell,
+    view_draw,
+)
+from sdlora.jobs.table import Table
+from sdlora.storage import home
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class Preview:
+    prompt_index: int
+    image_index: int
+    step: int
+    steps: int
+    image: Image.Image
+
+
+@dataclass
+class Picture:
+    prompt_index: int
+    image_index: int
+    prompt: str
+    seed: int
+    image: Image.Image
+    settings: dict
+
+
+def fake_draw(base, config, *, stop, on_step=lambda: None):
+    """As draw.pipeline.draw: previews, then a picture whose colour tells its seed."""
+    for prompt_index, prompt in enumerate(config.prompts):
+        for image_index in range(config.count):
+            for step in range(1, config.steps + 1):
+                on_step()
+                if stop():
+                    return
+                yield Preview(prompt_index, image_index, step, config.steps, Image.new("RGB", (64, 64), "grey"))
+            seed = config.seed + image_index
+            settings = {"prompt": prompt, "seed": seed, "steps": config.steps, "guidance": config.guidance,
+                        "width": 64, "height": 64, "loras": [{"name": "x", "strength": c.strength, "hash": "0" * 12}
+                                                               for c in config.loras]}
+            yield Picture(prompt_index, image_index, prompt, seed, Image.new("RGB", (64, 64), (seed % 256, 0, 0)), settings)
+
+
+class Loads(list):
+    def __call__(self, spec, device):
+        self.append(spec)
+        return f"base {spec}"
+
+
+@pytest.fixture
+def drawer():
+    return Drawer(Loads(), fake_draw)
+
+
+def config(**settings):
+    return DrawConfig(**{"prompts": ("a house", "a boat"), "count": 2, "steps": 3, "seed": 7, **settings})
+
+
+def test_a_pair_is_one_job_and_every_picture_is_kept_with_its_settings(drawer, tmp_path):
+    (tmp_path / "x.safetensors").write_bytes(b"lora")
+    styled = config(loras=(LoraChoice(file=str(tmp_path / "x.safetensors"), strength=0.8),))
+    draw = submit_draw([config(), styled], labels=["base", "lora"])
+    waiting = view_draw(draw)
+    assert (waiting.state, waiting.done, waiting.total) == ("queued", 0, 8)
+    assert drawer.turn() and not drawer.turn()
+    seen = view_draw(draw)
+    assert (seen.state, seen.done, seen.total, seen.problem, seen.preview) == ("done", 8, 8, "", None) and seen.seconds >= 0
+    assert [p.item for p in seen.pictures] == ["base"] * 4 + ["lora"] * 4
+    assert [p.seed for p in seen.pictures] == [7, 8, 7, 8] * 2
+    assert [p.prompt for p in seen.pictures[:4]] == ["a house"] * 2 + ["a boat"] * 2
+    last = seen.pictures[-1]
+    assert last.settings["loras"] == [{"file": str(tmp_path / "x.safetensors"), "strength": 0.8}]
+    assert last.settings["base"] == "mini"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", last.path.parent.name) and last.path.is_relative_to(home() / "pictures")
+    with Image.open(last.path) as image:
+        assert image.getpixel((0, 0)) == (8, 0, 0)
+        assert image.text["parameters"].startswith("a boat <lora:x:0.8>\nSteps: 3")
+    assert drawer.load == ["mini"], "the base stays loaded"
+
+
+def test_history_is_newest_first_and_pictures_can_be_deleted(drawer):
+    first, second = submit_draw(config(count=1)), submit_draw(config(count=1, seed=50))
+    assert drawer.turn() and drawer.turn()
+    history = list_pictures()
+    assert len(history) == 4 and {p.draw for p in history} == {first, second}
+    assert [p.id for p in history] == sorted((p.id for p in history), reverse=True) and len(list_pictures(limit=3)) == 3
+    gone = history[0]
+    delete_picture(gone.id)
+    assert gone.id not in [p.id for p in list_pictures()] and not gone.path.with_suffix(".json").exists()
+    with pytest.raises(UserError, match="gone"):
+        delete_picture(gone.id)
+    assert len(view_draw(gone.draw).pictures) == 1, "its draw is still shown, without it"
+    history[1].path.with_suffix(".json").write_text("{half")
+    assert find_picture(history[1].id).settings == {}
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "20260101-000000-abcdef-000/../x", "", "20260101-000000-ABCDEF-000",
+                                  "x" * 500])
+def test_ids_of_somebody_else_lead_nowhere(name):
+    with pytest.raises(UserError):
+        find_picture(name)
+    with pytest.raises(UserError):
+        delete_picture(name)
+    with pytest.raises(UserError):
+        view_draw(name)
+
+
+def test_two_clicks_draw_once(drawer):
+    assert submit_draw(config(), once="click") == submit_draw(config(), once="click")
+    assert len(Table().jobs("draw")) == 1
+
+
+def test_a_missing_lora_is_refused_before_it_is_queued(tmp_path):
+    with pytest.raises(UserError, match="nothere.safetensors is gone"):
+        submit_draw(config(loras=(LoraChoice(file=str(tmp_path / "nothere.safetensors")),)))
+    assert Table().jobs("draw") == []
+
+
+def test_cancel_before_and_while_drawing(drawer):
+    waiting = submit_draw(config())
+    cancel_draw(waiting)
+    assert view_draw(waiting).state == "cancelled" and not drawer.turn()
+    running = submit_draw(config())
+    steps = []
+
+    def on_step():
+        steps.append(view_draw(running).state)
+        if len(steps) == 5:
+            cancel_draw(running)
+
+    drawer.draw = lambda *a, **k: fake_draw(*a, **k, on_step=on_step)
+    with hold(home() / "drawer.lock"):
+        assert drawer.turn()
+    seen = view_draw(running)
+    assert seen.state == "cancelled" and seen.done == 1 and len(steps) == 5 and set(steps) == {"running"}
+    assert Table().jobs("draw")[-1].state == "cancelled" and len(list_pictures()) == 1, "what was drawn stays"
+
+
+def test_training_is_held_off_only_while_drawing(drawer):
+    held = []
+    drawer.draw = lambda *a, **k: fake_draw(*a, **k, on_step=lambda: held.append(is_held(home() / "drawing.lock")))
+    submit_draw(config())
+    drawer.turn()
+    assert held and all(held) and not is_held(home() / "drawing.lock")
+
+
+def test_progress_and_preview_are_seen_while_it_draws(drawer):
+    draw = submit_draw(config(prompts=("x",), count=1))
+    seen = []
+    drawer.draw = lambda *a, **k: fake_draw(*a, **k, on_step=lambda: seen.append(view_draw(draw)))
+    with hold(home() / "drawer.lock"):
+        drawer.turn()
+    assert [(view.step, view.steps) for view in seen] == [(0, 0), (1, 3), (2, 3)]
+    assert seen[1].preview == draw_folder(draw) / "preview.png" and Image.open(seen[1].preview).size == (64, 64)
+
+
+def test_mistakes_and_bugs_end_one_draw_not_the_drawer(drawer):
+    def broken(base, config, *, stop):
+        raise UserError("The picture broke.", "Lower the strength.") if config.seed == 1 else ZeroDivisionError("secret")
+        yield
+
+    first, second = submit_draw(config(seed=1)), submit_draw(config(seed=2))
+    good = submit_draw(config(count=1))
+    drawer.draw = broken
+    assert drawer.turn() and drawer.turn()
+    assert (view_draw(first).state, view_draw(first).problem, view_draw(first).hint) == ("failed", "The picture broke.",
+                                                                                       "Lower the strength.")
+    assert "code" in view_draw(second).problem and "secret" not in view_draw(second).problem + view_draw(second).hint
+    assert "ZeroDivisionError: secret" in (home() / "logs" / "drawer.log").read_text()
+    drawer.draw = fake_draw
+    assert drawer.turn() and view_draw(good).state == "done"
+
+
+def test_a_draw_that_kills_its_process_is_tried_once_more_and_then_fails(drawer):
+    draw = submit_draw(config(count=1))
+    for _ in range(2):
+        Table().claim("draw")
+        drawer.mend(draw_folder(draw))
+        tell(draw_folder(draw), "started")
+        with (draw_folder(draw) / "events.jsonl").open("a") as file:
+            file.write('{"event": "prev')
+        assert view_draw(draw).state == "queued", "its process is gone; it will be tried again"
+        drawer.recover()
+    assert drawer.turn()
+    assert view_draw(draw).state == "failed" and "twice" in view_draw(draw).problem
+
+
+def test_one_half_done_is_drawn_again_whole(drawer):
+    draw = submit_draw(config(prompts=("x",), count=2))
+    Table().claim("draw")
+    tell(draw_folder(draw), "started")
+    first = next(made for made in fake_draw("", config(), stop=lambda: False) if isinstance(made, Picture))
+    drawer.keep(draw_folder(draw), 0, "0", config(), first)
+    drawer.recover()
+    assert drawer.turn()
+    assert [p.seed for p in view_draw(draw).pictures] == [7, 8] and len(list_pictures()) == 2
+
+
+def test_another_base_takes_the_place_of_the_first(drawer):
+    for base in ("mini", "other", "other", "mini"):
+        submit_draw(config(base=base, prompts=("x",), count=1))
+        drawer.turn()
+    assert drawer.load == ["mini", "other", "mini"]
+
+
+def test_nobody_to_draw_is_told():
+    draw = submit_draw(config())
+    fail_waiting("The drawing process does not start.", "See the log.")
+    assert (view_draw(draw).state, view_draw(draw).problem) == ("failed", "The drawing process does not start.")
+
+
+def test_old_draws_are_swept_their_pictures_stay(drawer):
+    draw = submit_draw(config(count=1))
+    drawer.turn()
+    os.utime(draw_folder(draw), (time.time() - 3 * 86400,) * 2)
+    sweep_draws()
+    assert len(list_pictures()) == 2
+    with pytest.raises(UserError):
+        view_draw(draw)
+
+
+def test_it_leaves_when_the_worker_is_gone(monkeypatch, drawer):
+    monkeypatch.setattr(drawer_module, "ALONE_SECONDS", 0.3)
+    (home() / "drawer.lock").touch()
+    thread = threading.Thread(target=drawer.run)
+    with hold(home() / "worker.lock"):
+        thread.start()
+        draw = submit_draw(config(count=1))
+        end = time.monotonic() + 5
+        while view_draw(draw).state != "done" and time.monotonic() < end:
+            time.sleep(0.02)
+        time.sleep(0.5)
+        assert thread.is_alive() and view_draw(draw).state == "done"
+    thread.join(3)
+    assert not thread.is_alive()
+
+
+def test_asking_and_watching_need_no_torch():
+    code = "import sys, sdlora.jobs.run, sdlora.jobs.pictures, sdlora.jobs.worker, sdlora.jobs.machine, sdlora.jobs.execute, " \
+           "sdlora.jobs.drawer; print([m for m in ('torch', 'diffusers', 'transformers', 'gradio') if m in sys.modules])"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert json.loads(shown.stdout) == []
