@@ -44,6 +44,7 @@ class Findings:
     """What a listing holds before any picture is opened."""
     found: list[Found] = field(default_factory=list)
     loose_texts: dict[str, str] = field(default_factory=dict)  # stem -> text that belongs to no picture here
+    others: list[str] = field(default_factory=list)  # files that are neither picture nor text
     skipped: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -71,10 +72,16 @@ def set_names(folder: Path) -> dict[str, dict] | None:
     """{file: {"name": it was dropped under, "repeats"}} of a picture set of the studio, None for any other folder."""
     about = read_json(folder / SET) if (folder / SET).is_file() else None
     pictures = about.get("pictures") if isinstance(about, dict) else None
-    if not isinstance(pictures, list):
+    if not isinstance(pictures, list) or not all(ours(picture) for picture in pictures):
         return None
-    return {Path(str(picture["file"])).name: {"name": clean_text(str(picture["name"])), "repeats": int(picture["repeats"])}
+    return {Path(picture["file"]).name: {"name": clean_text(picture["name"]), "repeats": picture["repeats"]}
             for picture in pictures}
+
+
+def ours(entry: object) -> bool:
+    """Whether an entry under "pictures" is one that setfile.py wrote: other programs have a set.json too."""
+    kinds = {"file": str, "name": str, "repeats": int}
+    return isinstance(entry, dict) and all(type(entry.get(key)) is kind for key, kind in kinds.items())
 
 
 def list_folder(root: Path) -> tuple[Listing, list[Skipped]]:
@@ -110,7 +117,6 @@ def pair(listing: Listing) -> Findings:
     findings = Findings()
     texts: dict[str, str] = {}
     listed: dict[str, str] = {}
-    others: list[str] = []
     pictures: list[tuple[Path, PurePosixPath]] = []
     for file, name in listing:
         suffix = name.suffix.lower()
@@ -123,7 +129,7 @@ def pair(listing: Listing) -> Findings:
         elif suffix in OTHER_PICTURES:
             findings.skipped.append(Skipped(shown(name), f"{shown(name)} is of a kind that sdlora does not read. {EXPORT}"))
         elif name.name != SET:
-            others.append(shown(name))
+            findings.others.append(shown(name))
     folded = {key.casefold(): key for key in texts}
     used = set()
     for file, name in sorted(pictures, key=lambda item: [natural(part) for part in item[1].parts]):
@@ -135,7 +141,7 @@ def pair(listing: Listing) -> Findings:
         findings.found.append(Found(file, shown(name), text, concept, repeats))
     findings.loose_texts = {PurePosixPath(key).name: text for key, text in texts.items() if key not in used}
     findings.skipped += [Skipped(name, f"{name} is named in {METADATA}, but it is not there.") for name in listed]
-    findings.notes = pairing_notes(others, list(findings.loose_texts))
+    findings.notes = pairing_notes(findings.others, list(findings.loose_texts))
     return findings
 
 

@@ -4,8 +4,11 @@ Knows nothing about training or the page, and leaves to setfile.py how a set lie
 from several threads and processes at once.
 """
 
+import os
 import shutil
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -17,7 +20,7 @@ from sdlora.dataset.captions import checked_caption
 from sdlora.dataset.folder import MAX_PICTURES
 from sdlora.dataset.names import words_in_name
 from sdlora.dataset.pairing import SET, Found, Skipped, pair
-from sdlora.dataset.picture import Picture, read_picture
+from sdlora.dataset.picture import read_picture
 from sdlora.dataset.setfile import (
     GONE,
     PictureSet,
@@ -65,14 +68,18 @@ def add_pictures(set_id: str, files: Iterable[str | Path]) -> tuple[list[SetPict
     listing, skipped = list_uploads(files)
     findings = pair(listing)
     skipped += findings.skipped
+    skipped += [Skipped(name, f"{name} is neither a picture nor a caption.") for name in findings.others]
     added = []
-    for found in findings.found:
-        try:
-            picture = read_picture(found.path, found.name)
-            added.append(keep(set_id, found, picture))
-        except UserError as refused:
-            path(set_id)  # a set that was deleted in the meantime ends the upload
-            skipped.append(Skipped(found.name, str(refused)))
+    pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
+    try:
+        for found, copy in zip(findings.found, pool.map(clean_copy, findings.found), strict=True):
+            try:
+                added.append(keep(set_id, found, copy))
+            except UserError as refused:
+                path(set_id)  # a set that was deleted in the meantime ends the upload
+                skipped.append(Skipped(found.name, str(refused)))
+    finally:
+        pool.shutdown(cancel_futures=True)
     skipped += give_texts(set_id, findings.loose_texts)
     with changing(set_id) as about:
         remembered = dict(about["skipped"]) | {s.name: s.reason for s in skipped}
@@ -98,32 +105,55 @@ def list_uploads(files: Iterable[str | Path]) -> tuple[Listing, list[Skipped]]:
     return listing, skipped
 
 
-def keep(set_id: str, found: Found, picture: Picture) -> str:
-    """Save a clean copy (no EXIF), its thumbnail and its caption; set.json comes last. Returns the picture's id."""
+@dataclass(frozen=True)
+class Copy:
+    """What a set keeps of a picture: file bytes without EXIF, the thumbnail's bytes, size in px of what is kept."""
+    suffix: str
+    content: bytes
+    small: bytes
+    width: int
+    height: int
+    digest: str
+    notes: tuple[str, ...]
+
+
+def clean_copy(found: Found) -> Copy | UserError:
+    """Read a dropped picture and encode what the set keeps of it, or say why not: runs in several threads."""
+    try:
+        picture = read_picture(found.path, found.name)
+    except UserError as refused:
+        return refused
     image = picture.image
     scale = SHORT_SIDE / min(image.size)
     if scale < 1:
         image = image.resize(tuple(round(side * scale) for side in image.size), Image.Resampling.LANCZOS)
-    suffix = ".png" if picture.lossless else ".jpg"
     content = encoded(image, "PNG") if picture.lossless else encoded(image, "JPEG", quality=95, subsampling=0)
     small = image.copy()
     small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
+    return Copy(".png" if picture.lossless else ".jpg", content, encoded(small, "JPEG", quality=88), *image.size, picture.digest,
+                picture.notes)
+
+
+def keep(set_id: str, found: Found, copy: Copy | UserError) -> str:
+    """Save picture, thumbnail and caption; set.json comes last. Returns the picture's id. Raises UserError."""
+    if isinstance(copy, UserError):
+        raise copy
     with changing(set_id) as about:
-        twin = next((entry["name"] for entry in about["pictures"] if entry["digest"] == picture.digest), None)
+        twin = next((entry["name"] for entry in about["pictures"] if entry["digest"] == copy.digest), None)
         if twin is not None:
             raise UserError(f"{found.name} is the same picture as {twin}.", "It is in the set once.")
         if len(about["pictures"]) >= MAX_PICTURES:
             raise UserError(f"{found.name} is one too many: a set holds {MAX_PICTURES} pictures.", "Make another set.")
         folder, picture_id = path(set_id), f"{about['next']:03d}"
-        write_atomic(folder / (picture_id + suffix), content)
-        write_atomic(folder / thumbnail_name(picture_id), encoded(small, "JPEG", quality=88))
+        write_atomic(folder / (picture_id + copy.suffix), copy.content)
+        write_atomic(folder / thumbnail_name(picture_id), copy.small)
         concept = "" if words_in_name(found.name) else words_in_name(found.concept)
         write_text(folder / text_name(picture_id), found.text or concept)
         about["next"] += 1
         about["pictures"].append({
-            "id": picture_id, "name": found.name, "file": picture_id + suffix, "width": image.width, "height": image.height,
-            "repeats": found.repeats, "digest": picture.digest})
-        about["notes"] += [note for note in picture.notes if note not in about["notes"]][:MAX_SKIPPED]
+            "id": picture_id, "name": found.name, "file": picture_id + copy.suffix, "width": copy.width,
+            "height": copy.height, "repeats": found.repeats, "digest": copy.digest})
+        about["notes"] += [note for note in copy.notes if note not in about["notes"]][:MAX_SKIPPED]
         about["skipped"] = [pair for pair in about["skipped"] if pair[0] != found.name]
     return picture_id
 
@@ -147,10 +177,13 @@ def captions(set_id: str) -> dict[str, str]:
 
 def set_caption(set_id: str, picture_id: str, text: str) -> None:
     """Save one caption; the others are not touched. Raises UserError for one that is too long or a picture that is gone."""
-    name = next((p.name for p in load(set_id).pictures if p.id == picture_id), None)
-    if name is None:
-        raise UserError("This picture is no longer in the set.", GONE)
-    write_text(path(set_id) / text_name(picture_id), checked_caption(text, f"of {name}"))
+    folder = path(set_id)
+    with locked(set_id):
+        entries = read_json(folder / SET)["pictures"] if (folder / SET).is_file() else []
+        name = next((entry["name"] for entry in entries if entry["id"] == picture_id), None)
+        if name is None:
+            raise UserError("This picture is no longer in the set.", GONE)
+        write_text(folder / text_name(picture_id), checked_caption(text, f"of {name}"))
 
 
 def remove_picture(set_id: str, picture_id: str) -> None:
@@ -158,6 +191,7 @@ def remove_picture(set_id: str, picture_id: str) -> None:
     with changing(set_id) as about:
         gone = [entry for entry in about["pictures"] if entry["id"] == picture_id]
         about["pictures"] = [entry for entry in about["pictures"] if entry["id"] != picture_id]
+        about["notes"] = [note for note in about["notes"] if not any(note.startswith(entry["name"]) for entry in gone)]
     for entry in gone:
         for name in (entry["file"], text_name(picture_id), thumbnail_name(picture_id)):
             (path(set_id) / name).unlink(missing_ok=True)
@@ -201,13 +235,14 @@ def from_example(folder: Path) -> PictureSet:
     Pressed twice it is the same set, with what was changed in it.
     """
     about = read_json(Path(folder) / SET)
-    for known in list_sets():
-        if known.pictures and read_json(path(known.id) / SET)["example"] == Path(folder).name:
-            return known
-    made = create(about["title"])
-    add_pictures(made.id, sorted(file for file in Path(folder).iterdir() if file.name != SET))
-    with changing(made.id) as saved:
-        saved |= {"trigger": about["trigger"], "sentence": about["sentence"], "example": Path(folder).name}
+    with locked("example"):
+        for known in list_sets():
+            if known.pictures and read_json(path(known.id) / SET)["example"] == Path(folder).name:
+                return known
+        made = create(about["title"])
+        add_pictures(made.id, sorted(file for file in Path(folder).iterdir() if file.name != SET))
+        with changing(made.id) as saved:
+            saved |= {"trigger": about["trigger"], "sentence": about["sentence"], "example": Path(folder).name}
     return load(made.id)
 
 

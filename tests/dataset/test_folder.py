@@ -144,6 +144,22 @@ def test_what_is_left_alone_is_said(loose):
     assert len(dataset.examples) == 4
 
 
+@pytest.mark.parametrize("about", ['{"pictures": ["a.png"]}', '{"pictures": [{"file": "x.png"}]}', "[]", '{"title": "x"}',
+                                   '{"pictures": [{"file": 1, "name": 2, "repeats": "3"}]}'])
+def test_a_set_json_of_another_program_is_no_set(loose, about):
+    (loose / "set.json").write_text(about)
+    assert len(read_dataset(loose).examples) == 4
+
+
+def test_a_set_json_cannot_name_files_elsewhere(loose, tmp_path):
+    picture(tmp_path / "secret.png", 77)
+    named = ("../secret.png", str(tmp_path / "secret.png"), "red house.png")
+    entries = [{"file": name, "name": "a", "repeats": 1} for name in named]
+    (loose / "set.json").write_text(json.dumps({"pictures": entries}))
+    dataset = read_dataset(loose)
+    assert [e.path.name for e in dataset.examples] == ["red house.png"]
+
+
 def test_long_pictures_and_missing_captions_are_noted(tmp_path):
     picture(tmp_path / "f" / "1.png", size=(400, 100))
     notes = " ".join(read_dataset(tmp_path / "f").notes)

@@ -127,15 +127,25 @@ def test_a_png_is_kept_without_loss_and_a_huge_picture_smaller(tmp_path):
     assert (second.width, second.height) == (2867, 2048)
 
 
+def test_notes_leave_with_their_picture(tmp_path):
+    made = sets.create("x").id
+    Image.new("RGB", (64, 64)).save(tmp_path / "dark.png")
+    sets.add_pictures(made, [tmp_path / "dark.png"])
+    assert "dark.png is flat" in sets.load(made).notes[0]
+    sets.remove_picture(made, "000")
+    assert sets.load(made).notes == ()
+
+
 def test_what_was_skipped_is_there_after_a_reload(drop, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"")
     (tmp_path / "lonely.txt").write_text("x")
+    (tmp_path / "letter.doc").write_text("x")
     made = sets.create("x").id
-    _, skipped = sets.add_pictures(made, [*drop, tmp_path / "bad.png", tmp_path / "lonely.txt", drop[0]])
-    assert {s.name for s in skipped} == {"bad.png", "lonely.txt", "red house.png"}
+    _, skipped = sets.add_pictures(made, [*drop, tmp_path / "bad.png", tmp_path / "lonely.txt", tmp_path / "letter.doc", drop[0]])
+    assert {s.name for s in skipped} == {"bad.png", "lonely.txt", "letter.doc", "red house.png"}
     assert set(sets.load(made).skipped) == set(skipped)
     sets.add_pictures(made, [picture(tmp_path / "bad.png", 8)])
-    assert {s.name for s in sets.load(made).skipped} == {"lonely.txt", "red house.png"}, "a mended file is no longer listed"
+    assert {s.name for s in sets.load(made).skipped} == {"lonely.txt", "letter.doc", "red house.png"}, "a mended file is no longer listed"
     sets.forget_skipped(made)
     assert sets.load(made).skipped == ()
 
@@ -239,6 +249,13 @@ def test_an_example_folder_becomes_a_set_once(tmp_path):
     sets.delete(made.id)
     assert len(sets.from_example(folder).pictures) == 3
     assert len(read_dataset(folder, trigger="stglass").examples) == 3, "the shipped folder itself is a dataset too"
+
+
+def test_pressing_an_example_twice_at_once_makes_one_set(tmp_path):
+    picture(tmp_path / "glass" / "a.png")
+    (tmp_path / "glass" / "set.json").write_text('{"title": "Glass", "trigger": "g", "sentence": ""}')
+    with ThreadPoolExecutor(4) as pool:
+        assert len({made.id for made in pool.map(sets.from_example, [tmp_path / "glass"] * 4)}) == 1
 
 
 def test_a_set_deleted_during_an_upload_stays_deleted(drop, monkeypatch):
