@@ -138,12 +138,17 @@ def denoise(base: Base, config: DrawConfig, features: dict[str, Tensor], size: t
 
 
 def scheduler_of(base: Base) -> object:
-    """A fresh scheduler of the class and settings the base comes with."""
+    """A fresh scheduler of the class and settings the base comes with.
+
+    Latents may lie outside -1..1 and Stable Diffusion counts from step 1: older configurations do not say so, and
+    diffusers' StableDiffusionPipeline sets it for them as we do.
+    """
     name = str(base.scheduler_config.get("_class_name"))
     if name not in KarrasDiffusionSchedulers.__members__:
         raise UserError(f"{base.title} asks for the sampler {name}, which sdlora does not know.",
                         "Put DPMSolverMultistepScheduler into its scheduler/scheduler_config.json.")
-    return getattr(diffusers, name).from_config(base.scheduler_config)
+    corrected = {} if base.family == "sdxl" else {"clip_sample": False, "steps_offset": 1}
+    return getattr(diffusers, name).from_config(base.scheduler_config | corrected)
 
 
 def clean_guess(scheduler: object, output: Tensor, timestep: Tensor, noisy: Tensor) -> Tensor:
