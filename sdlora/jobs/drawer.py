@@ -110,10 +110,10 @@ class Drawer:
         started = time.monotonic()
         try:
             tries = sum(event["event"] == "started" for event in told(folder))
-            if tries >= MOST_TRIES:
-                raise UserError("The drawing process ended unexpectedly, twice.", "Choose a smaller size or fewer pictures.")
             if tries:
                 self.mend(folder)
+            if tries >= MOST_TRIES:
+                raise UserError("The drawing process ended unexpectedly, twice.", "Choose a smaller size or fewer pictures.")
             tell(folder, "started")
             # training waits as soon as a picture is wanted, not only when the base is loaded
             with hold(self.home / DRAWING_LOCK, 10) or nullcontext():
