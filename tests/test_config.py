@@ -105,7 +105,7 @@ def test_sets_that_cannot_be_read(pair, word):
 
 @given(st.dictionaries(st.sampled_from([*TrainConfig.model_fields, "x", ""]), st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), st.lists(st.integers(), max_size=2)), max_size=4))
-@settings(max_examples=200, deadline=200)
+@settings(max_examples=200, deadline=None)
 def test_any_values_make_settings_or_a_sentence(values):
     try:
         made = make(TrainConfig, values)
@@ -116,7 +116,7 @@ def test_any_values_make_settings_or_a_sentence(values):
 
 
 @given(st.lists(st.text(max_size=30), max_size=3))
-@settings(max_examples=200, deadline=200)
+@settings(max_examples=200, deadline=None)
 def test_any_set_text_is_read_or_a_sentence(pairs):
     try:
         assert set(parse_sets(pairs)) <= set(TrainConfig.model_fields)

@@ -32,6 +32,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Dataset:
+    """What is trained on, what was left out with the reason, and sentences the artist should read."""
     examples: tuple[Example, ...]
     skipped: tuple[Skipped, ...]
     notes: tuple[str, ...]
@@ -74,6 +75,7 @@ def read_dataset(path: Path, *, trigger: str = "", default_caption: str = "") ->
 
 @dataclass(frozen=True)
 class Look:
+    """What is kept of a picture that was opened; width and height in px."""
     digest: str
     width: int
     height: int

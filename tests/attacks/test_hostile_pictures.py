@@ -91,7 +91,7 @@ def test_refused_with_a_sentence(tmp_path, name):
     with pytest.raises(UserError, match=word) as refused:
         open_picture(path)
     assert "sunset.png" in refused.value.message and refused.value.hint
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 5
 
 
 def test_wrong_checksum_at_the_very_end_is_accepted(tmp_path):

@@ -114,7 +114,7 @@ def test_too_many_entries(tmp_path):
     archive = make(tmp_path / "b.zip", *((f"{n}.png", b"") for n in range(20_000)), method=zipfile.ZIP_STORED)
     with pytest.raises(UserError, match="more than 2000 files"):
         unpack(archive)
-    assert time.monotonic() - start < 4
+    assert time.monotonic() - start < 10
 
 
 def test_a_password_is_named(tmp_path):

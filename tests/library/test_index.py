@@ -196,7 +196,7 @@ def test_a_thousand_files_list_in_no_time_once_known():
     start = time.monotonic()
     assert len(index.list_loras()) == 1000
     first, start = time.monotonic() - start, time.monotonic()
-    assert len(index.list_loras()) == 1000 and time.monotonic() - start < 1 and first < 10
+    assert len(index.list_loras()) == 1000 and time.monotonic() - start < 3 and first < 30
 
 
 def test_the_shelf_needs_no_torch():
