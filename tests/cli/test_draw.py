@@ -1,0 +1,70 @@
+"""`sdlora draw` and `sdlora bases` as another program calls them: files, JSON lines, exit sentences."""
+
+import json
+import shutil
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from sdlora import storage
+from sdlora.cli import bases, draw
+from sdlora.draw.infotext import read_infotext
+from sdlora.errors import UserError
+
+
+@pytest.fixture
+def run():
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    draw.register(app)
+    bases.register(app)
+
+    def call(*words):
+        result = CliRunner().invoke(app, [str(word) for word in words])
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+    return call
+
+
+def test_prompt_i_picture_j(run, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a blue boat, sea\n\n", encoding="utf-8-sig")
+    result = run("draw", "a red house", "--prompts-file", tmp_path / "prompts.txt", "--count", 2, "--steps", 1, "--seed", 5,
+                 "--size", "64x72", "--out", tmp_path / "out", "--json", "--device", "cpu")
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["000-00.png", "000-01.png", "001-00.png", "001-01.png"]
+    assert [line["event"] for line in lines] == ["picture"] * 4 + ["done"]
+    settings = read_infotext(tmp_path / "out" / "001-01.png")
+    assert (settings["prompt"], settings["seed"], settings["width"], settings["height"]) == ("a blue boat, sea", 6, 64, 72)
+    assert lines[3]["file"] == str(tmp_path / "out" / "001-01.png") and lines[3]["seed"] == 6
+
+
+def test_a_strength_follows_the_last_colon_only_as_a_number(tmp_path, monkeypatch):
+    monkeypatch.setattr(draw.Path, "is_file", lambda path: True)
+    for text, file, strength in (("a.safetensors", "a.safetensors", 1.0), ("a.safetensors:0.8", "a.safetensors", 0.8),
+                                 (r"C:\loras\a.safetensors", r"C:\loras\a.safetensors", 1.0),
+                                 (r"C:\loras\a.safetensors:-.5", r"C:\loras\a.safetensors", -0.5), ("a:b", "a:b", 1.0)):
+        assert draw.parse_lora(text) == {"file": file, "strength": strength}
+
+
+@pytest.mark.parametrize("words, said", [
+    (["draw"], "nothing to draw"), (["draw", "x", "--size", "big"], "not a size"),
+    (["draw", "x", "--lora", "no.st:1"], "no LoRA file"),
+    (["draw", "x", "--size", "65x64"], "width must be"), (["draw", "x", "--base", "nope"], "no base model"),
+    (["draw", "x", "--steps", "0"], "steps must be"), (["bases", "add", "nope"], "no base model"),
+    (["bases", "remove", "mini"], "was not added"),
+])
+def test_mistakes_are_sentences(run, words, said):
+    with pytest.raises(UserError, match=said):
+        run(*words)
+
+
+def test_bases_are_listed_added_and_removed(run, tmp_path):
+    folder = shutil.copytree(storage.shipped("assets", "mini"), tmp_path / "mine")
+    assert [entry["id"] for entry in json.loads(run("bases", "--json").stdout)] == ["mini"]
+    added = json.loads(run("bases", "add", folder, "--json").stdout)
+    assert added["id"] == "mine" and added["kind"] == "folder"
+    assert [entry["id"] for entry in json.loads(run("bases", "list", "--json").stdout)] == ["mini", "mine"]
+    assert "Stable Diffusion" not in run("bases", "remove", "mine").stdout
+    assert "mine" not in run("bases").stdout and "to download" in run("bases").stdout
