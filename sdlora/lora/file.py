@@ -125,6 +125,7 @@ def diffusers_tensors(adapters: "Adapters", kind: "torch.dtype") -> tuple[dict[s
         tensors[f"{name}.lora_A.weight"] = adapter.tensors["down"].detach().cpu().to(kind)
         tensors[f"{name}.lora_B.weight"] = scaled[path] if fold else adapter.tensors["up"].detach().cpu().to(kind)
         part, _, module = name.partition(".")
+        module = module.removeprefix("text_model.")            # PEFT matches endings; newer transformers lost this level
         config = configs.setdefault(part, {"target_modules": [], "rank_pattern": {}, "alpha_pattern": {}})
         config["target_modules"].append(module)
         config["rank_pattern"][module] = adapter.rank
@@ -151,8 +152,10 @@ def hashes(tensors: dict[str, "torch.Tensor"], metadata: dict[str, str]) -> dict
     alone = serialized(tensors, {key: value for key, value in metadata.items() if key.startswith("ss_")})
     start = 8 + int.from_bytes(alone[:8], "little")
     content = hashlib.sha256(alone[start:]).hexdigest()
-    legacy = hashlib.sha256(alone[0x100000:0x110000]).hexdigest()[:8]
-    return {"sshs_model_hash": content, "sshs_legacy_hash": legacy, "modelspec.hash_sha256": f"0x{content}"}
+    found = {"sshs_model_hash": content, "modelspec.hash_sha256": f"0x{content}"}
+    if len(alone) > 0x100000:                                  # below 1 MB it would be the hash of nothing, alike for all files
+        found["sshs_legacy_hash"] = hashlib.sha256(alone[0x100000:0x110000]).hexdigest()[:8]
+    return found
 
 
 def serialized(tensors: dict[str, "torch.Tensor"], metadata: dict[str, str]) -> bytes:

@@ -1,0 +1,131 @@
+"""Files of ours and of others: written, read, and opened by diffusers with PEFT."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, safe_open, save_file
+
+from sdlora.errors import UserError
+from sdlora.lora import file
+from sdlora.lora.delta import Adapter, delta
+from sdlora.lora.modules import family_table
+from sdlora.storage import shipped
+
+PATHS = [f"down_blocks.0.attentions.0.transformer_blocks.0.{name}"
+         for name in ("attn1.to_q", "attn1.to_out.0", "attn2.to_k", "attn2.to_v")]
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def style(paths=PATHS, family="mini", rank=4, alpha=2.0, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    made = {}
+    for path in paths:
+        out, width = family_table(family)[path][:2]
+        made[path] = Adapter("lora", {"down": torch.randn(rank, width, generator=generator) / 4,
+                                      "up": torch.randn(out, rank, generator=generator) / 4}, alpha, rank,
+                             path.split(":")[0] if ":" in path else "unet")
+    return made
+
+
+def changes(adapters):
+    return {path: delta(adapter, torch.zeros(adapter.tensors["up"].shape[0], adapter.tensors["down"].shape[1]))
+            for path, adapter in adapters.items()}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dialect", ["kohya", "diffusers"])
+def test_what_is_written_is_read_back(tmp_path, dialect, dtype):
+    meant = style([*PATHS, "te1:text_model.encoder.layers.0.mlp.fc1"])
+    path = file.write(tmp_path / "a.safetensors", meant, {"ss_x": "ü"}, dialect=dialect, dtype=dtype, family="mini")
+    again = file.verify(path, meant)
+    assert (again.dialect, again.family, again.families, again.problems) == (dialect, "mini", ("mini",), ())
+    assert again.metadata["ss_x"] == "ü" and load_file(path)                 # the library opens it too
+    rounded = {key: Adapter("lora", {role: value.to(DTYPES[dtype]) for role, value in adapter.tensors.items()}, adapter.alpha,
+                            adapter.rank, adapter.part) for key, adapter in meant.items()}
+    expected = changes(rounded)
+    for key, change in changes(again.adapters).items():
+        assert torch.equal(change, expected[key]) and again.adapters[key].part == meant[key].part
+
+
+def test_the_same_style_makes_the_same_bytes_and_its_own_hash(tmp_path):
+    paths = [file.write(tmp_path / name, style(seed=seed), {"ss_a": "1", "ss_b": "2", "sshs_model_hash": "old"}, family="mini")
+             for name, seed in (("a.safetensors", 0), ("b.safetensors", 0), ("c.safetensors", 1))]
+    contents = [path.read_bytes() for path in paths]
+    assert contents[0] == contents[1] != contents[2]
+    hashes = [file.header(path).metadata["sshs_model_hash"] for path in paths]
+    assert len(set(hashes)) == 2 and "old" not in hashes and not hashes[0].startswith("e3b0c442")
+    assert file.header(paths[0]).metadata["modelspec.hash_sha256"] == "0x" + hashes[0]
+
+
+def test_a_value_too_large_for_the_format_is_refused_and_the_old_file_stays(tmp_path):
+    path = file.write(tmp_path / "a.safetensors", style(), {}, family="mini")
+    before, big = path.read_bytes(), style()
+    big[PATHS[0]].tensors["up"][0, 0] = 1e6
+    with pytest.raises(UserError, match="fp16"):
+        file.write(path, big, {}, family="mini")
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir() if p.is_file()] == ["a.safetensors"]
+    file.verify(file.write(path, big, {}, dtype="bf16", family="mini"), big)
+
+
+def test_a_damaged_copy_is_noticed(tmp_path):
+    meant = style()
+    path = file.write(tmp_path / "a.safetensors", meant, {}, family="mini")
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 0x10
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="differs in 1 modules"):
+        file.verify(path, meant)
+    with pytest.raises(UserError, match="differs"):
+        file.verify(file.write(path, dict(list(meant.items())[1:]), {}, family="mini"), meant)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn,
+                                   torch.float8_e5m2])
+def test_every_number_format_is_read_with_and_without_torch(tmp_path, dtype):
+    value = {path: adapter for path, adapter in style().items()}
+    tensors = {}
+    for path, adapter in value.items():
+        flat = "lora_unet_" + path.replace(".", "_")
+        tensors |= {f"{flat}.lora_{role}.weight": kept.to(dtype) for role, kept in adapter.tensors.items()}
+        tensors[f"{flat}.alpha"] = torch.tensor([4.0], dtype=torch.float16)    # odd shape and format: still one number
+    save_file(tensors, tmp_path / "a.safetensors")
+    read = file.read(tmp_path / "a.safetensors")
+    for path, adapter in read.adapters.items():
+        flat = "lora_unet_" + path.replace(".", "_")
+        assert adapter.alpha == 4.0
+        assert all(kept.dtype == dtype and torch.equal(kept.float(), tensors[f"{flat}.lora_{role}.weight"].float())
+                   for role, kept in adapter.tensors.items())
+    norm = sum(change.square().sum() for change in changes(read.adapters).values()).sqrt()
+    weights = load_file(shipped("assets", "mini", "unet", "diffusion_pytorch_model.safetensors"))
+    against = sum(weights[f"{path}.weight"].float().square().sum() for path in read.adapters).sqrt()
+    assert file.inspect(tmp_path / "a.safetensors")["push"] == pytest.approx(float(norm / against), rel=1e-3)
+
+
+def test_alpha_comes_from_the_header_where_no_tensor_says_it(tmp_path):
+    told = {"unet.r": 4, "unet.lora_alpha": 8, "unet.alpha_pattern": {"attn1.to_q": 2}, "unet.use_rslora": False}
+    tensors = {f"unet.{path}.lora_{letter}.weight": torch.ones((4, 64) if letter == "A" else (64, 4))
+               for path in PATHS[:2] for letter in "AB"}
+    save_file(tensors, tmp_path / "a.safetensors", {"lora_adapter_metadata": json.dumps(told)})
+    assert {key: adapter.alpha for key, adapter in file.read(tmp_path / "a.safetensors").adapters.items()} == {
+        PATHS[0]: 2.0, PATHS[1]: 8.0}
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 16, "use_rslora": True}))
+    save_file({f"base_model.model.{key[5:]}": value for key, value in tensors.items()}, tmp_path / "b.safetensors")
+    assert file.read(tmp_path / "b.safetensors").adapters[PATHS[0]].alpha == 32.0     # rsLoRA: 16 / sqrt(4) = 32 / 4
+
+
+def test_sdxl_is_written_as_kohya_writes_it(tmp_path):
+    paths = ["down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k", "te2:text_model.encoder.layers.0.mlp.fc1"]
+    path = file.write(tmp_path / "a.safetensors", style(paths, "sdxl"), {}, family="sdxl")
+    with safe_open(path, "pt") as opened:
+        names = sorted(opened.keys())
+    assert names[0] == "lora_te2_text_model_encoder_layers_0_mlp_fc1.alpha"
+    assert names[3] == "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k.alpha"
+    assert file.read(path).family == "sdxl"
+
+
+def test_reading_a_header_does_not_need_torch():
+    import subprocess
+    import sys
+    code = "import sys; import sdlora.lora.file, sdlora.lora.metadata; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

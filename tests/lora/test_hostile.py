@@ -1,0 +1,215 @@
+"""Files made to hurt (reliability.md 8.4): each is refused by a sentence, nothing hangs, nothing is unpickled."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors import SafetensorError, safe_open
+
+from sdlora.errors import UserError
+from sdlora.lora import file
+from sdlora.lora.header import Header, header
+
+NAME = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
+
+
+def packed(head, data=b""):
+    """A safetensors file with this header: a dict, a JSON text or raw bytes."""
+    raw = head if isinstance(head, bytes) else (head if isinstance(head, str) else json.dumps(head)).encode()
+    return len(raw).to_bytes(8, "little") + raw + data
+
+
+def entry(shape, begin, dtype="F32", size=4):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, begin + int(np.prod(shape, dtype=object)) * size]}
+
+
+def lora(changes=None, alpha=4.0, down=(4, 128), up=(192, 4), fill=0.01):
+    """A small valid LoRA for mini, with entries of its header replaced or removed (None)."""
+    parts = [
+        (f"{NAME}.alpha", np.float32(alpha)),
+        (f"{NAME}.lora_down.weight", np.full(down, fill, "<f4")),
+        (f"{NAME}.lora_up.weight", np.full(up, fill, "<f4")),
+    ]
+    head, data = {}, b""
+    for name, value in parts:
+        head[name] = entry(value.shape, len(data))
+        data += value.tobytes()
+    for name, value in (changes or {}).items():
+        head = {key: kept for key, kept in head.items() if key != name} | ({name: value} if value is not None else {})
+    return packed(head, data)
+
+
+DOWN, UP, ALPHA = f"{NAME}.lora_down.weight", f"{NAME}.lora_up.weight", f"{NAME}.alpha"
+GOOD = lora()
+ONE = {"a.alpha": entry((), 0)}
+BROKEN = {
+    "nothing": b"",
+    "seven bytes": b"1234567",
+    "length zero": bytes(8) + b"{}",
+    "length 2**63": (2**63).to_bytes(8, "little") + b"{" * 99,
+    "length beyond the file": (10**8 + 1).to_bytes(8, "little") + b"{}",
+    "one byte short": GOOD[:-1],
+    "half": GOOD[: len(GOOD) // 2],
+    "trailing zip": GOOD + b"PK\x03\x04",
+    "not JSON": packed(b"{hello}"),
+    "not UTF-8": packed(b'{"\xff\xfe": 1}'),
+    "deep": packed('{"a":' * 5000 + "1" + "}" * 5000),
+    "a list": packed("[1]"),
+    "leading space": packed(" " + json.dumps(ONE), bytes(4)),
+    "twice the same name": packed('{"a.alpha":%s,"a.alpha":%s}' % ((json.dumps(ONE["a.alpha"]),) * 2), bytes(4)),
+    "twice the same field": packed('{"a.alpha":{"dtype":"F32","dtype":"F32","shape":[],"data_offsets":[0,4]}}', bytes(4)),
+    "NaN in the header": packed('{"a.alpha":{"dtype":"F32","shape":[NaN],"data_offsets":[0,4]}}', bytes(4)),
+    "a number of 5,000 digits": packed('{"a.alpha":{"dtype":"F32","shape":[%s],"data_offsets":[0,4]}}' % ("9" * 5000), bytes(4)),
+    "no tensors": packed({}),
+    "only metadata": packed({"__metadata__": {"format": "pt"}}),
+    "metadata of numbers": packed({"__metadata__": {"a": 1}} | ONE, bytes(4)),
+    "metadata a list": packed({"__metadata__": []} | ONE, bytes(4)),
+    "overlap": packed({"a.alpha": entry((2,), 0), "b.alpha": entry((2,), 4)}, bytes(12)),
+    "hole": packed({"a.alpha": entry((), 0), "b.alpha": entry((), 8)}, bytes(12)),
+    "wrong size": packed({"a.alpha": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, bytes(4)),
+    "overflow": packed({"a.alpha": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 4]}}, bytes(4)),
+    "negative": packed({"a.alpha": {"dtype": "F32", "shape": [-1, -1], "data_offsets": [0, 4]}}, bytes(4)),
+    "backwards": packed({"a.alpha": {"dtype": "F32", "shape": [], "data_offsets": [4, 0]}}, bytes(4)),
+    "true as a size": packed({"a.alpha": {"dtype": "F32", "shape": [True], "data_offsets": [0, 4]}}, bytes(4)),
+    "three offsets": packed({"a.alpha": {"dtype": "F32", "shape": [], "data_offsets": [0, 4, 4]}}, bytes(4)),
+    "unknown format": packed({"a.alpha": {"dtype": "F3", "shape": [], "data_offsets": [0, 4]}}, bytes(4)),
+    "format a list": packed({"a.alpha": {"dtype": [], "shape": [], "data_offsets": [0, 4]}}, bytes(4)),
+    "zero size": packed({"a.alpha": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}),
+    "a path as a name": packed({"../../etc/x": entry((), 0)}, bytes(4)),
+    "a long name": packed({"a" * 10**6: entry((), 0)}, bytes(4)),
+    "control characters": packed({"a\x1b[31m": entry((), 0)}, bytes(4)),
+    "unknown names": packed({"hello": entry((), 0)}, bytes(4)),
+    "20,001 tensors": packed({f"a{i}.alpha": entry((), 4 * i) for i in range(20_001)}, bytes(80_004)),
+    "down without up": lora({UP: None})[: -192 * 4 * 4],
+    "alpha NaN": lora(alpha=float("nan")),
+    "alpha -1": lora(alpha=-1.0),
+    "ranks that differ": lora(down=(3, 128)),
+    "a vector": lora({UP: entry((768,), 4 + 2048)}),
+    "whole numbers": lora({UP: entry((192, 4), 4 + 2048, "I32")}),
+    "an alpha of two": lora({ALPHA: entry((2,), 0, "F16", 2)}),
+}
+SAYS = {
+    "a git-lfs pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git-lfs"),
+    "a web page": (b"<!DOCTYPE html><html><title>404</title></html>", "web page"),
+    "a JSON error": (b'{"error": "not found"}', "JSON"),
+    "a zip": (b"PK\x03\x04" + bytes(60), "zip or a pickle"),
+    "a pickle": (b"\x80\x04\x95" + bytes(60), "pickle"),
+    "a LoHa": (packed({f"{NAME}.hada_w1_a": entry((4, 4), 0)}, bytes(64)), "LoHa"),
+    "a DoRA": (lora({ALPHA: None, f"{NAME}.dora_scale": entry((), 0)}), "DoRA"),
+    "a Flux LoRA": (packed({"lora_unet_double_blocks_0_img_attn_proj.lora_down.weight": entry((4, 4), 0)}, bytes(64)), "Flux"),
+    "a whole model": (packed({"model.diffusion_model.input_blocks.0.0.weight": entry((4,), 0)}, bytes(16)), "whole base model"),
+    "an embedding": (packed({"emb_params": entry((2, 768), 0)}, bytes(6144)), "textual inversion"),
+    "an old positional LoRA": (packed({"unet:0:up": entry((4, 4), 0)}, bytes(64)), "cloneofsimo"),
+    "a burnt style": (lora(fill=float("nan")), "burnt style"),
+    "an endless style": (lora(fill=float("inf")), "burnt style"),
+    "a huge header": ((26 * 2**20).to_bytes(8, "little") + b"{" + b" " * (26 * 2**20), "header of 27 MB"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_files_are_refused_by_a_sentence(tmp_path, name):
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(BROKEN[name])
+    for door in (file.read, file.inspect):
+        began = time.monotonic()
+        with pytest.raises(UserError, match="bad.safetensors") as caught:
+            door(path)
+        assert caught.value.hint and len(str(caught.value)) < 400 and str(caught.value).isprintable()
+        assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("name", SAYS)
+def test_the_sentence_names_what_the_file_is(tmp_path, name):
+    content, says = SAYS[name]
+    (tmp_path / "bad.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match=says):
+        file.read(tmp_path / "bad.safetensors")
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".ckpt", ".bin", ".pth", ".PKL"])
+def test_pickles_are_not_even_opened(tmp_path, suffix):
+    with pytest.raises(UserError, match="pickle"):
+        file.read(tmp_path / f"style{suffix}")  # the file does not exist: its name is enough
+
+
+def test_what_is_odd_but_right_is_read_with_a_note(tmp_path):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(GOOD)
+    assert file.inspect(path)["matched"] == file.inspect(path)["modules"] == 1 and file.read(path).problems == ()
+    path.write_bytes(lora(alpha=0.0))
+    assert (
+        file.read(path).adapters[next(iter(file.read(path).adapters))].alpha == 4.0
+        and "alpha is 0" in file.read(path).problems[0]
+    )
+    path.write_bytes(lora(fill=0.0))
+    assert "changes nothing" in file.inspect(path)["problems"][0]
+    path.write_bytes(lora(fill=float("nan")))
+    assert "burnt" in file.inspect(path)["problems"][0]
+    path.write_bytes(lora(down=(4, 4096)))
+    assert file.inspect(path)["matched"] == 0 and "another kind of base" in file.inspect(path)["problems"][0]
+    path.write_bytes(
+        packed(
+            {"__metadata__": {"<img onerror=x>": "<script>" + "x" * 10_000}}
+            | json.loads(GOOD[8 : 8 + int.from_bytes(GOOD[:8], "little")]),
+            GOOD[8 + int.from_bytes(GOOD[:8], "little") :],
+        )
+    )
+    assert len(file.inspect(path)["metadata"]["<img onerror=x>"]) == 2000
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match="could not be opened"):
+        header(tmp_path / "none.safetensors")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-4, 2**63) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+TENSOR = (
+    st.fixed_dictionaries(
+        {
+            "dtype": st.sampled_from(["F32", "F16", "BF16", "X"]),
+            "shape": st.lists(st.integers(-1, 4), max_size=3),
+            "data_offsets": st.lists(st.integers(-1, 40), min_size=1, max_size=3),
+        }
+    )
+    | JSON
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+@given(st.dictionaries(st.sampled_from([ALPHA, DOWN, UP, "__metadata__", "x"]), TENSOR, max_size=4), st.binary(max_size=40))
+def test_any_header_gives_a_header_or_a_sentence_and_never_more_than_the_library_takes(tmp_path_factory, head, data):
+    path = tmp_path_factory.getbasetemp() / "any.safetensors"
+    path.write_bytes(packed(head, data))
+    try:
+        found = header(path)
+    except UserError:
+        return
+    assert isinstance(found, Header)
+    with safe_open(path, "np") as opened:
+        assert set(opened.keys()) == set(found.tensors)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+@given(st.integers(0, len(GOOD) - 1), st.integers(1, 255))
+def test_one_wrong_byte_is_read_or_refused_but_never_a_traceback(tmp_path_factory, place, flip):
+    path = tmp_path_factory.getbasetemp() / "flip.safetensors"
+    content = bytearray(GOOD)
+    content[place % 400] ^= flip  # the header is where it can hurt
+    path.write_bytes(content)
+    for door in (file.read, file.inspect):
+        try:
+            door(path)
+        except UserError:
+            continue
+        try:
+            with safe_open(path, "np") as opened:
+                assert len(list(opened.keys())) == 3
+        except SafetensorError:
+            pytest.fail("we read what the library refuses")
