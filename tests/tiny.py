@@ -1,6 +1,6 @@
 """A Stable Diffusion so small that 20 real training steps take less than a second: a diffusers folder with random weights.
 
-Its cross-attention width is mini's, so everything reads it as a "mini". 32 px pictures, 8x8 latents of 4 channels.
+Its cross-attention width is mini's, so everything reads it as a "mini". 64 px pictures, 8x8 latents of 4 channels.
 """
 
 import json
@@ -29,8 +29,8 @@ def write_base(folder: Path, seed: int = 0) -> Path:
     shared = {"vocab_size", "max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id"}
     CLIPTextModel(CLIPTextConfig(hidden_size=128, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
                                  **{key: text[key] for key in shared})).save_pretrained(folder / "text_encoder")
-    AutoencoderKL(block_out_channels=(8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 3, norm_num_groups=4,
-                  up_block_types=("UpDecoderBlock2D",) * 3, latent_channels=4).save_pretrained(folder / "vae")
+    AutoencoderKL(block_out_channels=(8, 8, 8, 8), down_block_types=("DownEncoderBlock2D",) * 4, norm_num_groups=4,
+                  up_block_types=("UpDecoderBlock2D",) * 4, latent_channels=4).save_pretrained(folder / "vae")
     UNet2DConditionModel(sample_size=8, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8,
                          down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), attention_head_dim=2,
                          up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), cross_attention_dim=128

@@ -55,8 +55,8 @@ def entries(kind):
 
 def test_is_what_diffusers_encodes(base, folders, examples):
     vae = AutoencoderKL.from_pretrained(folders[0] / "vae")
-    for example, (mean, std) in zip(examples, cache_latents(base, examples, 32), strict=True):
-        picture = Image.open(example.path).resize((32, 32), Image.Resampling.LANCZOS)
+    for example, (mean, std) in zip(examples, cache_latents(base, examples, 64), strict=True):
+        picture = Image.open(example.path).resize((64, 64), Image.Resampling.LANCZOS)
         pixels = torch.tensor(numpy.array(picture)).permute(2, 0, 1)[None] / 127.5 - 1
         with torch.no_grad():
             expected = vae.encode(pixels).latent_dist
@@ -66,8 +66,8 @@ def test_is_what_diffusers_encodes(base, folders, examples):
 
 
 def test_is_computed_once(base, examples):
-    first = list(cache_latents(base, examples, 32)), list(cache_captions(base, ["a red house", ""]))
-    again = list(cache_latents(base, examples, 32)), list(cache_captions(base, ["a red house", ""]))
+    first = list(cache_latents(base, examples, 64)), list(cache_captions(base, ["a red house", ""]))
+    again = list(cache_latents(base, examples, 64)), list(cache_captions(base, ["a red house", ""]))
     assert (base.pictures, base.captions) == (3, 2)
     assert all(torch.equal(one[0], other[0]) for one, other in zip(first[0], again[0], strict=True))
     assert all(torch.equal(one["states"], other["states"]) for one, other in zip(first[1], again[1], strict=True))
@@ -75,11 +75,11 @@ def test_is_computed_once(base, examples):
 
 
 def test_another_size_or_vae_is_another_entry(base, examples):
-    list(cache_latents(base, examples[:1], 32))
     list(cache_latents(base, examples[:1], 64))
+    list(cache_latents(base, examples[:1], 96))
     with torch.no_grad():
         next(base.vae.parameters()).mul_(1.01)
-    list(cache_latents(base, examples[:1], 32))
+    list(cache_latents(base, examples[:1], 64))
     assert base.pictures == 3 and len(entries("latents")) == 3
 
 
@@ -104,19 +104,19 @@ def poison(path: Path):
 
 @pytest.mark.parametrize("damage", [half, flip, swap, poison, lambda path: path.write_bytes(b"")])
 def test_a_damaged_entry_is_computed_again(damage, base, examples):
-    before = list(cache_latents(base, examples[:1], 32))
+    before = list(cache_latents(base, examples[:1], 64))
     list(cache_captions(base, ["a red house"]))
     for kind in ("latents", "captions"):
         damage(entries(kind)[0])
-    after = list(cache_latents(base, examples[:1], 32))
+    after = list(cache_latents(base, examples[:1], 64))
     list(cache_captions(base, ["a red house"]))
     assert (base.pictures, base.captions) == (2, 2)
     assert torch.equal(before[0][0], after[0][0])
-    list(cache_latents(base, examples[:1], 32))
+    list(cache_latents(base, examples[:1], 64))
     assert base.pictures == 2
 
 
 def test_a_picture_the_vae_cannot_carry_is_none_and_not_kept(base, examples, monkeypatch):
     real = base.encode_pictures
     monkeypatch.setattr(base, "encode_pictures", lambda pixels: (real(pixels)[0] * float("inf"), real(pixels)[1]))
-    assert list(cache_latents(base, examples[:1], 32)) == [None] and not entries("latents")
+    assert list(cache_latents(base, examples[:1], 64)) == [None] and not entries("latents")

@@ -1,0 +1,171 @@
+"""Whole runs on the tiny base: from a folder of pictures to a file that others open; stopped, named, judged."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from sdlora.base.load import load_base
+from sdlora.config import DrawConfig
+from sdlora.draw.pipeline import draw
+from sdlora.errors import UserError
+from sdlora.storage import home
+from sdlora.train import events, session
+from sdlora.train.plan import Speed
+from sdlora.train.points import OK, export_point, point_folder, point_steps
+from tests import tiny
+
+FEW = {"steps": 6, "save_every": 3, "sample_every": 3, "sample_prompts": ["a [trigger] house"]}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    place = tmp_path_factory.mktemp("tiny")
+    return tiny.write_base(place / "base"), tiny.write_pictures(place / "pictures", 4)
+
+
+@pytest.fixture
+def make(folders):
+    """A run folder of 6 steps."""
+    return lambda name="run", images=folders[1], **settings: tiny.write_run(
+        home() / "runs" / name, folders[0], images, **{**FEW, **settings})
+
+
+def train(folder, wish="pause", at=None):
+    """All events of a run that is asked to pause or stop as soon as `at` is among them (an event's type and step)."""
+    found = []
+    wished = lambda: wish if any((type(event), event.step) == at for event in found) else None  # noqa: E731
+    for event in session.run_training(folder, control=wished):
+        found.append(event)
+    return found
+
+
+def named(found, kind):
+    return [event for event in found if isinstance(event, kind)]
+
+
+@pytest.fixture(autouse=True)
+def same_plan(monkeypatch):
+    """What a run measured must not decide about the columns of the next one within a test."""
+    monkeypatch.setattr(session, "expected_speed", lambda *_: (Speed(1.0, 0.001, 1.0), False))
+    monkeypatch.setattr("sdlora.train.plan.expected_speed", lambda *_: (Speed(1.0, 0.001, 1.0), False))
+
+
+def tensors(done):
+    return load_file(done.file)
+
+
+def test_pictures_in_file_out(make):
+    folder = make(sample_prompts=[])
+    found = train(folder)
+    done = found[-1]
+    assert isinstance(done, events.Done) and (done.step, done.steps, done.run) == (6, 6, "run")
+    assert Path(done.file) == home() / "loras" / "tiny.safetensors"
+    assert [event.step for event in named(found, events.Step)] == [1, 2, 3, 4, 5, 6]
+    assert [event.seconds_left for event in named(found, events.Step)][-1] == 0
+    assert named(found, events.Prepared)[0].pictures == 4 and named(found, events.Prepared)[0].held_out is None
+    assert [event.path for event in named(found, events.Saved)] == ["checkpoints/step-000003", "checkpoints/step-000006"]
+    samples = named(found, events.Sample)
+    assert {sample.step for sample in samples} == {0, 3, 6} and all((folder / sample.path).exists() for sample in samples)
+    assert any("tny" not in sample.prompt for sample in samples) and samples[0].prompt == "tny, a red house"
+    with safe_open(done.file, "pt") as opened:
+        assert opened.metadata()["ss_base_model_version"] == "sdlora_mini"
+        assert opened.metadata()["sdlora_trigger"] == "tny"
+    assert any(value.abs().max() > 0 for name, value in tensors(done).items() if "lora_up" in name)
+    assert json.loads((home() / "loras" / "tiny.json").read_text())["activation text"] == "tny"
+    assert Image.open(home() / "loras" / "tiny.png").size == (64, 64)
+    assert (home() / "speed.json").exists()
+
+
+def test_the_first_column_is_the_untouched_base_and_the_last_is_not(make):
+    folder = make(learning_rate=0.1)
+    samples = named(train(folder), events.Sample)
+    columns = [Image.open(folder / sample.path).tobytes() for sample in samples if sample.prompt_index == 0]
+    assert len(columns) == 3 and columns[0] != columns[-1]
+    base = load_base(json.loads((folder / "spec.json").read_text())["config"]["base"], "cpu")
+    wanted = DrawConfig(prompts=(samples[0].prompt,), seed=samples[0].seed, steps=2)
+    assert list(draw(base, wanted))[-1].image.tobytes() == columns[0]
+
+
+def test_stop_writes_the_file_of_this_moment(make):
+    folder = make(steps=500, sample_every=200, save_every=200)
+    found = train(folder, "stop", at=(events.Step, 5))
+    done = found[-1]
+    assert isinstance(done, events.Done) and done.step == 5 and Path(done.file).exists()
+    point = load_file(point_folder(folder, done.step) / "lora.safetensors")
+    assert all(torch.equal(value, point[name]) for name, value in tensors(done).items())
+
+
+def test_stop_before_anything_was_learned_says_so(make):
+    with pytest.raises(UserError, match="changes nothing"):
+        train(make(), "stop", at=(events.Preparing, 0))
+    assert not list((home() / "loras").glob("*.safetensors"))
+
+
+def test_every_sampled_point_can_be_downloaded(make):
+    folder = make(steps=8, sample_every=2, save_every=100)
+    done = train(folder)[-1]
+    assert point_steps(folder) == [2, 4, 6, 8] and len(point_steps(folder, OK)) == 2
+    files = [load_file(export_point(folder, step)) for step in (2, 4, 6, 8)]
+    assert all(torch.equal(value, files[-1][name]) for name, value in tensors(done).items())
+    name = next(name for name in files[0] if name.endswith("lora_up.weight"))
+    assert len({tuple(file[name].flatten().tolist()) for file in files}) == 4
+
+
+def test_a_taken_name_gets_a_number_and_out_is_obeyed(make, tmp_path):
+    (home() / "loras").mkdir()
+    (home() / "loras" / "tiny.safetensors").write_bytes(b"somebody else's")
+    assert Path(train(make("one", steps=2))[-1].file).name == "tiny-2.safetensors"
+    folder = make("two", steps=2)
+    spec = json.loads((folder / "spec.json").read_text())
+    (folder / "spec.json").write_text(json.dumps({**spec, "out": str(tmp_path / "deep" / "mine.safetensors")}))
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "mine.json").write_text('{"not": "ours"}')
+    assert Path(train(folder)[-1].file) == tmp_path / "deep" / "mine.safetensors"
+    assert json.loads((tmp_path / "deep" / "mine.json").read_text()) == {"not": "ours"}
+
+
+def test_twelve_pictures_hold_one_out(make, tmp_path):
+    found = train(make(images=tiny.write_pictures(tmp_path / "twelve", 12)))
+    prepared = named(found, events.Prepared)[0]
+    assert prepared.pictures == 11 and prepared.held_out.endswith(".png")
+    assert [event.step for event in named(found, events.Validated)] == [0, 3, 6]
+
+
+def test_a_bad_picture_costs_one_picture(make, tmp_path):
+    images = tiny.write_pictures(tmp_path / "pictures", 3)
+    (images / "01.png").write_bytes(b"not a picture")
+    found = train(make(images=images, steps=1))
+    prepared = named(found, events.Prepared)[0]
+    assert prepared.pictures == 2 and prepared.skipped[0][0] == "01.png" and isinstance(found[-1], events.Done)
+
+
+def test_a_sample_that_does_not_fit_costs_no_run(make, monkeypatch):
+    def refuse(*_, **__):
+        raise UserError("There is not enough memory to draw.", "")
+        yield
+
+    monkeypatch.setattr("sdlora.train.samples.draw", refuse)
+    found = train(make())
+    assert isinstance(found[-1], events.Done) and named(found, events.Warning) and not named(found, events.Sample)
+
+
+def test_large_parts_leave_memory_and_come_back_for_samples(make, monkeypatch):
+    expected = tensors(train(make("small"))[-1])
+    monkeypatch.setattr("sdlora.train.samples.SMALL_BYTES", 0)
+    seen, holder = [], {}
+    real_load, real_loss = session.load_base, session.loop.denoising_loss
+
+    def watched(*inputs):
+        seen.append((holder["base"].vae, holder["base"].text_encoders))
+        return real_loss(*inputs)
+
+    monkeypatch.setattr(session, "load_base", lambda *a, **k: holder.setdefault("base", real_load(*a, **k)))
+    monkeypatch.setattr(session.loop, "denoising_loss", watched)
+    found = train(make("large"))
+    assert seen == [(None, [])] * 6 and len(named(found, events.Sample)) == 3
+    assert all(torch.equal(value, expected[name]) for name, value in tensors(found[-1]).items())
