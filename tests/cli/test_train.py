@@ -1,0 +1,198 @@
+"""`sdlora train resume plan runs`: their output, exit codes and refusals, with a training that needs no torch."""
+
+import json
+import sys
+import types
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+
+from sdlora.cli import main
+from sdlora.jobs.lock import hold
+from sdlora.jobs.run import list_runs, start_run, view
+from sdlora.jobs.table import Table
+from sdlora.storage import home
+from tests.jobs import fake_run
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "stained-glass"
+    folder.mkdir()
+    for number in range(4):
+        Image.new("RGB", (96, 96), (number * 60, 90, 200 - number * 40)).save(folder / f"a red house {number}.png")
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n not a picture")
+    return folder
+
+
+@pytest.fixture
+def sdlora(monkeypatch, capfd):
+    """Runs a command; gives (exit code, stdout, stderr). Training is tests.jobs.fake_run, 20 steps at most a second."""
+    session = types.ModuleType("sdlora.train.session")
+    session.run_training = fake_run.run_training
+    monkeypatch.setitem(sys.modules, "sdlora.train.session", session)
+    monkeypatch.setenv("FAKE_SECONDS", "0.001")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["sdlora", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main.run()
+        return int(left.value.code or 0), *capfd.readouterr()
+
+    return run
+
+
+def test_json_is_one_event_a_line_and_ends_with_done(sdlora, pictures, tmp_path):
+    out = tmp_path / "new" / "glass.safetensors"
+    code, told, said = sdlora("train", pictures, "--base", "mini", "--preset", "quick", "--name", "Stained glass",
+                              "--trigger", "stglass", "--out", out, "--set", "steps=20", "--set", "rank=8", "--seed", 5,
+                              "--device", "cpu", "--json")
+    lines = [json.loads(line) for line in told.splitlines()]
+    assert code == 0 and said == ""
+    assert all("event" in line and "step" in line for line in lines)
+    run = list_runs()[0]
+    assert lines[0] == {"event": "started", "step": 0, "steps": 20, "run": run.id, "folder": str(run.folder)}
+    assert lines[-1] == {"event": "done", "run": run.id, "file": str(out), "step": 20, "steps": 20, "seconds": 1.0}
+    assert out.read_text() == "20 210"
+    assert (run.config.name, run.config.trigger, run.config.rank, run.config.seed, run.config.device, run.config.preset) == (
+        "Stained glass", "stglass", 8, 5, "cpu", "quick")
+    assert run.images == str(pictures) and run.config.save_every == 3
+
+
+def test_people_see_what_happens(sdlora, pictures):
+    code, told, _ = sdlora("train", pictures, "--preset", "quick", "--set", "steps=20")
+    assert code == 0 and "4 pictures" in told and "Skipped bad.png: damaged" in told
+    assert list_runs()[0].name == "stained glass", "named after the folder"
+    assert str(list_runs()[0].file) in told.replace("\n", "")
+
+
+MISTAKES = [
+    (["train", "nowhere"], "nowhere"),
+    (["train", "PICTURES", "--set", "stepz=4"], "Did you mean steps?"),
+    (["train", "PICTURES", "--set", "steps=0"], "steps must be"),
+    (["train", "PICTURES", "--set", "rank=many"], "whole number"),
+    (["train", "PICTURES", "--set", "base=x"], "--base x"),
+    (["train", "PICTURES", "--preset", "fast"], "quick, normal, thorough"),
+    (["train", "PICTURES", "--base", "nobase"], "nobase"),
+    (["train", "PICTURES", "--device", "tpu"], "device"),
+    (["train", "PICTURES", "--out", "x.ckpt"], "x.safetensors"),
+    (["train", "PICTURES", "--out", "FOREIGN"], "not made by sdlora"),
+    (["train", "PICTURES", "--name", ""], "name"),
+    (["plan", "nowhere"], "nowhere"),
+    (["resume", "nothing"], "There is no run"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "told"), MISTAKES, ids=[" ".join(words[2:] or words) for words, _ in MISTAKES])
+def test_mistakes_are_one_sentence_and_a_hint_before_anything_heavy_is_loaded(sdlora, pictures, tmp_path, arguments, told):
+    foreign = tmp_path / "foreign.safetensors"
+    foreign.write_bytes(b"somebody else's")
+    here = {"PICTURES": str(pictures), "FOREIGN": str(foreign)}
+    loaded = "torch" in sys.modules
+    code, out, err = sdlora(*[here.get(word, word) for word in arguments])
+    assert code == 2 and out == "" and told in err
+    assert 1 <= len(err.strip().splitlines()) <= 2 and "Traceback" not in err
+    assert list_runs() == [] and foreign.read_bytes() == b"somebody else's"
+    assert loaded or "torch" not in sys.modules
+
+
+def test_a_file_of_ours_is_replaced_only_at_the_end(sdlora, pictures, tmp_path, monkeypatch):
+    out = tmp_path / "mine.safetensors"
+    save_file({"lora_unet_x.alpha": np.ones(1, "float16")}, out, {"sdlora_version": "0.1"})
+    old = out.read_bytes()
+    before = fake_run.run_training
+
+    def failing(folder, *, control):
+        for event in before(folder, control=control):
+            yield event
+            assert out.read_bytes() == old or event.step == 20
+    monkeypatch.setattr(sys.modules["sdlora.train.session"], "run_training", failing)
+    assert sdlora("train", pictures, "--out", out, "--set", "steps=20", "--json")[0] == 0
+    assert out.read_text() == "20 210"
+
+
+def test_plan_says_what_a_run_would_take(sdlora, pictures):
+    code, told, _ = sdlora("plan", pictures, "--preset", "quick", "--json")
+    plan = json.loads(told)
+    assert code == 0 and plan["pictures"] == 4 and plan["skipped"] == 1 and plan["steps"] == plan["config"]["steps"] == 200
+    assert plan["minutes"] > 0 and plan["memory_mb"] > 100 and plan["disk_mb"] > 0 and plan["samples"][0] == 0
+    code, told, _ = sdlora("plan", pictures, "--preset", "quick")
+    assert code == 0 and "4 pictures (1 skipped), 200 steps on mini" in told and "minutes" in told
+    assert list_runs() == []
+
+
+def test_a_stopped_run_is_listed_and_resumed_into_the_file_that_out_named(sdlora, pictures, tmp_path, monkeypatch):
+    out = tmp_path / "glass.safetensors"
+
+    def stopping(folder, *, control):
+        asked = iter([None] * 7 + ["pause"])
+        yield from fake_run.run_training(folder, control=lambda: next(asked) or control())
+
+    monkeypatch.setattr(sys.modules["sdlora.train.session"], "run_training", stopping)
+    code, told, said = sdlora("train", pictures, "--set", "steps=20", "--out", out, "--json")
+    run = list_runs()[0].id
+    assert code == 3 and json.loads(told.splitlines()[-1]) == {"event": "stopped", "step": 7, "steps": 20}
+    assert f"sdlora resume {run}" in said and not out.exists()
+    listed = json.loads(sdlora("runs", "--json")[1])
+    assert [(r["id"], r["state"], r["step"], r["steps"]) for r in listed] == [(run, "stopped", 7, 20)]
+    monkeypatch.setattr(sys.modules["sdlora.train.session"], "run_training", fake_run.run_training)
+    code, told, _ = sdlora("resume", run[:-3], "--json")
+    assert code == 0 and json.loads(told.splitlines()[-1])["file"] == str(out) and out.read_text() == "20 210"
+    assert "done" in sdlora("runs")[1]
+    code, _, said = sdlora("resume", run)
+    assert code == 2 and "finished" in said
+
+
+def test_resume_takes_over_what_waits_and_refuses_what_runs(sdlora, pictures, tmp_path):
+    from sdlora.config import TrainConfig
+
+    run = start_run(TrainConfig(name="waits", steps=10), pictures, once="x")
+    with hold(view(run).folder / "lock"):
+        code, _, said = sdlora("resume", run)
+    assert code == 2 and "running already" in said
+    assert sdlora("resume", run)[0] == 0 and view(run).state == "done"
+    assert Table().claim("train") is None
+
+
+def test_a_failed_run_tells_why_on_stderr(sdlora, pictures, monkeypatch):
+    def failing(folder, *, control):
+        yield from ()
+        raise ZeroDivisionError("hidden")
+
+    monkeypatch.setattr(sys.modules["sdlora.train.session"], "run_training", failing)
+    code, told, said = sdlora("train", pictures, "--set", "steps=20", "--json")
+    assert code == 1 and "code" in said and "hidden" not in told + said and json.loads(told.splitlines()[-1])["event"] == "failed"
+    assert "ZeroDivisionError: hidden" in (list_runs()[0].folder / "run.log").read_text()
+
+
+def test_what_libraries_print_does_not_get_between_the_events(sdlora, pictures, monkeypatch):
+    def chatty(folder, *, control):
+        print("hello from a library")
+        yield from fake_run.run_training(folder, control=control)
+
+    monkeypatch.setattr(sys.modules["sdlora.train.session"], "run_training", chatty)
+    code, told, said = sdlora("train", pictures, "--set", "steps=20", "--json")
+    assert code == 0 and "hello" in said and all(json.loads(line) for line in told.splitlines())
+
+
+def test_no_runs_and_a_full_disk(sdlora, pictures, monkeypatch):
+    assert sdlora("runs", "--json")[1].strip() == "[]"
+    assert "no runs yet" in sdlora("runs")[1]
+    monkeypatch.setattr("shutil.disk_usage", lambda path: types.SimpleNamespace(free=10 * 2**20))
+    code, _, said = sdlora("train", pictures)
+    assert code == 2 and "10 MB left" in said and list_runs() == []
+
+
+def test_a_bug_is_a_code_with_its_traceback_in_the_log(sdlora, monkeypatch):
+    monkeypatch.setattr("sdlora.jobs.run.list_runs", lambda: 1 / 0)
+    code, out, err = sdlora("runs")
+    assert code == 1 and out == "" and "Something went wrong in sdlora (code" in err and "Traceback" not in err
+    assert "ZeroDivisionError" in (home() / "logs" / "sdlora.log").read_text()
+
+
+def test_worker_ends_by_itself(sdlora, monkeypatch):
+    monkeypatch.setattr("sdlora.jobs.worker.start_drawer", lambda folder: types.SimpleNamespace(poll=lambda: 0))
+    assert sdlora("worker", "--linger", "0.1")[0] == 0
