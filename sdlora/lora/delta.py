@@ -31,6 +31,7 @@ class Adapter:
 
 
 Adapters = dict[str, Adapter]
+Dtype = torch.dtype
 
 
 def factors(adapter: Adapter) -> tuple[Tensor, Tensor]:

@@ -17,9 +17,7 @@ from sdlora.lora.layout import opened_lora
 from sdlora.lora.report import inspect, other_build
 
 if TYPE_CHECKING:
-    import torch
-
-    from sdlora.lora.delta import Adapter, Adapters
+    from sdlora.lora.delta import Adapter, Adapters, Dtype, Tensor
 
 __all__ = ["Header", "LoraFile", "header", "inspect", "other_build", "read", "verify", "write"]
 
@@ -64,7 +62,7 @@ def read(path: Path) -> LoraFile:
                     plan.families, plan.notes + ignored)
 
 
-def tensor(found: Header, data: bytearray, name: str) -> "torch.Tensor":
+def tensor(found: Header, data: bytearray, name: str) -> "Tensor":
     """One tensor of the file as torch, in the file's dtype. It shares the private copy `data`."""
     import torch
 
@@ -95,7 +93,7 @@ def write(path: Path, adapters: "Adapters", metadata: dict[str, str], *, dialect
     return storage.write_atomic(Path(path), serialized(tensors, metadata | hashes(tensors, metadata)))
 
 
-def kohya_tensors(adapters: "Adapters", kind: "torch.dtype", family: str) -> tuple[dict[str, "torch.Tensor"], dict[str, str]]:
+def kohya_tensors(adapters: "Adapters", kind: "Dtype", family: str) -> "tuple[dict[str, Tensor], dict[str, str]]":
     """kohya names with an alpha for every module; an alpha that `kind` cannot hold exactly stays fp32."""
     import torch
 
@@ -109,7 +107,7 @@ def kohya_tensors(adapters: "Adapters", kind: "torch.dtype", family: str) -> tup
     return tensors, {}
 
 
-def diffusers_tensors(adapters: "Adapters", kind: "torch.dtype") -> tuple[dict[str, "torch.Tensor"], dict[str, str]]:
+def diffusers_tensors(adapters: "Adapters", kind: "Dtype") -> "tuple[dict[str, Tensor], dict[str, str]]":
     """PEFT names. This format keeps alpha in the header only and half of the readers ignore it there.
 
     So the scale goes into `up` where that is exact in every module (a power of two, say), else alpha stays in the header.
@@ -140,14 +138,14 @@ def diffusers_tensors(adapters: "Adapters", kind: "torch.dtype") -> tuple[dict[s
     return tensors, {"lora_adapter_metadata": json.dumps(said, sort_keys=True)}
 
 
-def folded(adapter: "Adapter", kind: "torch.dtype") -> "torch.Tensor | None":
+def folded(adapter: "Adapter", kind: "Dtype") -> "Tensor | None":
     """`up` with alpha / rank in it, so that alpha may equal the rank; None where that would change a bit of dW."""
     up = adapter.tensors["up"].detach().cpu().to(kind)
     scaled = (up.double() * adapter.scale).to(kind)
     return scaled if (scaled.double() == up.double() * adapter.scale).all() else None
 
 
-def hashes(tensors: dict[str, "torch.Tensor"], metadata: dict[str, str]) -> dict[str, str]:
+def hashes(tensors: "dict[str, Tensor]", metadata: dict[str, str]) -> dict[str, str]:
     """kohya's two hashes, made over a file with only ss_* metadata as kohya does, and ModelSpec's of the tensor bytes."""
     alone = serialized(tensors, {key: value for key, value in metadata.items() if key.startswith("ss_")})
     start = 8 + int.from_bytes(alone[:8], "little")
@@ -158,7 +156,7 @@ def hashes(tensors: dict[str, "torch.Tensor"], metadata: dict[str, str]) -> dict
     return found
 
 
-def serialized(tensors: dict[str, "torch.Tensor"], metadata: dict[str, str]) -> bytes:
+def serialized(tensors: "dict[str, Tensor]", metadata: dict[str, str]) -> bytes:
     """The bytes of a safetensors file in a fixed order (the library orders metadata differently every time)."""
     import torch
 
