@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -85,12 +86,20 @@ def weight_norms(names: list[str], table: Table, base: Path | None, plan: Layout
     Without the weights at hand a weight is taken to be as large as PyTorch makes a new one: rms 1 / sqrt(3 in).
     """
     folder = base or (storage.shipped("assets", "mini") if plan.families == ("mini",) else None)
-    if folder and folder.is_dir() and (folder / "unet" / "diffusion_pytorch_model.safetensors").is_file():
-        found, data = contents(folder / "unet" / "diffusion_pytorch_model.safetensors")
-        kept = [f"{name}.weight" for name in names if f"{name}.weight" in found.tensors]
-        if len(kept) == len(names):
-            return math.sqrt(sum(float(np.square(array(found, data, key), dtype=np.float64).sum()) for key in kept)), "weights"
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors" if folder and folder.is_dir() else None
+    if weights and weights.is_file():
+        squares = weight_squares(weights, weights.stat().st_mtime_ns)
+        if all(name in squares for name in names):
+            return math.sqrt(sum(squares[name] for name in names)), "weights"
     return math.sqrt(sum(table[name][0] / 3 for name in names)), "typical"
+
+
+@lru_cache(maxsize=4)
+def weight_squares(path: Path, changed_ns: int) -> dict[str, float]:
+    """{module path: sum of its squared weights} of a UNet file, kept until the file changes."""
+    found, data = contents(path)
+    return {name.removesuffix(".weight"): float(np.square(array(found, data, name), dtype=np.float64).sum())
+            for name in found.tensors if name.endswith(".weight")}
 
 
 def convolution(plan: Layout) -> list[bool]:
