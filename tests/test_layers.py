@@ -11,10 +11,11 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "sdlora").rglob("*.py")) + [ROOT / "app.py"]
 LEVELS = [{"errors", "config", "storage"}, {"dataset", "base", "lora"}, {"train", "draw"}, {"jobs", "library"},
           {"mini", "bench"}, {"cli", "ui", "app"}]
-SIDEWAYS = {("train", "draw"), ("config", "errors"), ("config", "storage"), ("storage", "errors")}
+SIDEWAYS = {("train", "draw"), ("config", "errors"), ("config", "storage"), ("storage", "errors"),
+            ("cli", "ui"), ("app", "ui")}
 HEAVY = {"torch", "diffusers", "transformers", "accelerate", "peft", "safetensors.torch"}
 LIGHT = ["errors.py", "config.py", "storage.py", "train/events.py", "train/plan.py", "jobs/table.py", "lora/file.py",
-         "lora/metadata.py"]
+         "lora/metadata.py", "lora/header.py", "lora/dialects.py", "lora/modules.py", "lora/layout.py", "lora/report.py"]
 LIGHT_FOLDERS = ["ui", "library", "dataset", "cli"]
 
 
