@@ -3,7 +3,6 @@
 An empty field means "what the preset says", and its placeholder shows what that is.
 """
 
-import types
 import typing
 
 import gradio as gr
@@ -52,12 +51,7 @@ def limits(field: FieldInfo) -> str:
     high = f"{known[Le].le:,}" if Le in known else f"below {known[Lt].lt:g}" if Lt in known else ""
     if "tuple" in str(field.annotation):
         return words.SEPARATED
-    optional = words.NONE_IS_OFF if type(None) in options(field) else ""
-    return " ".join(part for part in (f"({low} to {high})" if low and high else "", optional) if part)
-
-
-def options(field: FieldInfo) -> tuple:
-    return typing.get_args(field.annotation) if isinstance(field.annotation, types.UnionType) else ()
+    return f"({low} to {high})" if low and high else ""
 
 
 def read(values: tuple) -> dict[str, object]:

@@ -46,7 +46,7 @@ def line(settings: dict) -> str:
     parts = [
         loras or words.BASE_ALONE,
         words.VARIATION.format(seed=settings.get("seed", "?")),
-        words.STEPS_SHORT.format(steps=settings.get("steps", "?"), guidance=settings.get("guidance", "?")),
+        words.STEPS_SHORT.format(steps=settings.get("steps", "?"), guidance=f"{float(settings.get('guidance', 0)):g}"),
     ]
     if settings.get("negative"):
         parts.append(words.WITHOUT.format(negative=settings["negative"]))

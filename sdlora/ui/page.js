@@ -41,7 +41,7 @@
     box.showModal();
   };
   const picture = (item, all, at) => make("button", { type: "button", className: "look", "aria-label": item.alt || "",
-    on: { click: () => look(all, at) } }, make("img", { src: item.src, alt: "", loading: "lazy" }));
+    on: { click: () => look(all, at) } }, make("img", { src: item.src, alt: "" }));
 
   // ---- act 1: captions under their pictures, saved while typing
   const captions = (element, props, server, trigger) => {
@@ -77,18 +77,19 @@
         width: `${(right - left) * 100}%`, height: `${(bottom - top) * 100}%` } });
       const wide = p.width >= p.height;
       const frame = make("span", { className: "frame", style: { "aspect-ratio": `${p.width} / ${p.height}`, [wide ? "width" : "height"]: "100%" } },
-        make("img", { src: p.src, alt: p.caption || p.name, loading: "lazy" }), crop);
+        make("img", { src: p.src, alt: p.caption || p.name }), crop);
       const remove = button("×", () => trigger("delete", { id: p.id }), { className: "remove", title: words.remove, "aria-label": `${words.remove}: ${p.name}` });
       return make("figure", {}, make("div", { className: "tile", title: `${p.name}, ${p.width} × ${p.height}` }, frame, remove), field, said);
     }));
   };
 
   // ---- what was left out and why
-  const notes = (element, props) => {
+  const notes = (element, props, trigger) => {
     const host = root(element, "notes"), data = props.data || {}, items = data.items || [];
     host.replaceChildren(...(data.notes || []).map((text) => make("p", { textContent: text })),
       ...(items.length ? [make("details", { open: items.length < 6 }, make("summary", { textContent: data.title }),
-        make("ul", {}, ...items.map((text) => make("li", { textContent: text }))))] : []));
+        make("ul", {}, ...items.map((text) => make("li", { textContent: text }))),
+        make("div", { className: "acts" }, button(data.clear, () => trigger("delete"))))] : []));
   };
 
   // ---- act 2: what the run is doing
@@ -157,7 +158,7 @@
     const host = root(element, "runs"), data = props.data || {}, cards = data.cards || [];
     host.replaceChildren(...(cards.length ? cards.map((card) => make("button", { type: "button", className: "run", "aria-pressed": String(card.chosen),
       on: { click: () => trigger("select", { id: card.id }) } },
-      card.src ? make("img", { src: card.src, alt: "", loading: "lazy" }) : make("span", { className: "blank" }),
+      card.src ? make("img", { src: card.src, alt: "" }) : make("span", { className: "blank" }),
       make("span", {}, make("strong", { textContent: card.title }), make("span", { className: "with", textContent: card.line }))))
       : [make("p", { className: "none", textContent: data.none || "" })]));
   };
@@ -193,7 +194,7 @@
       const range = make("input", { type: "range", min: -1, max: 2, step: 0.05, value: 1, disabled: true,
         "aria-label": `${words.strength}: ${card.title}`, on: { input: () => set(Number(range.value)) } });
       return make("figure", { "data-id": card.id }, make("label", { className: "card" }, tick,
-        card.src ? make("img", { src: card.src, alt: "", loading: "lazy" }) : make("span", { className: "blank", textContent: "✦" }),
+        card.src ? make("img", { src: card.src, alt: "" }) : make("span", { className: "blank", textContent: "✦" }),
         make("strong", { textContent: card.title })),
         make("span", { className: "trigger", textContent: card.trigger ? `“${card.trigger}”` : "" }),
         make("span", { className: card.problem ? "with said bad" : "with", textContent: card.problem || card.line }),

@@ -31,7 +31,8 @@ def build() -> gr.Blocks:
         from_past(runs, form, act1, watch, tabs)
         gallery_tab.select(guarded(gallery.show), shelf.shelf, shelf.shelf, **QUIET)
         runs_tab.select(guarded(past.show), runs.run, runs.shown, **QUIET)
-        act1.menu.change(keep_open, act1.menu, opened, **QUIET)
+        act1.menu.change(silent(keep_open), act1.menu, opened, **QUIET)
+        demo.load(silent(train.new_once), None, form.once, **TICK)
         on_load(demo, (act1, watch, act3, shelf), opened)
     return demo
 

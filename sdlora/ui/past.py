@@ -54,14 +54,14 @@ def connect(past: Past) -> None:
 
 
 def show(run_id: str | None = None) -> tuple:
-    """Updates for `Past.shown`: the list, and the run that is opened."""
+    """Updates for `Past.shown`: the list, and the run that is opened: this one, else the newest."""
     every = runs.list_runs()
-    chosen = next((run for run in every if run.id == run_id), None)
+    chosen = next((run for run in every if run.id == run_id), every[0] if every else None)
     cards = [
         {
             "id": run.id,
             "title": run.name,
-            "chosen": run.id == run_id,
+            "chosen": run is chosen,
             "src": cover(run),
             "line": " · ".join((words.STATES[run.state], words.ROUNDS.format(step=run.step, steps=run.steps), when(run.created))),
         }

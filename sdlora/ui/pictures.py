@@ -80,6 +80,7 @@ def connect(act: Pictures, new: gr.Button, delete: gr.Button) -> None:
     act.name.submit(guarded(rename), [act.menu, act.name], [act.menu, act.name], **QUIET)
     act.default.input(guarded(set_default), [act.menu, act.default], act.grid, trigger_mode="always_last", **QUIET)
     act.grid.delete(guarded(remove), act.menu, act.shown, **QUIET)
+    act.notes.delete(guarded(clear_notes), act.menu, act.notes, **QUIET)
     new.click(guarded(create), None, act.shown, **QUIET)
     delete.click(guarded(delete_set), act.menu, act.shown, js=f"(id) => confirm({words.SET_SURE!r}) ? id : null", **QUIET)
 
@@ -134,6 +135,7 @@ def notes_of(chosen: sets.PictureSet) -> dict:
     return {
         "title": words.SKIPPED.format(count=len(chosen.skipped)) if chosen.skipped else "",
         "items": [one.reason for one in chosen.skipped],
+        "clear": words.CLEAR_SKIPPED,
         "notes": list(chosen.notes),
     }
 
@@ -214,6 +216,13 @@ def remove(set_id: object, event: gr.EventData) -> tuple:
     chosen = an_id(set_id, "set")
     sets.remove_picture(chosen, an_id(fields(event._data).get("id"), "picture"))
     return show(chosen)
+
+
+def clear_notes(set_id: object) -> object:
+    """The list of what was left out has been read."""
+    chosen = an_id(set_id, "set")
+    sets.forget_skipped(chosen)
+    return gr.HTML(data={})
 
 
 def delete_set(set_id: object) -> tuple:

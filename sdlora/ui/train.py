@@ -3,6 +3,7 @@
 Knows nothing about training itself, and nothing about watching: watching.py shows what became of it.
 """
 
+import html
 import uuid
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from sdlora.errors import UserError
 from sdlora.jobs.machine import device_advice, likely_device
 from sdlora.jobs.run import list_runs, start_run
 from sdlora.jobs.worker import ensure_worker
-from sdlora.train.plan import plan
+from sdlora.train.plan import Plan, plan
 from sdlora.ui import bases, expert, words
 from sdlora.ui.guard import QUIET, TICK, an_id, guarded, silent, text
 from sdlora.ui.pictures import Pictures
@@ -51,10 +52,10 @@ def layout() -> Form:
     preset = gr.Radio(preset_choices({}), value=next(iter(presets())), label=words.PRESET, elem_id="presets")
     more = bases.layout()
     fields = expert.layout()
-    with gr.Row(elem_classes="row-end"):
+    with gr.Row(elem_classes="row-end", elem_id="start-row"):
         start = gr.Button(words.START, variant="primary", size="lg", scale=0, min_width=180, elem_id="train")
-        note = gr.Markdown("", elem_classes="quiet", elem_id="plan")
-    return Form(name, trigger, base, preset, note, start, fields, gr.State(new_once), more)
+        note = gr.Markdown(computer(), elem_classes="quiet", elem_id="plan")
+    return Form(name, trigger, base, preset, note, start, fields, gr.State(""), more)
 
 
 def connect(form: Form, act: Pictures) -> None:
@@ -110,7 +111,7 @@ def settings_of(
 def fill(set_id: object) -> tuple:
     """The form for a set: as in its newest run, else its title and a proposed trigger."""
     if not set_id:
-        return "", "", gr.skip(), gr.skip()
+        return "", "", gr.skip(), gr.Radio(choices=preset_choices({}))
     chosen = sets.load(an_id(set_id, "set"))
     run = next((run for run in list_runs() if run.set_id == chosen.id), None)
     name = run.config.name if run else chosen.title
@@ -135,28 +136,33 @@ def keep_trigger(set_id: object, trigger: object) -> None:
 
 
 def estimate(set_id: object, name: object, trigger: object, base: object, preset: object, *values: object) -> tuple:
-    """The minutes on every preset card, a line about this run, and what empty expert fields stand for."""
-    entry = bases.base_of(base)
-    amount = len(sets.load(an_id(set_id, "set")).pictures) if set_id else 0
-    minutes, chosen, config = {}, None, None
-    for key in presets():
-        settings = settings_of(key, entry.family, max(amount, 1), name, trigger, entry.spec, values)
-        planned = plan(settings, max(amount, 1), entry.family, device=likely_device(settings.device))
-        minutes[key] = said_minutes(planned.minutes)
-        if key == preset:
-            chosen, config = planned, settings
-    hints = expert.hints(settings_of(preset, entry.family, max(amount, 1), name, trigger, entry.spec, ("",) * len(values)))
-    line = ""
-    if chosen and amount:
-        held = words.HELD_OUT if amount >= 12 else ""
-        line = "  \n".join(
-            [
-                words.PLAN.format(steps=config.steps, memory=chosen.memory_mb / 1000, samples=len(chosen.samples)) + held,
-                *chosen.notes,
-                computer(),
-            ]
-        )
-    return gr.Radio(choices=preset_choices(minutes if amount else {})), line or computer(), *hints
+    """The minutes on every preset card, a line about this run, and what empty expert fields stand for.
+
+    A setting that is wrong is told in that line, while it is typed.
+    """
+    if not set_id:
+        return gr.skip()
+    nothing = [gr.skip()] * len(values)
+    try:
+        entry = bases.base_of(base)
+        amount = len(sets.load(an_id(set_id, "set")).pictures)
+        common = (entry.family, max(amount, 1), name, trigger, entry.spec)
+        settings = {key: settings_of(key, *common, values) for key in presets()}
+        hints = expert.hints(settings_of(preset, *common, ("",) * len(values)))
+    except UserError as wrong:
+        return gr.skip(), f"**{html.escape(str(wrong))}**", *nothing
+    planned = {key: plan(one, max(amount, 1), entry.family, device=likely_device(one.device)) for key, one in settings.items()}
+    if not amount:
+        return gr.Radio(choices=preset_choices({})), computer(), *hints
+    minutes = {key: said_minutes(one.minutes) for key, one in planned.items()}
+    return gr.Radio(choices=preset_choices(minutes)), plan_line(settings[preset], planned[preset], amount), *hints
+
+
+def plan_line(config: TrainConfig, planned: Plan, pictures: int) -> str:
+    """What this run will be, below the button."""
+    held = words.HELD_OUT if pictures >= 12 else ""
+    steps = words.PLAN.format(steps=config.steps, memory=planned.memory_mb / 1000, samples=len(planned.samples))
+    return "  \n".join([steps + held, *planned.notes, computer()])
 
 
 def computer() -> str:

@@ -169,6 +169,11 @@ def resume_drawing() -> tuple:
 
 
 def point_style(run_id: object, point: object) -> str:
-    """The style id of the chosen point of a run."""
+    """The style id of the chosen point of a run; of its end that of the file on the shelf, while it lies there."""
     view = runs.view(str(run_id))
-    return f"point:{view.id}:{chosen_step(view, point)}"
+    step = chosen_step(view, point)
+    if view.file and step == view.step:
+        kept = next((entry for entry in styles.index.list_loras() if str(entry.path) == view.file), None)
+        if kept:
+            return f"lora:{kept.id}"
+    return f"point:{view.id}:{step}"

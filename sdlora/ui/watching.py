@@ -28,7 +28,7 @@ class Watch:
     run: gr.State
     point: gr.State
     seen: gr.State
-    finished: gr.State
+    finished: gr.Textbox
     progress: gr.HTML
     strip: gr.HTML
     pause: gr.Button
@@ -71,14 +71,16 @@ def layout() -> Watch:
     strip = widget("strip", elem_id="strip")
     with gr.Row(visible=False, elem_id="points") as points:
         try_it = gr.Button(words.TRY_LAST, variant="primary", scale=0, min_width=190, elem_id="try-point")
-        download = gr.DownloadButton(words.DOWNLOAD_LAST, scale=0, min_width=230, elem_id="download-point")
+        download = gr.DownloadButton(words.DOWNLOAD_LAST, scale=0, min_width=300, elem_id="download-point")
     with gr.Accordion(words.LOSS, open=False, visible=False) as losses:
         plot = gr.LinePlot(x="round", y="loss", color="curve", height=220, show_label=False)
+    # a hidden text box: only components, and no State, tell of a change that a tick made
+    finished = gr.Textbox(visible="hidden", elem_id="finished")
     return Watch(
         gr.State(None),
         gr.State(None),
         gr.State({}),
-        gr.State(None),
+        finished,
         progress,
         strip,
         pause,
@@ -201,7 +203,7 @@ def told(view: RunView) -> dict:
     state = {"pause": words.PAUSING, "stop": words.STOPPING}.get(view.wish or "", words.STATES[view.state])
     note, left = "", ""
     if view.state == "running":
-        note = words.STAGES.get(view.phase.stage, "") if view.phase else ""
+        note = staged(view)
         left = said_left(view.seconds_left) if view.step else ""
     elif view.state == "done":
         note = words.FINISHED.format(time=said_left(view.seconds).removesuffix(words.LEFT)) if view.seconds else ""
@@ -219,6 +221,14 @@ def told(view: RunView) -> dict:
         "note": note,
         "notes": [*view.warnings, *([words.HELD.format(name=view.held_out)] if view.held_out else [])],
     }
+
+
+def staged(view: RunView) -> str:
+    """What happens before the first round: "Looking at the pictures (3 of 12)"."""
+    if view.phase is None:
+        return "" if view.step or view.pictures is None else words.FIRST_SAMPLES
+    counted = words.COUNTED.format(done=view.phase.done, total=view.phase.total) if view.phase.total > 1 else ""
+    return words.STAGES.get(view.phase.stage, "") + counted
 
 
 def said_left(seconds: float | None) -> str:

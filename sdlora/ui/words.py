@@ -51,6 +51,7 @@ COUNT_ONE = "1 picture. The bright square is the part that is learned."
 FEW = "{count} pictures is few: with ten or more the style is caught better."
 ADDED = "{count} pictures added."
 SKIPPED = "{count} left out:"
+CLEAR_SKIPPED = "Got it"
 
 # act 2
 TRAIN = "2 · Train"
@@ -137,13 +138,14 @@ DOWNLOAD_BASE, CANCEL_DOWNLOAD = "Download", "Cancel"
 # expert
 AS_PRESET = "as the preset says"
 SEPARATED = "Separate them with |"
-NONE_IS_OFF = ""
 NONE, FROM_CAPTIONS = "none", "made from the captions"
 UNNAMED = "My style"
 PLAN = "{steps} study rounds, samples at {samples} points, about {memory:.1f} GB of memory."
 HELD_OUT = " One picture is kept out of the study to check what was learned."
 
 # the live view
+COUNTED = " ({done} of {total})"
+FIRST_SAMPLES = "Drawing the first samples, with the untouched base"
 PAUSING, STOPPING = "Saving, then resting", "Writing the style file"
 FINISHED = "Finished in {time}. The file was read back and checked: it changes the picture."
 PAUSED_NOTE = "Everything is saved. Go on whenever you like."

@@ -1,0 +1,47 @@
+"""The launch line and who may open it (reliability.md 6 rules 15 and 17, 8.6 143)."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sdlora.errors import UserError
+from sdlora.ui import door, gate
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_launch_line_gives_nothing_away(own_home):
+    line = door.launch_line("127.0.0.1", 7860, own_home)
+    assert line["blocked_paths"] == [str(own_home)] and line["allowed_paths"] == []
+    for off in ("share", "show_error", "enable_monitoring", "run_history", "ssr_mode", "pwa", "mcp_server"):
+        assert line[off] is False, off
+    assert line["footer_links"] == [] and line["strict_cors"] is True and line["max_file_size"] == gate.UPLOAD_BYTES
+    middleware = line["app_kwargs"]["middleware"][0]
+    assert middleware.cls is gate.Gate and middleware.kwargs == {"host": "127.0.0.1"}
+
+
+def test_others_need_a_password():
+    door.check_reach("127.0.0.1", None)
+    door.check_reach("0.0.0.0", "long enough")
+    for host, password in (("0.0.0.0", None), ("192.168.0.2", ""), ("example.org", None), ("127.0.0.1", "abc"), ("::", None)):
+        with pytest.raises(UserError):
+            door.check_reach(host, password)
+
+
+def test_an_open_host_without_password_ends_with_a_sentence(capsys):
+    assert door.run(["--host", "0.0.0.0"]) == 2
+    said = capsys.readouterr().err
+    assert "no password" in said and "--password" in said and "Traceback" not in said
+
+
+def test_the_environment_cannot_open_the_page_wider():
+    code = ("import os, sys; import sdlora.ui.door; import gradio;"
+            "sys.exit(int(any(n in os.environ for n in ('GRADIO_SHARE', 'GRADIO_ALLOWED_PATHS', 'GRADIO_SERVER_NAME'))"
+            " or os.environ['GRADIO_ANALYTICS_ENABLED'] != 'False'))")
+    wide = {"GRADIO_SHARE": "True", "GRADIO_ALLOWED_PATHS": "/", "GRADIO_SERVER_NAME": "0.0.0.0",
+            "GRADIO_ANALYTICS_ENABLED": "True", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | wide, cwd=ROOT, timeout=120)
+    assert done.returncode == 0

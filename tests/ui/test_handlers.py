@@ -1,0 +1,109 @@
+"""Every handler of the page, called by a stranger with anything at all: a sentence, never a bug (reliability.md 8.6, 135-137)."""
+
+import asyncio
+import traceback
+import warnings
+from types import SimpleNamespace
+
+import gradio as gr
+import pytest
+from gradio.state_holder import SessionState
+
+from sdlora.dataset import sets
+from sdlora.ui import guard, history, page, pictures
+
+HOSTILE = [None, True, 3.7, -1, 2**63, float("nan"), "x" * 10_001, "../../etc/passwd", "1 OR 1=1'; DROP TABLE jobs",
+           "<script>alert(1)</script>", "\0",
+           "\ud800", [], [[]], {}, {"id": "../x", "step": "7"}, "point:../x:3", "lora:nothing", "a", ""]
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return page.build()
+
+
+@pytest.fixture
+def bugs(monkeypatch):
+    """The bugs that handlers reported; a test may not leave any."""
+    found = []
+    monkeypatch.setattr(guard, "report", lambda error: found.append("".join(traceback.format_exception(error))) or "TEST")
+    guard.known_bugs.clear()
+    return found
+
+
+def call(demo: gr.Blocks, fn, values: list, event: object = None) -> dict | Exception:  # noqa: ANN001
+    """One call as Gradio makes it: preprocess, handler, postprocess. Gradio's own refusals come back as exceptions."""
+    data = SimpleNamespace(target=None, _data=event)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return asyncio.run(demo.process_api(fn, values, state=SessionState(demo), event_data=gr.EventData(None, data._data)))
+        except Exception as error:  # noqa: BLE001 Gradio refuses in its own ways; whose it is, is looked at by the caller
+            return error
+
+
+def test_no_handler_has_a_bug_for_any_value(demo, bugs, monkeypatch):
+    monkeypatch.setattr("sdlora.jobs.worker.spawn", lambda *_: pytest.fail("a stranger's nonsense started a worker"))
+    called = 0
+    for fn in demo.fns.values():
+        if fn.fn is None:
+            continue
+        for value in HOSTILE:
+            answer = call(demo, fn, [value] * len(fn.inputs), {"id": value, "step": value})
+            called += 1
+            if isinstance(answer, Exception):
+                ours = [f for f in traceback.extract_tb(answer.__traceback__) if "/sdlora/" in f.filename]
+                assert not ours, f"{fn.fn.__name__} broke on {value!r:.60}: {answer!r}"
+    assert not bugs, bugs[0]
+    assert called > 600
+
+
+def test_every_handler_is_guarded(demo):
+    """A bug in any handler must become a code: each is wrapped, and none is public."""
+    for fn in demo.fns.values():
+        if fn.fn is None or fn.fn.__module__.startswith("gradio"):
+            continue
+        assert hasattr(fn.fn, "__wrapped__"), fn.fn.__qualname__
+        assert fn.api_visibility == "private", fn.fn.__qualname__
+
+
+@pytest.mark.parametrize("value", [*HOSTILE, [None] * 3, ["../x", "000", "text"], ["my-set", "../../000", "text"], ["a", "b", 3]])
+def test_server_functions_answer_with_a_sentence(value, bugs):
+    for function in (pictures.save_caption, history.full_picture):
+        assert set(function(value)) == {"problem"}
+    assert not bugs
+
+
+def test_a_bug_becomes_a_code_and_its_traceback_stays_in_the_log(own_home):
+    @guard.guarded_server
+    def broken(data: object) -> dict:
+        return {}["secret"]
+
+    said = broken(None)["problem"]
+    code = said.split("code ")[1][:4]
+    assert "secret" not in said and code in (own_home / "logs" / "page.log").read_text()
+    assert "KeyError: 'secret'" in (own_home / "logs" / "page.log").read_text()
+
+
+def test_a_caption_is_saved_as_typed_and_nothing_else_changes(tmp_path):
+    from PIL import Image
+
+    chosen = sets.create("Garden")
+    for number in range(2):
+        Image.new("RGB", (90, 70 + number), (200, 30 * number, 9)).save(tmp_path / f"red-house-{number}.png")
+    sets.add_pictures(chosen.id, sorted(tmp_path.glob("*.png")))
+    first, second = sets.load(chosen.id).pictures
+    assert pictures.save_caption([chosen.id, first.id, "<b>a red house</b> & ${7*7}"]) == {}
+    after = sets.load(chosen.id).pictures
+    assert after[0].caption == "<b>a red house</b> & ${7*7}" and after[1].caption == second.caption
+    shown = pictures.grid_of(sets.load(chosen.id))["pictures"]
+    assert [card["caption"] for card in shown] == [after[0].caption, after[1].caption]
+    assert shown[0]["src"].startswith("data:image/webp;base64,")
+    assert shown[0]["crop"] == [10 / 90, 0, 80 / 90, 1]
+
+
+@pytest.mark.parametrize("value", [True, None, "3", 3.7, float("nan"), -1, 2**63, [1]])
+def test_whole_numbers_are_whole(value):
+    with pytest.raises(guard.UserError):
+        guard.whole(value, 0, 2**32 - 1, "seed")
+    assert guard.whole(3.0, 0, 9, "seed") == 3
