@@ -3,6 +3,7 @@
 Knows nothing about steps, losses or key names.
 """
 
+import math
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -23,7 +24,7 @@ from sdlora.train.cache import Items
 from sdlora.train.points import file_hash
 
 TINY_CHANGE = 1e-3  # of the length of the prediction; a finished style is at some hundredths or tenths
-BURNT_CHANGE = 2.0
+BURNT_CHANGE = 1.0
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,10 @@ def publish(folder: Path, out: str | None, adapters: Adapters, facts: Facts, ite
     cover = max((folder / "samples").glob("*-0.png"), default=None)
     result = write_lora(folder / "result" / f"{name}.safetensors", adapters, facts, cover)
     change = movement(facts.base, lora_file.read(result).adapters, items)
-    if not 0 < change < float("inf"):
+    if not math.isfinite(change):
+        raise UserError("The style is burnt: with it the base answers with values that are no numbers.",
+                        "Download an earlier saved point, or start again with a lower learning rate.")
+    if change == 0:
         raise UserError("The style changes nothing: the file leaves every picture of the base as it is.",
                         "Train for more rounds, or raise the learning rate.")
     warnings = []

@@ -42,7 +42,7 @@ def without_trigger(caption: str, trigger: str) -> str:
     """`caption` with the trigger word and the commas it leaves taken out."""
     if trigger:
         caption = re.sub(rf"(?<!\w){re.escape(trigger)}(?!\w)", "", caption, flags=re.IGNORECASE)
-    return re.sub(r"\s*,(\s*,)+", ",", re.sub(r"\s+", " ", caption)).strip(" ,")
+    return re.sub(r"\s*,(\s*,)*", ",", re.sub(r"\s+", " ", caption)).strip(" ,")
 
 
 def draw_samples(base: Base, config: TrainConfig, prompts: Sequence[str], folder: Path, step: int,
