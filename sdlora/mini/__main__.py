@@ -1,0 +1,69 @@
+"""`python -m sdlora.mini build | measure | examples`: make, measure and illustrate the embedded base."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import logging
+import time
+from pathlib import Path
+
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
+WORK = Path(".mini")
+
+
+def main() -> None:
+    """Parse the command line and run one command."""
+    parser = argparse.ArgumentParser(prog="python -m sdlora.mini", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    make = commands.add_parser("build", help="train the base; goes on where it was stopped")
+    make.add_argument("--minutes", type=float, default=240.0, help="training time of all sittings together")
+    make.add_argument("--from", dest="source", default=None, help="start from this base folder instead of nothing")
+    make.add_argument("--out", type=Path, default=WORK / "base", help="folder to write the base to")
+    make.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
+    gauge = commands.add_parser("measure", help="measure a base and write the table of its README")
+    gauge.add_argument("--base", type=Path, default=ASSETS / "mini")
+    gauge.add_argument("--examples", type=Path, default=ASSETS / "examples")
+    gauge.add_argument("--prompts", type=int, default=128)
+    sets = commands.add_parser("examples", help="draw the example sets again")
+    sets.add_argument("--out", type=Path, default=ASSETS / "examples")
+    for command in (make, gauge):
+        command.add_argument("--work", type=Path, default=WORK, help="folder of checkpoints and caches")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    {"build": _build, "measure": _measure, "examples": _examples}[options.command](options)
+
+
+def _build(options: argparse.Namespace) -> None:
+    from sdlora.mini.build import Recipe, build
+
+    recipe = Recipe(minutes=options.minutes, source=options.source)
+    told, average = 0.0, None
+    for phase, progress in build(recipe, options.work, options.out, options.device):
+        average = progress.loss if average is None else 0.98 * average + 0.02 * progress.loss
+        if time.monotonic() - told > 20:
+            told = time.monotonic()
+            done = f"{progress.seconds / 60:.1f} min, {progress.pictures} pictures"
+            print(f"{phase}: step {progress.step}, loss {average:.4f}, {done}", flush=True)
+    print(f"written to {options.out}")
+
+
+def _measure(options: argparse.Namespace) -> None:
+    from sdlora.mini.measure import measure, write_table
+
+    rows = []
+    for row in measure(options.base, options.examples, options.work, options.prompts):
+        print(" | ".join(row), flush=True)
+        rows.append(row)
+    write_table(options.base / "README.md", rows, datetime.date.today().isoformat())
+
+
+def _examples(options: argparse.Namespace) -> None:
+    from sdlora.mini.examples import write_examples
+
+    write_examples(options.out)
+    print(f"written to {options.out}")
+
+
+if __name__ == "__main__":
+    main()

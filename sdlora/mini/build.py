@@ -1,0 +1,96 @@
+"""The whole recipe of the embedded base: render, teach the VAE, encode once, teach text encoder and UNet, write.
+
+Stopped anywhere it goes on from its last checkpoint. From nothing, a third of the time goes to the VAE; from an
+existing base the encoder stays (its latents are what the UNet speaks) and a tenth sharpens the decoder.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from sdlora.mini.autoencoder import VaeSettings, train_vae
+from sdlora.mini.checkpoint import Budget, Progress, Store
+from sdlora.mini.denoiser import UnetSettings, train_unet
+from sdlora.mini.latents import encode, fill_cache
+from sdlora.mini.network import Networks, Shape, fresh, load_networks, save_networks, set_latent_scale
+from sdlora.mini.pictures import scene_pictures, texture_pictures
+from sdlora.storage import write_atomic
+
+log = logging.getLogger(__name__)
+VAE_SHARE_FRESH, VAE_SHARE_FROM = 0.35, 0.1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is built, from what, and for how long."""
+
+    minutes: float = 240.0
+    source: str | None = None
+    """Folder of a base to start from; None starts from nothing."""
+    scenes: int = 24_000
+    vae_scenes: int = 3_000
+    vae_textures: int = 3_000
+    shape: Shape = Shape()
+    vae: VaeSettings = VaeSettings()
+    unet: UnetSettings = UnetSettings()
+    steps: int | None = None
+    """Steps of each phase instead of minutes: for tests."""
+
+    def budget(self, phase: str) -> Budget:
+        """The phase's part of the time."""
+        share = VAE_SHARE_FROM if self.source else VAE_SHARE_FRESH
+        part = share if phase == "vae" else 1 - share
+        return Budget(steps=self.steps) if self.steps else Budget(seconds=60 * self.minutes * part)
+
+
+def pick_device(wanted: str = "auto") -> str:
+    """The fastest device that is here."""
+    if wanted != "auto":
+        return wanted
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def build(recipe: Recipe, work: Path, out: Path, device: str = "auto") -> Iterator[tuple[str, Progress]]:
+    """Yield (phase, progress) after every step, and write the base to `out` at the end."""
+    _note(recipe, work)
+    torch.manual_seed(0)
+    networks = load_networks(Path(recipe.source)) if recipe.source else fresh(recipe.shape)
+    networks.to(pick_device(device))
+    for progress in _vae_phase(networks, recipe, work):
+        yield "vae", progress
+    # The cache holds means of the encoder, which the decoder-only phase of an existing base leaves as it was.
+    fill_cache(networks.vae, networks.tokenizer, work / "cache", recipe.scenes)
+    for progress in train_unet(networks, work / "cache", recipe.budget("unet"), Store(work, "unet"), recipe.unet):
+        yield "unet", progress
+    save_networks(networks.to("cpu"), out)
+
+
+def _vae_phase(networks: Networks, recipe: Recipe, work: Path) -> Iterator[Progress]:
+    size_px = networks.vae.config.sample_size
+    scenes = scene_pictures(recipe.vae_scenes, 11, size_px)
+    pictures = torch.cat([scenes, texture_pictures(recipe.vae_textures, 500_000, size_px)])
+    settings = recipe.vae
+    if recipe.source:
+        settings = VaeSettings(settings.batch_size, settings.crop_px, settings.peak_rate, 0.0, settings.seed)
+    yield from train_vae(networks.vae, pictures, recipe.budget("vae"), Store(work, "vae"), settings)
+    if not recipe.source:
+        leak = set_latent_scale(networks.vae, encode(networks.vae, scenes[:512]))
+        log.info("latents scaled by %.4f, terminal leak %.4f", networks.vae.config.scaling_factor, leak)
+
+
+def _note(recipe: Recipe, work: Path) -> None:
+    """Refuse to go on with another start or shape than the folder was begun with."""
+    work.mkdir(parents=True, exist_ok=True)
+    path = work / "recipe.json"
+    about = {"source": recipe.source, "unet_channels": list(recipe.shape.unet_channels), "scenes": recipe.scenes}
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != about:
+        raise ValueError(f"{work} holds another build ({path.name} differs). Empty it or name another --work folder.")
+    write_atomic(path, (json.dumps(about, indent=2) + "\n").encode())

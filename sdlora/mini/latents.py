@@ -1,0 +1,84 @@
+"""Training examples of the UNet, rendered and encoded once: shards of latents, token ids and class maps.
+
+A folder of shards can grow while the training reads it; the seed of a scene is its number.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import torch
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from sdlora.mini.pictures import as_tensor
+from sdlora.mini.render import class_map, render
+from sdlora.mini.tokenizer import token_ids
+from sdlora.mini.words import Scene, random_scene, training_caption
+from sdlora.storage import write_atomic
+
+log = logging.getLogger(__name__)
+CAPTIONS = 4
+SHARD = 2000
+
+
+@dataclass
+class Examples:
+    """latents (n, c, h, w) fp16, unscaled; ids (n, CAPTIONS, 32) int16; maps (n, h, w) uint8."""
+
+    latents: Tensor
+    ids: Tensor
+    maps: Tensor
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
+    """(n, 3, s, s) uint8 -> posterior means (n, c, s/8, s/8) fp16, unscaled."""
+    device = next(vae.parameters()).device
+    parts = []
+    for batch in pictures.split(32):
+        with torch.autocast(device.type, torch.bfloat16):
+            parts.append(vae.encode(batch.to(device).float() / 127.5 - 1).latent_dist.mean)
+    return torch.cat(parts).half().cpu()
+
+
+def make_examples(vae: AutoencoderKL, tokenizer: CLIPTokenizer, scenes: list[Scene]) -> Examples:
+    """Render, encode and caption some scenes."""
+    size_px = vae.config.sample_size
+    latents = encode(vae, as_tensor(render(scene, size_px) for scene in scenes))
+    side = latents.shape[-1]
+    rngs = [Random(scene.layout) for scene in scenes]
+    texts = [training_caption(scene, rng) for scene, rng in zip(scenes, rngs, strict=True) for _ in range(CAPTIONS)]
+    ids = torch.tensor(token_ids(tokenizer, texts), dtype=torch.int16).view(len(scenes), CAPTIONS, -1)
+    maps = torch.tensor([class_map(scene, side) for scene in scenes], dtype=torch.uint8).view(-1, side, side)
+    return Examples(latents, ids, maps)
+
+
+def fill_cache(vae: AutoencoderKL, tokenizer: CLIPTokenizer, folder: Path, count: int) -> None:
+    """Write the shards that are missing up to `count` scenes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    size = min(SHARD, count)
+    for number in range(count // size):
+        path = folder / f"{number:04d}.safetensors"
+        if path.exists():
+            continue
+        rng = Random(number)
+        # Single things first: the sooner a shape has a name, the more every later picture teaches.
+        crowded = 0.1 if number < 3 else 0.25
+        examples = make_examples(vae, tokenizer, [random_scene(rng, crowded) for _ in range(size)])
+        write_atomic(path, lambda place, tensors=vars(examples): save_file(tensors, place))
+        log.info("cached %d scenes", (number + 1) * size)
+
+
+def read_cache(folder: Path, most: int | None = None) -> Examples:
+    """All shards (or the first `most`) as one."""
+    shards = [load_file(path) for path in sorted(folder.glob("*.safetensors"))[:most]]
+    return Examples(*(torch.cat([shard[key] for shard in shards]) for key in ("latents", "ids", "maps")))

@@ -1,0 +1,160 @@
+"""Pictures without a scene: stripes, dots, cells, strokes, hatching - so that the VAE carries what it never saw.
+
+Features are 4 px of 128 or wider: finer ones do not pass a VAE of factor 8, whatever it learns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import cos, pi, sin
+from random import Random
+
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
+
+from sdlora.mini.pen import Rgb, mix
+from sdlora.mini.render import OVERSAMPLING, render
+from sdlora.mini.words import random_scene
+
+
+def texture(seed: int, size_px: int = 128) -> Image.Image:
+    """An RGB square; every seed another kind, scale and palette."""
+    rng = Random(seed)
+    painted = rng.random() < 0.5
+    source = render(random_scene(rng), size_px) if painted else _blobs(rng, size_px)
+    kind = rng.choice(KINDS)
+    return kind(source, rng)
+
+
+def _blobs(rng: Random, size_px: int) -> Image.Image:
+    """A few random colours flowing into each other, or meeting at hard edges."""
+    cells = rng.choice((2, 3, 4, 6))
+    small = Image.new("RGB", (cells, cells))
+    small.putdata([_colour(rng) for _ in range(cells * cells)])
+    smooth = rng.random() < 0.6
+    return small.resize((size_px, size_px), Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST)
+
+
+def _colour(rng: Random) -> Rgb:
+    grey = rng.randrange(256)
+    colour = (rng.randrange(256), rng.randrange(256), rng.randrange(256))
+    return mix(colour, (grey, grey, grey), rng.choice((0.0, 0.3, 1.0)))
+
+
+def _canvas(source: Image.Image) -> tuple[Image.Image, ImageDraw.ImageDraw, float]:
+    """Four times larger, with its brush, and the length of one pixel of 128 on it."""
+    side = source.width * OVERSAMPLING
+    big = source.resize((side, side), Image.Resampling.BICUBIC)
+    return big, ImageDraw.Draw(big), side / 128
+
+
+def stripes(source: Image.Image, rng: Random) -> Image.Image:
+    """Parallel or crossing lines, straight or waving."""
+    big, draw, px = _canvas(source)
+    for _ in range(rng.choice((1, 1, 2))):
+        angle, pitch, wave = rng.uniform(0, pi), rng.uniform(7, 20) * px, rng.choice((0, 0, rng.uniform(1, 6) * px))
+        width, ink = max(1, round(pitch * rng.uniform(0.3, 0.6))), _colour(rng)
+        ux, uy = cos(angle), sin(angle)
+        half, middle = big.width * 0.75, big.width / 2
+        for row in range(-int(half / pitch), int(half / pitch) + 1):
+            points = []
+            for along in range(-12, 13):
+                a, b = along * half / 12, row * pitch + wave * sin(along * 1.3)
+                points.append((middle + a * ux - b * uy, middle + a * uy + b * ux))
+            draw.line(points, fill=ink, width=width, joint="curve")
+    return big.reduce(OVERSAMPLING)
+
+
+def dots(source: Image.Image, rng: Random) -> Image.Image:
+    """Halftone: round or square dots on a grid, larger where the picture is dark."""
+    big, draw, px = _canvas(source)
+    pitch = rng.uniform(7, 14) * px
+    ink, by_tone, round_ones = _colour(rng), rng.random() < 0.6, rng.random() < 0.7
+    tones = source.convert("L")
+    count = int(big.width / pitch) + 1
+    for row in range(count):
+        for column in range(count):
+            x, y = (column + 0.5 * (row % 2)) * pitch, row * pitch
+            at = (min(source.width - 1, int(x / OVERSAMPLING)), min(source.width - 1, int(y / OVERSAMPLING)))
+            radius = pitch * (0.15 + 0.35 * (1 - tones.getpixel(at) / 255) if by_tone else 0.33)
+            box = (x - radius, y - radius, x + radius, y + radius)
+            (draw.ellipse if round_ones else draw.rectangle)(box, fill=ink)
+    return big.reduce(OVERSAMPLING)
+
+
+def cells(source: Image.Image, rng: Random) -> Image.Image:
+    """Mosaic: tilted tiles in the picture's colours between joints."""
+    big, draw, px = _canvas(source)
+    pitch, joint = rng.uniform(8, 18) * px, rng.uniform(1.5, 3.0) * px
+    draw.rectangle((0, 0, big.width, big.width), fill=_colour(rng))
+    count = int(big.width / pitch) + 2
+    grid = [[_jittered(column, row, pitch, rng) for column in range(count)] for row in range(count)]
+    for row in range(count - 1):
+        for column in range(count - 1):
+            corners = [grid[row][column], grid[row][column + 1], grid[row + 1][column + 1], grid[row + 1][column]]
+            cx, cy = sum(x for x, _ in corners) / 4, sum(y for _, y in corners) / 4
+            at = tuple(min(source.width - 1, max(0, int(v / OVERSAMPLING))) for v in (cx, cy))
+            keep = 1 - joint / pitch
+            draw.polygon([(cx + (x - cx) * keep, cy + (y - cy) * keep) for x, y in corners], fill=source.getpixel(at))
+    return big.reduce(OVERSAMPLING)
+
+
+def _jittered(column: int, row: int, pitch: float, rng: Random) -> tuple[float, float]:
+    return (column - 0.3 + rng.uniform(0, 0.5)) * pitch, (row - 0.3 + rng.uniform(0, 0.5)) * pitch
+
+
+def strokes(source: Image.Image, rng: Random) -> Image.Image:
+    """Painted over with short strokes in slightly wrong colours."""
+    big, draw, px = _canvas(source)
+    length, width, turn = rng.uniform(10, 26) * px, rng.uniform(4, 9) * px, rng.uniform(0, pi)
+    for _ in range(260):
+        x, y = rng.uniform(0, big.width), rng.uniform(0, big.width)
+        at = (min(source.width - 1, int(x / OVERSAMPLING)), min(source.width - 1, int(y / OVERSAMPLING)))
+        ink = mix(source.getpixel(at), _colour(rng), rng.uniform(0, 0.25))
+        angle = turn + rng.gauss(0, 0.5)
+        dx, dy = cos(angle) * length / 2, sin(angle) * length / 2
+        draw.line((x - dx, y - dy, x + dx, y + dy), fill=ink, width=max(1, round(width)))
+    return big.reduce(OVERSAMPLING)
+
+
+def hatching(source: Image.Image, rng: Random) -> Image.Image:
+    """Two inks: lines that swell where the picture is dark, as in an engraving."""
+    side, px = source.width, source.width / 128
+    pitch, angle = rng.uniform(7, 12) * px, rng.uniform(0, pi)
+    ramp = Image.new("L", (side * 2, side * 2))
+    draw = ImageDraw.Draw(ramp)
+    ux, uy = cos(angle), sin(angle)
+    reach = int(side * 1.5 / pitch)
+    for row in range(-reach, reach + 1):
+        for part in range(4):
+            grey = (60, 130, 190, 240)[part]
+            offset = (row + part / 8) * pitch * 2
+            points = [(side - uy * offset + ux * along, side + ux * offset + uy * along) for along in (-side * 2, side * 2)]
+            draw.line(points, fill=grey, width=max(1, round(pitch * (1.1 - part * 0.25))))
+    ramp = ramp.filter(ImageFilter.GaussianBlur(px)).reduce(2)
+    tone = source.convert("L")
+    mask = Image.composite(Image.new("L", tone.size, 255), Image.new("L", tone.size, 0), _above(ramp, tone))
+    return Image.composite(Image.new("RGB", tone.size, _colour(rng)), Image.new("RGB", tone.size, _colour(rng)), mask)
+
+
+def _above(a: Image.Image, b: Image.Image) -> Image.Image:
+    """A soft mask of where a is lighter than b."""
+    return ImageChops.subtract(a, b, scale=0.15, offset=128)
+
+
+def posters(source: Image.Image, rng: Random) -> Image.Image:
+    """Flat areas: the picture blurred and cut into few tones, in other colours."""
+    tones = source.convert("L").filter(ImageFilter.GaussianBlur(source.width / 64))
+    steps = rng.choice((2, 3, 4))
+    palette = [_colour(rng) for _ in range(steps)]
+    bands = [tones.point([palette[min(steps - 1, v * steps // 256)][band] for v in range(256)]) for band in range(3)]
+    return Image.merge("RGB", bands)
+
+
+def plain(source: Image.Image, rng: Random) -> Image.Image:
+    """The picture itself in another exposure."""
+    return Image.blend(source, Image.new("RGB", source.size, _colour(rng)), rng.uniform(0, 0.4))
+
+
+KINDS: tuple[Callable[[Image.Image, Random], Image.Image], ...] = (
+    stripes, dots, cells, strokes, hatching, posters, plain,
+)  # fmt: skip

@@ -1,0 +1,144 @@
+"""The language of the embedded base: what a scene can hold and how a caption says it.
+
+Knows nothing about pixels, tensors or files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+OBJECTS = (
+    "house", "tree", "pine tree", "lighthouse", "fish", "boat", "flower", "mountain",
+    "balloon", "cup", "castle", "face", "car", "bird", "cat", "vase",
+)  # fmt: skip
+COLOURS = (
+    "red", "green", "blue", "yellow", "pink", "purple", "black", "orange", "white", "brown", "teal",
+)  # fmt: skip
+SETTINGS = ("meadow", "sea", "city", "hills", "desert", "snowy field")
+TIMES = ("in daylight", "at sunset", "at night", "at dawn")
+STYLES = (
+    "flat illustration", "ink outline cartoon", "soft painting", "pencil sketch", "watercolor",
+)  # fmt: skip
+PLACES = ("on the left", "in the centre", "on the right")
+SIZES = ("small", "", "large")
+
+# Said instead of the plain word in a part of the training captions.
+SYNONYMS = {
+    "tree": ("round tree",),
+    "cat": ("kitten",),
+    "boat": ("sailing boat",),
+    "balloon": ("hot air balloon",),
+    "cup": ("mug",),
+    "face": ("smiling face",),
+    "large": ("big",),
+    "small": ("little",),
+    "in the centre": ("in the middle",),
+    "meadow": ("green meadow", "grass"),
+    "sea": ("ocean", "by the sea"),
+    "city": ("town",),
+    "snowy field": ("snow",),
+    "in daylight": ("by day",),
+    "at night": ("by night",),
+}
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object: names from OBJECTS and COLOURS, place 0-2 (left to right), size 0-2."""
+
+    name: str
+    colour: str
+    place: int = 1
+    size: int = 1
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a picture shows; `layout` seeds every accident (jitter, clouds, brush)."""
+
+    things: tuple[Thing, ...]
+    setting: str
+    time: str
+    style: str = "flat illustration"
+    layout: int = 0
+
+
+def caption(scene: Scene, styled: bool = True) -> str:
+    """The exact caption: `watercolor of a red house and a blue boat, meadow, in daylight`."""
+    words = " and ".join(f"{article(t.colour)} {t.colour} {t.name}" for t in scene.things)
+    words = f"{words}, {scene.setting}, {scene.time}"
+    return f"{scene.style} of {words}" if styled else words
+
+
+def article(word: str) -> str:
+    """Return "a" or "an"."""
+    return "an" if word[0] in "aeiou" else "a"
+
+
+def training_caption(scene: Scene, rng: Random) -> str:
+    """Exact in half of the cases, else longer (size, place), shorter, reordered or in other words.
+
+    The plain look may go unnamed, so that a caption without a style means it.
+    """
+    styled = scene.style != STYLES[0] or rng.random() < 0.4
+    form = rng.random()
+    if form < 0.5:
+        return caption(scene, styled)
+    prefix = f"{scene.style} of " if styled else ""
+    if form < 0.7:
+        return prefix + f"{_things(scene, rng, long=True)}, {scene.setting}, {scene.time}"
+    if form < 0.8:
+        return prefix + _short(scene, rng)
+    say = _voice(rng)
+    things = _things(scene, rng, long=False, say=say)
+    if form < 0.9:
+        return prefix + f"{things}, {say(scene.setting)}, {say(scene.time)}"
+    reordered = f"{say(scene.setting)}, {say(scene.time)}, {things}"
+    return f"{reordered}, {scene.style}" if styled else reordered
+
+
+def _voice(rng: Random):
+    """Return a function that says a word or one of its synonyms."""
+    return lambda word: rng.choice((word, *SYNONYMS.get(word, ())))
+
+
+def _things(scene: Scene, rng: Random, long: bool, say=None) -> str:
+    say = say or (lambda word: word)
+    parts = []
+    for thing in scene.things:
+        size = SIZES[thing.size] if long else ""
+        words = " ".join(w for w in (say(size), thing.colour, say(thing.name)) if w)
+        place = f" {PLACES[thing.place]}" if long and rng.random() < 0.7 else ""
+        parts.append(f"{article(words)} {words}{place}")
+    if not long and rng.random() < 0.5:
+        parts.reverse()
+    return " and ".join(parts)
+
+
+def _short(scene: Scene, rng: Random) -> str:
+    """Leave out the setting, the time or both: what is not said may be anything."""
+    things = _things(scene, rng, long=False)
+    return rng.choice((things, f"{things}, {scene.setting}", f"{things}, {scene.time}"))
+
+
+def vocabulary() -> list[str]:
+    """Every word that a caption can hold, in a fixed order."""
+    phrases = [*OBJECTS, *COLOURS, *SETTINGS, *TIMES, *STYLES, *PLACES, *SIZES, "a an and of"]
+    phrases += [form for forms in SYNONYMS.values() for form in forms]
+    words = " ".join(phrases).split()
+    return list(dict.fromkeys(words))
+
+
+def random_scene(rng: Random, crowded: float = 0.25, plain: float = 0.6) -> Scene:
+    """Draw a scene; `crowded` of them hold two things, `plain` of them are flat illustrations."""
+    style = STYLES[0] if rng.random() < plain else rng.choice(STYLES[1:])
+    if rng.random() < crowded:
+        names, colours = rng.sample(OBJECTS, 2), rng.sample(COLOURS, 2)
+        things = tuple(Thing(n, c, 2 * i) for i, (n, c) in enumerate(zip(names, colours, strict=True)))
+    else:
+        place = rng.choices((0, 1, 2), (1, 8, 1))[0]
+        size = rng.choices((0, 1, 2), (1, 8, 1))[0]
+        things = (Thing(rng.choice(OBJECTS), rng.choice(COLOURS), place, size),)
+    setting, time = rng.choice(SETTINGS), rng.choice(TIMES)
+    return Scene(things, setting, time, style, rng.getrandbits(31))

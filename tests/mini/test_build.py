@@ -1,0 +1,86 @@
+"""The whole recipe on networks so small that it takes seconds: stopped and resumed, it ends in the same weights."""
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from sdlora.mini import checkpoint
+from sdlora.mini.autoencoder import VaeSettings
+from sdlora.mini.build import Recipe, build
+from sdlora.mini.checkpoint import Budget, Progress, rate
+from sdlora.mini.denoiser import UnetSettings
+from sdlora.mini.network import MICRO, TERMINAL_LEAK, fresh, load_networks, save_networks, schedule, set_latent_scale
+
+RECIPE = Recipe(
+    scenes=8, vae_scenes=4, vae_textures=4, shape=MICRO, steps=4,
+    vae=VaeSettings(batch_size=2, crop_px=32), unet=UnetSettings(batch_size=4),
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def weights(folder):
+    networks = load_networks(folder)
+    modules = (networks.vae, networks.text, networks.unet)
+    return [tensor for module in modules for tensor in module.state_dict().values()]
+
+
+@pytest.mark.parametrize("phase, step", [("vae", 2), ("unet", 3)])
+def test_resumed_build_ends_in_the_same_weights(tmp_path, monkeypatch, phase, step):
+    monkeypatch.setattr(checkpoint, "EVERY_SECONDS", 0.0)
+    for _ in build(RECIPE, tmp_path / "a", tmp_path / "one"):
+        pass
+    for where, progress in build(RECIPE, tmp_path / "b", tmp_path / "two"):
+        if (where, progress.step) == (phase, step):
+            break
+    events = list(build(RECIPE, tmp_path / "b", tmp_path / "two"))
+    assert len([where for where, _ in events if where == phase]) == RECIPE.steps - step
+    for one, two in zip(weights(tmp_path / "one"), weights(tmp_path / "two"), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_a_folder_goes_on_only_with_its_own_recipe(tmp_path):
+    next(iter(build(RECIPE, tmp_path / "work", tmp_path / "out")))
+    with pytest.raises(ValueError, match="another build"):
+        next(iter(build(Recipe(scenes=9, shape=MICRO, steps=1), tmp_path / "work", tmp_path / "out")))
+
+
+def test_starting_from_a_base_keeps_its_encoder(tmp_path):
+    save_networks(fresh(MICRO), tmp_path / "base", torch.float32)
+    recipe = Recipe(
+        source=str(tmp_path / "base"), scenes=8, vae_scenes=4, vae_textures=4, shape=MICRO, steps=2,
+        vae=VaeSettings(batch_size=2, crop_px=32), unet=UnetSettings(batch_size=4),
+    )  # fmt: skip
+    for _ in build(recipe, tmp_path / "work", tmp_path / "out"):
+        pass
+    old, new = load_networks(tmp_path / "base").vae, load_networks(tmp_path / "out").vae
+    for key, tensor in old.encoder.state_dict().items():
+        assert torch.equal(tensor.half(), new.encoder.state_dict()[key].half()), key
+    assert not torch.equal(old.decoder.conv_out.weight.half(), new.decoder.conv_out.weight.half())
+
+
+def test_what_is_written_loads_in_plain_diffusers(tmp_path):
+    save_networks(fresh(MICRO), tmp_path / "base")
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "base").to(torch.float32)
+    image = pipeline("a red house", num_inference_steps=2, generator=torch.manual_seed(0)).images[0]
+    assert image.size == (32, 32)
+
+
+def test_scale_closes_the_terminal_leak():
+    vae = fresh(MICRO).vae
+    left = set_latent_scale(vae, 30 * torch.randn(64, 1, 1, 1) + torch.randn(64, 4, 4, 4))
+    assert left <= TERMINAL_LEAK * 1.001
+    assert schedule().config.prediction_type == "epsilon"
+
+
+def test_every_end_is_an_annealed_one():
+    assert rate(1.0, 1000, 1e-3) == pytest.approx(2e-5)
+    assert rate(0.2, 1000, 1e-3) == 1e-3
+    assert Budget(seconds=10).share(Progress(seconds=5)) == 0.5
+    assert Budget(steps=4).share(Progress(step=4)) == 1.0
