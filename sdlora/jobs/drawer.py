@@ -65,9 +65,11 @@ class Drawer:
         sweep_draws()
         self.warm()
         needed_at = time.monotonic()
-        while time.monotonic() - needed_at < ALONE_SECONDS and (self.home / DRAWER_LOCK).exists():
+        while (self.home / DRAWER_LOCK).exists():
             if is_held(self.home / WORKER_LOCK):
                 needed_at = time.monotonic()
+            elif time.monotonic() - needed_at > ALONE_SECONDS:
+                break
             if not self.turn():
                 time.sleep(POLL_SECONDS)
 

@@ -40,6 +40,7 @@ MIGRATIONS = [
     CREATE UNIQUE INDEX jobs_active ON jobs (kind, target) WHERE state IN ('queued', 'running');
     """,
     "ALTER TABLE jobs ADD COLUMN claimed REAL NOT NULL DEFAULT 0;",
+    "ALTER TABLE jobs ADD COLUMN again INTEGER NOT NULL DEFAULT 0;",
 ]
 
 
@@ -118,13 +119,19 @@ class Table:
             db.execute("COMMIT")
 
     def submit(self, kind: str, target: str, *, once: str) -> Job:
-        """Queue a job. The same `once` again, or a target that already waits or runs, gives back the job there is."""
+        """Queue a job. The same `once` again, or a target that already waits or runs, gives back the job there is.
+
+        A job whose process has just stopped, and whose worker has not noticed yet, is queued again as soon as it does.
+        """
         once = clean_text(once, 100)
         with self.writing() as db:
             known = db.execute(f"SELECT {COLUMNS} FROM jobs WHERE once = ? OR (kind = ? AND target = ? AND state IN "
                                "('queued', 'running')) ORDER BY once = ? DESC", (once, kind, target, once)).fetchone()
             if known:
-                return Job(*known)
+                job = Job(*known)
+                if job.once != once and job.state == "running":
+                    db.execute("UPDATE jobs SET again = 1 WHERE id = ?", (job.id,))
+                return job
             waiting = db.execute("SELECT count(*) FROM jobs WHERE state = 'queued'").fetchone()[0]
             if waiting >= MOST_WAITING:
                 raise UserError(f"{waiting} jobs are waiting already.", "Wait until some are done, or cancel some.")
@@ -149,24 +156,31 @@ class Table:
         return self._change(job, "state = 'running'")
 
     def finish(self, job: Job, state: str, problem: str = "") -> bool:
-        """End a job as stopped, done, failed or cancelled; False when it was taken away."""
-        return self._change(job, "state = ?, problem = ?", state, clean_text(problem))
+        """End a job as stopped, done, failed or cancelled; False when it was taken away.
+
+        One that stopped and was submitted again in the meantime waits again instead.
+        """
+        return self._change(job, "state = iif(again AND ?1 = 'stopped', 'queued', ?1), problem = ?2, again = 0",
+                            state, clean_text(problem))
 
     def give_back(self, job: Job, *, crashed_at: int | None = None) -> bool:
         """Queue a claimed job again; `crashed_at` is the step at which its process died."""
         if crashed_at is None:
-            return self._change(job, "state = 'queued'")
-        return self._change(job, "state = 'queued', crashes = crashes + 1, crash_step = ?", crashed_at)
+            return self._change(job, "state = 'queued', again = 0")
+        return self._change(job, "state = 'queued', again = 0, crashes = crashes + 1, crash_step = ?1", crashed_at)
 
     def _change(self, job: Job, what: str, *values: object) -> bool:
         with self.connected() as db:
-            done = db.execute(f"UPDATE jobs SET {what}, touched = ? WHERE id = ? AND fence = ? AND state = 'running'",
+            after = len(values)
+            done = db.execute(f"UPDATE jobs SET {what}, touched = ?{after + 1} "
+                              f"WHERE id = ?{after + 2} AND fence = ?{after + 3} AND state = 'running'",
                               (*values, time.time(), job.id, job.fence))
             return done.rowcount == 1
 
     def cancel(self, kind: str, target: str, state: str = "cancelled") -> bool:
         """Take a waiting job out of the queue; False when none waits (it runs already, or never did)."""
-        with self.connected() as db:
+        with self.writing() as db:
+            db.execute("UPDATE jobs SET again = 0 WHERE kind = ? AND target = ?", (kind, target))
             done = db.execute("UPDATE jobs SET state = ?, touched = ? WHERE kind = ? AND target = ? AND state = 'queued'",
                               (state, time.time(), kind, target))
             return done.rowcount > 0

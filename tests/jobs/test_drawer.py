@@ -252,10 +252,12 @@ def test_old_draws_are_swept_their_pictures_stay(drawer):
 def test_it_leaves_when_the_worker_is_gone(monkeypatch, drawer):
     monkeypatch.setattr(drawer_module, "ALONE_SECONDS", 0.3)
     (home() / "drawer.lock").touch()
+    # drawing for longer than that is no reason to leave
+    drawer.draw = lambda *a, **k: fake_draw(*a, **k, on_step=lambda: time.sleep(0.2))
     thread = threading.Thread(target=drawer.run)
     with hold(home() / "worker.lock"):
         thread.start()
-        draw = submit_draw(config(count=1))
+        draw = submit_draw(config(prompts=("x",), count=1))
         end = time.monotonic() + 5
         while view_draw(draw).state != "done" and time.monotonic() < end:
             time.sleep(0.02)

@@ -51,6 +51,25 @@ def test_an_old_claim_cannot_write_any_more():
     assert table.fence("train", "run") == new.fence + 1
 
 
+def test_one_that_stopped_and_was_wanted_again_before_the_worker_noticed_waits_again():
+    table = Table()
+    table.submit("train", "run", once="a")
+    job = table.claim("train")
+    assert table.submit("train", "run", once="b").id == job.id
+    assert table.finish(job, "stopped") and table.jobs("train")[0].state == "queued"
+    job = table.claim("train")
+    assert table.finish(job, "stopped") and table.jobs("train")[0].state == "stopped", "once asked, once queued"
+    table.submit("train", "run", once="c")
+    job = table.claim("train")
+    table.submit("train", "run", once="d")
+    table.cancel("train", "run")
+    assert table.finish(job, "stopped") and table.jobs("train")[-1].state == "stopped", "paused after all"
+    table.submit("train", "run", once="e")
+    job = table.claim("train")
+    table.submit("train", "run", once="f")
+    assert table.finish(job, "done") and table.jobs("train")[-1].state == "done"
+
+
 def test_cancel_takes_only_what_waits():
     table = Table()
     table.submit("draw", "a", once="a")

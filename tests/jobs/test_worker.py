@@ -138,7 +138,7 @@ def test_pause_continue_and_stop_through_the_worker(start):
     pause(run)
     wait_for(lambda: view(run).state == "stopped")
     assert view(run).paused
-    wait_for(lambda: Table().jobs("train")[-1].state == "stopped")
+    # at once, before the worker has looked
     resume_run(run)
     wait_for(lambda: view(run).state == "running")
     stop(run)
