@@ -1,7 +1,10 @@
 """Runs that were paused, killed between two events, changed or damaged: the same tensors, or a sentence that says why not."""
 
 import json
+import random
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -92,3 +95,38 @@ def test_a_broken_point_is_passed_over_with_a_warning(make):
     assert any("step-000003" in warning.message for warning in named(found, events.Warning))
     assert named(found, events.Step)[0].step == 2
     assert all(torch.equal(value, expected[name]) for name, value in tensors(found[-1]).items())
+
+
+RUN = """
+import sys, torch
+torch.set_num_threads(2)
+from pathlib import Path
+from sdlora.train import events, session
+for event in session.run_training(Path(sys.argv[1]), control=lambda: None):
+    print(events.to_json(event), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_killed_processes_end_in_the_same_tensors(make):
+    """F15: kill -9 at random moments, a new process each time, until one gets to the end."""
+    expected = straight(make)
+    folder = make("killed")
+    dice, losses, attempts = random.Random(1), {}, 0
+    while True:
+        attempts += 1
+        child = subprocess.Popen([sys.executable, "-c", RUN, str(folder)], stdout=subprocess.PIPE, text=True)
+        patience = dice.randrange(3, 9) if attempts < 5 else 1000
+        for line in child.stdout:
+            event = events.from_json(line)
+            if isinstance(event, events.Step):
+                losses[event.step] = event.loss
+            patience -= isinstance(event, (events.Step, events.Sample, events.Saved))
+            if patience == 0:
+                child.kill()
+                break
+        if child.wait() == 0:
+            break
+    assert attempts == 5
+    assert losses == {event.step: event.loss for event in named(expected, events.Step)}
+    assert all(torch.equal(value, tensors(expected[-1])[name]) for name, value in tensors(event).items())
