@@ -8,7 +8,8 @@ import logging
 import time
 from pathlib import Path
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
+from sdlora.storage import shipped
+
 WORK = Path(".mini")
 
 
@@ -22,11 +23,11 @@ def main() -> None:
     make.add_argument("--out", type=Path, default=WORK / "base", help="folder to write the base to")
     make.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
     gauge = commands.add_parser("measure", help="measure a base and write the table of its README")
-    gauge.add_argument("--base", type=Path, default=ASSETS / "mini")
-    gauge.add_argument("--examples", type=Path, default=ASSETS / "examples")
+    gauge.add_argument("--base", type=Path, default=shipped("assets", "mini"))
+    gauge.add_argument("--examples", type=Path, default=shipped("assets", "examples"))
     gauge.add_argument("--prompts", type=int, default=128)
     sets = commands.add_parser("examples", help="draw the example sets again")
-    sets.add_argument("--out", type=Path, default=ASSETS / "examples")
+    sets.add_argument("--out", type=Path, default=shipped("assets", "examples"))
     for command in (make, gauge):
         command.add_argument("--work", type=Path, default=WORK, help="folder of checkpoints and caches")
     options = parser.parse_args()

@@ -99,7 +99,7 @@ def load_networks(folder: Path) -> Networks:
     if unet.config.addition_embed_type is None:
         config = dict(unet.config) | {"addition_embed_type": "text", "addition_embed_type_num_heads": 4}
         grown = UNet2DConditionModel.from_config(config)
-        grown.load_state_dict(unet.state_dict(), strict=True)
+        grown.load_state_dict(unet.state_dict(), strict=False)
         _silence_pooled_text(grown)
         unet = grown
     return Networks(vae, tokenizer, text, unet)

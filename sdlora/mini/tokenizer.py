@@ -67,5 +67,3 @@ def token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> list[list[int]]:
 def load_tokenizer(folder: Path) -> CLIPTokenizer:
     """The tokenizer of a base folder."""
     return CLIPTokenizer.from_pretrained(folder / "tokenizer")
-
-
