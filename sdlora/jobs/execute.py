@@ -141,6 +141,8 @@ def follow(folder: Path, journal: Journal, control: Control, training: Training 
         raise UserError(f"The run {folder.name} is finished: {seen.file}", "Start a new run to train further.")
     try:
         if training is None:
+            # the libraries take seconds to load: whoever watches is told that something happens
+            journal.write(events.Preparing(seen.step, "base", 0, 1))
             from sdlora.train.session import run_training as training
         for event in training(folder, control=control):
             journal.write(event)
