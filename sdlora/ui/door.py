@@ -3,8 +3,10 @@
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from starlette.middleware import Middleware
 
 from sdlora import storage
 from sdlora.errors import UserError
+from sdlora.jobs.worker import announce_web, ensure_worker
 from sdlora.ui import gate, words
 from sdlora.ui.look import CSS, HEAD, theme
 from sdlora.ui.page import build
@@ -24,30 +27,28 @@ def main(host: str = "127.0.0.1", port: int = 7860, data: str | None = None, pas
     """Serve the studio until it is interrupted. Raises UserError for an open host without password or a taken port."""
     if data:
         os.environ["SDLORA_HOME"] = data
-    start(host, port, password).block_thread()
+    scratch = private_scratch()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        start(host, port, password).block_thread()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def start(host: str, port: int, password: str | None) -> gr.Blocks:
     """Start serving and return at once; the returned Blocks has close(). Prints who can reach the page."""
     check_reach(host, password)
     home = storage.home()
-    from sdlora.jobs.worker import ensure_worker
-
+    announce_web()
     ensure_worker()
-    scratch = private_scratch()
     demo = build()
     demo.queue(max_size=64, api_open=False)
-    demo.blocked_paths = [str(home)]
     try:
         demo.launch(**launch_line(host, port, home), auth=gate.Password(password) if password else None, prevent_thread_lock=True)
     except OSError as error:
-        shutil.rmtree(scratch, ignore_errors=True)
         raise UserError(words.PORT_TAKEN.format(port=port), words.PORT_HINT.format(port=port + 1)) from error
-    say(
-        words.REACH_OPEN.format(host=host, port=port)
-        if not gate.is_loopback(host)
-        else words.REACH_LOCAL.format(host=host, port=port)
-    )
+    say((words.REACH_LOCAL if gate.is_loopback(host) else words.REACH_OPEN).format(host=host, port=port))
     return demo
 
 

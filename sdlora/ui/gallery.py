@@ -60,7 +60,7 @@ def layout() -> Gallery:
             file_types=[".safetensors"],
             file_count="multiple",
             type="filepath",
-            height=110,
+            height=136,
             elem_id="shelf-upload",
         )
     with gr.Column(elem_classes="act"):

@@ -22,11 +22,11 @@ def layout(elem_id: str) -> gr.HTML:
     return widget("drawn", "element, props, trigger, server", elem_id=elem_id, server_functions=[full_picture])
 
 
-def update(pictures: list[DrawnPicture] | None = None, *, again: bool = False, none: str = words.NO_HISTORY) -> gr.HTML:
+def update(pictures: list[DrawnPicture] | None = None, *, again: bool = False, pages: int = 1) -> gr.HTML:
     """The update that shows these pictures, or the newest of the history."""
-    found = list_pictures(PAGE) if pictures is None else pictures
+    found = list_pictures(PAGE * pages) if pictures is None else pictures
     said = {"save": words.SAVE, "remove": words.REMOVE, "sure": words.SURE_PICTURE, "again": words.AGAIN if again else ""}
-    return gr.HTML(data={"cards": [card(picture) for picture in found], "words": said, "none": none})
+    return gr.HTML(data={"cards": [card(picture) for picture in found], "words": said, "none": words.NO_HISTORY})
 
 
 def card(picture: DrawnPicture) -> dict:

@@ -105,6 +105,12 @@
       ...(data.notes || []).map((text) => make("p", { className: "notice", textContent: text }))].filter(Boolean) : []));
   };
 
+  // ---- one line at the top of the page, seen from every tab
+  const pill = (element, props) => {
+    const host = root(element, "pill"), data = props.data || {};
+    host.replaceChildren(...(data.text ? [make("span", { className: data.state || "", textContent: data.text })] : []));
+  };
+
   // ---- the strip: a column per saved point, a row per prompt, any column can be chosen
   const strip = (element, props, trigger) => {
     const host = root(element, "strip"), data = props.data || {}, columns = data.columns || [], rows = data.rows || [];
@@ -114,7 +120,7 @@
     const all = [];
     const choose = (step) => { if (data.choosable) trigger("select", { step }); };
     const head = columns.map((c, at) => make("th", { scope: "col", className: c.chosen ? "chosen" : "" },
-      c.choosable ? button(c.label, () => choose(c.step), { className: "pick", role: "radio", "aria-checked": String(Boolean(c.chosen)),
+      c.choosable ? button(c.label, () => choose(c.step), { className: "pick", "aria-pressed": String(Boolean(c.chosen)),
         title: c.title || "", "data-step": c.step, on: { click: () => choose(c.step), keydown: (e) => {
           const way = { ArrowRight: 1, ArrowLeft: -1 }[e.key];
           if (!way) return;
@@ -128,9 +134,9 @@
         return make("td", { className: chosen }, picture(all[all.length - 1], all, all.length - 1));
       })));
     const scroll = make("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": data.title || "" },
-      make("table", {}, make("thead", {}, make("tr", {}, make("td"), ...head)), make("tbody", {}, ...body)));
+      make("table", {}, make("thead", {}, make("tr", {}, make("td", { className: "corner", textContent: data.corner || "" }), ...head)), make("tbody", {}, ...body)));
     host.replaceChildren(scroll);
-    scroll.scrollLeft = followed ? scroll.scrollWidth : kept;
+    scroll.scrollLeft = data.live && followed ? scroll.scrollWidth : kept;
     if (focused) host.querySelector(`[data-step="${focused}"]`)?.focus();
   };
 
@@ -205,5 +211,5 @@
     paint();
   };
 
-  window.sdlora = { captions, notes, progress, strip, drawn, runs, facts, shelf };
+  window.sdlora = { captions, notes, progress, pill, strip, drawn, runs, facts, shelf };
 })();

@@ -4,22 +4,25 @@ import gradio as gr
 
 from sdlora.ui import gallery, guard, history, past, pictures, train, try_, watching, words
 from sdlora.ui.guard import QUIET, TICK, guarded, silent
+from sdlora.ui.look import widget
 
 
 def build() -> gr.Blocks:
     """The whole page; what it shows comes from the stores each time it is loaded."""
     with gr.Blocks(title=words.PAGE_TITLE, analytics_enabled=False, delete_cache=(3600, 86400), fill_width=False) as demo:
         gr.HTML(f"<header id='masthead'><h1>{words.TITLE}</h1><p>{words.TAGLINE}</p></header>", apply_default_css=False)
+        pill = widget("pill", elem_id="pill")
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab(words.TAB_STUDIO, id="studio"):
                 act1 = pictures.layout()
                 with gr.Column(elem_classes="act", elem_id="act-train"):
                     form = train.layout()
-                    watch = watching.layout()
+                    watch = watching.layout(pill)
                 act3 = try_.layout()
-            with gr.Tab(words.TAB_GALLERY, id="gallery") as gallery_tab:
+            # children from the start: what arrives while a tab is being opened for the first time may be lost
+            with gr.Tab(words.TAB_GALLERY, id="gallery", render_children=True) as gallery_tab:
                 shelf = gallery.layout()
-            with gr.Tab(words.TAB_RUNS, id="runs") as runs_tab:
+            with gr.Tab(words.TAB_RUNS, id="runs", render_children=True) as runs_tab:
                 runs = past.layout()
         opened = gr.BrowserState(None, storage_key="sdlora-set", secret="not a secret")
         train.connect(form, act1)

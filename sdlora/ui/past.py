@@ -39,12 +39,12 @@ def layout() -> Past:
             with gr.Column(scale=3, min_width=280):
                 menu = widget("runs", elem_id="runs")
             with gr.Column(scale=7, min_width=300):
-                facts = widget("facts", elem_id="run-facts")
                 with gr.Row(visible=False, elem_id="run-buttons") as buttons:
-                    show_it = gr.Button(words.OPEN_RUN, scale=0, min_width=160)
-                    again = gr.Button(words.TRAIN_AGAIN, scale=0, min_width=220)
-                    delete = gr.Button(words.DELETE_RUN, variant="stop", scale=0, min_width=140)
+                    show_it = gr.Button(words.OPEN_RUN, scale=0, min_width=190)
+                    again = gr.Button(words.TRAIN_AGAIN, scale=0, min_width=290)
+                    delete = gr.Button(words.DELETE_RUN, variant="stop", scale=0, min_width=150)
                 strip = widget("strip", elem_id="run-strip")
+                facts = widget("facts", elem_id="run-facts")
     return Past(gr.State(None), menu, facts, strip, buttons, show_it, again, delete)
 
 
@@ -70,7 +70,7 @@ def show(run_id: str | None = None) -> tuple:
     menu = gr.HTML(data={"cards": cards, "none": words.NO_RUNS})
     if chosen is None:
         return None, menu, gr.HTML(data={}), gr.HTML(data={}), gr.Row(visible=False)
-    strip = strip_of(chosen, None) | {"choosable": False}
+    strip = strip_of(chosen, None) | {"choosable": False, "live": False}
     for column in strip["columns"]:
         column["choosable"] = False
     return chosen.id, menu, gr.HTML(data=facts_of(chosen)), gr.HTML(data=strip), gr.Row(visible=True)
@@ -106,7 +106,7 @@ def facts_of(run: RunView) -> dict:
         rows.append((words.FACT_PROBLEM, run.problem))
     rows += [(key, expert.written(getattr(run.config, key))) for key in words.FACT_SETTINGS]
     rows += [(words.FACT_SKIPPED, f"{name}: {reason}") for name, reason in run.skipped]
-    return {"title": run.name, "rows": rows}
+    return {"title": words.FACT_TITLE.format(name=run.name), "rows": rows}
 
 
 def choose(event: gr.EventData) -> tuple:

@@ -46,7 +46,9 @@ def strip_of(view: RunView, chosen: int | None) -> dict:
     can = choosable(view)
     return {
         "title": words.STRIP,
+        "corner": words.CORNER,
         "choosable": True,
+        "live": True,
         "columns": [
             {
                 "step": step,

@@ -34,6 +34,8 @@ class Try:
     drawing: drawing.Drawing
     slider: gr.ImageSlider
     history: gr.HTML
+    older: gr.Button
+    pages: gr.State
 
     @property
     def fields(self) -> list:
@@ -53,6 +55,7 @@ def layout() -> Try:
                 seed = gr.Number(
                     1, precision=0, minimum=0, maximum=2**32 - 1, label=words.SEED, info=words.SEED_INFO, elem_id="try-seed"
                 )
+                another = gr.Button(words.ANOTHER, size="sm", scale=0, elem_id="another")
                 with gr.Accordion(words.MORE, open=False):
                     negative = gr.Textbox(label=words.KEEP_OUT, info=words.KEEP_OUT_INFO, max_length=2000)
                     steps = gr.Slider(1, 60, value=20, step=1, label=words.STEPS)
@@ -71,7 +74,9 @@ def layout() -> Try:
                 )
         with gr.Accordion(words.HISTORY, open=True, elem_id="history-box"):
             shelf = history.layout("history")
-    return Try(style, prompt, strength, seed, negative, steps, guidance, button, made, slider, shelf)
+            older = gr.Button(words.OLDER, size="sm", scale=0, elem_id="older")
+    another.click(None, None, seed, js="() => Math.floor(Math.random() * 1000000)")
+    return Try(style, prompt, strength, seed, negative, steps, guidance, button, made, slider, shelf, older, gr.State(1))
 
 
 def connect(act: Try) -> None:
@@ -80,7 +85,10 @@ def connect(act: Try) -> None:
     drawing.connect(act.drawing, finished, [act.slider, act.history])
     act.style.input(guarded(suggest), act.style, act.prompt, **QUIET)
     act.history.delete(guarded(forget), None, act.history, **QUIET)
-    act.history.select(guarded(use), None, [act.prompt, act.strength, act.seed, act.negative, act.steps, act.guidance], **QUIET)
+    act.older.click(guarded(show_older), act.pages, [act.pages, act.history], **QUIET)
+    act.history.select(
+        guarded(use), None, [act.style, act.prompt, act.strength, act.seed, act.negative, act.steps, act.guidance], **QUIET
+    )
 
 
 def draw(
@@ -121,13 +129,22 @@ def forget(event: gr.EventData) -> object:
     return history.update(again=True)
 
 
+def show_older(pages: object) -> tuple:
+    """A longer history."""
+    wanted = whole(pages, 1, 50, words.HISTORY) + 1
+    return wanted, history.update(again=True, pages=wanted)
+
+
 def use(event: gr.EventData) -> tuple:
-    """Fill the form with the settings of a kept picture."""
+    """Fill the form with the settings of a kept picture; its style is chosen where it still lies on the shelf."""
     settings = history.of_event(event).settings
-    strength = settings["loras"][0]["strength"] if settings.get("loras") else gr.skip()
+    lora = next(iter(settings.get("loras", [])), None)
+    known = {str(entry.path): f"lora:{entry.id}" for entry in styles.index.list_loras()}
+    style = known.get(lora["file"], gr.skip()) if lora else gr.skip()
     return (
+        style,
         settings.get("prompt", ""),
-        strength,
+        lora["strength"] if lora else gr.skip(),
         settings.get("seed", 1),
         settings.get("negative", ""),
         settings.get("steps", 20),

@@ -29,6 +29,7 @@ class Watch:
     point: gr.State
     seen: gr.State
     finished: gr.Textbox
+    pill: gr.HTML
     progress: gr.HTML
     strip: gr.HTML
     pause: gr.Button
@@ -48,6 +49,7 @@ class Watch:
             self.run,
             self.seen,
             self.finished,
+            self.pill,
             self.progress,
             self.strip,
             self.pause,
@@ -61,8 +63,8 @@ class Watch:
         ]
 
 
-def layout() -> Watch:
-    """Draw the live view, inside act 2."""
+def layout(pill: gr.HTML) -> Watch:
+    """Draw the live view, inside act 2; `pill` is its short form at the top of the page."""
     progress = widget("progress", elem_id="progress")
     with gr.Row(elem_id="controls"):
         pause = gr.Button(words.PAUSE, visible=False, scale=0, min_width=110)
@@ -81,6 +83,7 @@ def layout() -> Watch:
         gr.State(None),
         gr.State({}),
         finished,
+        pill,
         progress,
         strip,
         pause,
@@ -146,42 +149,38 @@ def look(run_id: object, point: object, seen: object) -> tuple:
     """Updates for `Watch.shown`; everything that the browser has already is skipped."""
     view = current(run_id)
     if view is None:
-        return (
-            gr.skip()
-            if not seen
-            else (
-                None,
-                {},
-                gr.skip(),
-                gr.HTML(data={}),
-                gr.HTML(data={}),
-                *hidden(3),
-                gr.Row(visible=False),
-                gr.skip(),
-                gr.skip(),
-                gr.Accordion(visible=False),
-                gr.skip(),
-            )
-        )
+        return no_run() if seen else gr.skip()
     step = chosen_step(view, point)
     parts = {"progress": told(view), "strip": strip_facts(view, step), "losses": len(view.held_out_losses) + len(view.samples)}
     known = seen if isinstance(seen, dict) else {}
     if known == parts and run_id == view.id:
         return gr.skip()
-    fresh = known.get("strip") != parts["strip"]
-    curves = view.losses and (known.get("losses") != parts["losses"] or fresh)
-    done = view.id if view.state == "done" and view.file else None
+    moved, fresh = (known.get(key) != parts[key] for key in ("progress", "strip"))
+    curves = view.losses and (fresh or known.get("losses") != parts["losses"])
     return (
         view.id,
         parts,
-        done or gr.skip(),
-        gr.HTML(data=parts["progress"]) if known.get("progress") != parts["progress"] else gr.skip(),
+        view.id if view.state == "done" and view.file else gr.skip(),
+        gr.HTML(data=short_form(parts["progress"])) if moved else gr.skip(),
+        gr.HTML(data=parts["progress"]) if moved else gr.skip(),
         gr.HTML(data=strip_of(view, step)) if fresh else gr.skip(),
         *buttons(view),
-        *(points_of(view, step) if fresh else (gr.skip(),) * 3),
+        *(points_of(view, step) if fresh else [gr.skip()] * 3),
         gr.Accordion(visible=bool(view.losses)),
         curves_of(view) if curves else gr.skip(),
     )
+
+
+def no_run() -> tuple:
+    """Updates for `Watch.shown` when the run on show was deleted and there is no other."""
+    gone = [gr.HTML(data={})] * 3
+    return None, {}, "", *gone, *hidden(3), gr.Row(visible=False), gr.skip(), gr.skip(), gr.Accordion(visible=False), gr.skip()
+
+
+def short_form(progress: dict) -> dict:
+    """The line at the top of the page, while a run is under way."""
+    active = progress["state"] in ("running", "queued")
+    return {"state": progress["state"], "text": " · ".join(filter(None, (progress["title"], progress["left"])))} if active else {}
 
 
 def hidden(amount: int) -> list:

@@ -155,6 +155,7 @@ LEFT, SECONDS, MINUTES_SHORT = " left", "about {seconds} s", "about {minutes} mi
 HELD = "{name} is kept out of the study to check what was learned."
 POINT = "The saved point"
 STRIP = "Samples: one column per saved point, one row per prompt"
+CORNER = "rounds"
 BEFORE, AFTER = "before", "{step}"
 CHOOSE_POINT = "Choose the point after {step} rounds"
 CURVE, CURVE_HELD = "training, smoothed", "held-out picture"
@@ -173,7 +174,7 @@ BASE_ALONE, VARIATION, STEPS_SHORT, WITHOUT = (
     "{steps} steps, guidance {guidance}",
     "without: {negative}",
 )
-MORE = "More settings"
+MORE, ANOTHER, OLDER = "More settings", "Another variation", "Show older pictures"
 NO_STYLE_YET = "There is no style to try yet. Train one above, or add a style file in the gallery."
 
 # gallery, past runs, downloads
@@ -182,6 +183,7 @@ DOWNLOAD_ALL = "Download all these pictures"
 DELETED = "Deleted."
 SHELF_LINE = "{family} · {size:.1f} MB"
 FAMILIES = {"mini": "Mini", "sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "Stable Diffusion XL"}
+FACT_TITLE = "{name}: settings"
 FACT_STATE, FACT_BEGUN, FACT_PICTURES, FACT_PROBLEM, FACT_SKIPPED = "State", "Begun", "Pictures", "What happened", "Left out"
 FACT_HELD = " ({name} kept out)"
 FACT_SETTINGS = ("steps", "rank", "learning_rate", "batch_size", "schedule", "seed", "resolution", "device")

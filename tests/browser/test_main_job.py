@@ -2,6 +2,7 @@
 
 import random
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,10 @@ def test_the_main_job(studio, page, tmp_path):
     edit_a_caption(page)
     start_training(page)
     page.reload()
+    expect(page.locator("#progress")).to_contain_text(re.compile("Hatching · (Waiting|Training|Done)"))
+    studio.stop(signal.SIGKILL)
+    studio.start()
+    page.goto(studio.url)
     expect(page.locator("#captions figure textarea").first).to_have_value(EDITED)
     expect(page.locator("#progress")).to_contain_text(re.compile("Hatching · (Waiting|Training|Done)"))
     expect(page.locator("#progress")).to_contain_text("Hatching · Done", timeout=240_000)
@@ -91,11 +96,11 @@ def start_training(page: Page) -> None:
 def download_both(page: Page, tmp_path: Path) -> tuple[Path, Path]:
     """The finished file, then the saved point of the first column; both open and differ."""
     expect(page.locator("#strip thead th")).to_have_count(3)
-    expect(page.locator("#strip [aria-checked=true]")).to_have_text("20")
+    expect(page.locator("#strip [aria-pressed=true]")).to_have_text("20")
     assert picture_of(page, "#strip tbody tr:first-child td:nth-child(2) img") != picture_of(
         page, "#strip tbody tr:first-child td:nth-child(4) img"), "the strip shows a change"
     final = download(page, "#download-point", tmp_path)
-    page.locator("#strip").get_by_role("radio", name="10").click()
+    page.locator("#strip").get_by_role("button", name="10", exact=True).click()
     expect(page.locator("#download-point")).to_contain_text("after 10")
     point = download(page, "#download-point", tmp_path)
     with safe_open(final, "np") as file, safe_open(point, "np") as early:
