@@ -25,7 +25,14 @@ def layout(elem_id: str) -> gr.HTML:
 def update(pictures: list[DrawnPicture] | None = None, *, again: bool = False, pages: int = 1) -> gr.HTML:
     """The update that shows these pictures, or the newest of the history."""
     found = list_pictures(PAGE * pages) if pictures is None else pictures
-    said = {"save": words.SAVE, "remove": words.REMOVE, "sure": words.SURE_PICTURE, "again": words.AGAIN if again else ""}
+    more = pictures is None and len(found) == PAGE * pages
+    said = {
+        "older": words.OLDER if more else "",
+        "save": words.SAVE,
+        "remove": words.REMOVE,
+        "sure": words.SURE_PICTURE,
+        "again": words.AGAIN if again else "",
+    }
     return gr.HTML(data={"cards": [card(picture) for picture in found], "words": said, "none": words.NO_HISTORY})
 
 

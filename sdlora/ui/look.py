@@ -83,6 +83,8 @@ def theme() -> gr.themes.Base:
         input_background_fill="white",
         input_background_fill_dark="*neutral_800",
         input_border_width="1px",
+        border_color_primary="*neutral_200",
+        border_color_primary_dark="*neutral_700",
         input_border_color="*neutral_200",
         input_border_color_dark="*neutral_700",
         button_primary_background_fill="*primary_600",
@@ -109,7 +111,8 @@ def widget(
     server_functions: list | None = None,
 ) -> gr.HTML:
     """A gr.HTML that page.js draws. The template is constant, so nothing from outside is ever run or parsed as HTML."""
-    draw = f"const draw = () => window.sdlora.{name}({calls}); draw(); watch(['data', 'value'], draw); /* 'select' 'delete' */"
+    draw = f"const draw = () => window.sdlora.{name}({calls}); draw(); watch(['data', 'value'], draw);"
+    draw += " /* its events: 'select' 'delete' 'expand' */"
     return gr.HTML(
         value=value,
         html_template=BLANK,

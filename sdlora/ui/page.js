@@ -156,7 +156,8 @@
           words.again ? button(words.again, () => trigger("select", { id: card.id })) : null,
           button(words.save, () => save(card), { "aria-label": `${words.save}: ${card.prompt}` }),
           button(words.remove, () => { if (confirm(words.sure)) trigger("delete", { id: card.id }); }, { "aria-label": `${words.remove}: ${card.prompt}` })))))
-      : [make("p", { className: "none", textContent: data.none || "" })]));
+      : [make("p", { className: "none", textContent: data.none || "" })]),
+      ...(words.older ? [make("div", { className: "acts none" }, button(words.older, () => trigger("expand")))] : []));
   };
 
   // ---- past runs: one is opened at a time

@@ -3,6 +3,7 @@
 Knows nothing about training: the act that trains asks for the id of the set that is open.
 """
 
+import html
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,7 +118,8 @@ def show(set_id: str | None) -> tuple:
         return menu, closed, closed, gr.HTML(data={}), words.NO_PICTURES, gr.HTML(data={})
     grid = grid_of(chosen)
     amount = len(grid["pictures"])
-    lines = [words.COUNT_ONE if amount == 1 else words.COUNT.format(count=amount)] if amount else [words.NO_PICTURES]
+    lines = [html.escape(chosen.sentence)] if chosen.sentence else []
+    lines += [words.COUNT_ONE if amount == 1 else words.COUNT.format(count=amount)] if amount else [words.NO_PICTURES]
     if 0 < amount < 8:
         lines.append(words.FEW.format(count=amount))
     return (

@@ -34,7 +34,6 @@ class Try:
     drawing: drawing.Drawing
     slider: gr.ImageSlider
     history: gr.HTML
-    older: gr.Button
     pages: gr.State
 
     @property
@@ -74,9 +73,8 @@ def layout() -> Try:
                 )
         with gr.Accordion(words.HISTORY, open=True, elem_id="history-box"):
             shelf = history.layout("history")
-            older = gr.Button(words.OLDER, size="sm", scale=0, elem_id="older")
     another.click(None, None, seed, js="() => Math.floor(Math.random() * 1000000)")
-    return Try(style, prompt, strength, seed, negative, steps, guidance, button, made, slider, shelf, older, gr.State(1))
+    return Try(style, prompt, strength, seed, negative, steps, guidance, button, made, slider, shelf, gr.State(1))
 
 
 def connect(act: Try) -> None:
@@ -85,7 +83,7 @@ def connect(act: Try) -> None:
     drawing.connect(act.drawing, finished, [act.slider, act.history])
     act.style.input(guarded(suggest), act.style, act.prompt, **QUIET)
     act.history.delete(guarded(forget), None, act.history, **QUIET)
-    act.older.click(guarded(show_older), act.pages, [act.pages, act.history], **QUIET)
+    act.history.expand(guarded(show_older), act.pages, [act.pages, act.history], **QUIET)
     act.history.select(
         guarded(use), None, [act.style, act.prompt, act.strength, act.seed, act.negative, act.steps, act.guidance], **QUIET
     )
