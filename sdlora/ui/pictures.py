@@ -52,7 +52,7 @@ def layout() -> Pictures:
         if examples:
             gr.Markdown(words.EXAMPLES, elem_classes="quiet")
             with gr.Row(elem_id="examples"):
-                buttons = [gr.Button(title(folder), size="sm", min_width=120) for folder in examples]
+                buttons = [gr.Button(title(folder), size="sm", scale=0, min_width=150) for folder in examples]
         notes = widget("notes", elem_id="set-notes")
         count = gr.Markdown(words.NO_PICTURES, elem_classes="quiet", elem_id="set-count")
         grid = widget("captions", "element, props, server, trigger", elem_id="captions", server_functions=[save_caption])

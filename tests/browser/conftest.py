@@ -16,6 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]
+HERE = ("http://127.0.0.1:", "data:", "blob:")
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
@@ -81,12 +82,14 @@ def studio(tmp_path_factory):
 
 @pytest.fixture
 def page(chromium):
-    """A window of 1280 px; errors of scripts fail the test, dialogs are answered with yes."""
+    """A window of 1280 px; errors of scripts and requests to anywhere else fail the test, dialogs are answered with yes."""
     context = chromium.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
-    window, errors = context.new_page(), []
+    window, errors, abroad = context.new_page(), [], []
     window.set_default_timeout(120_000)
     window.on("pageerror", lambda error: errors.append(str(error)))
+    window.on("request", lambda request: None if request.url.startswith(HERE) else abroad.append(request.url))
     window.on("dialog", lambda dialog: dialog.accept())
     yield window
     context.close()
     assert not errors, errors
+    assert not abroad, abroad

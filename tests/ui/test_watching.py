@@ -1,0 +1,67 @@
+"""The live view is rebuilt from the run folder: any page that loads shows the same, and says nothing twice."""
+
+import gradio as gr
+import pytest
+from PIL import Image
+
+from sdlora.config import from_preset
+from sdlora.jobs import run as runs
+from sdlora.train import events
+from sdlora.ui import strip, watching
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A run of 40 rounds with samples at 0 and 20 and a saved point at 20, told by its events alone."""
+    config = from_preset("quick", "mini", 12, name="Hatching <b>", trigger="htchng", steps=40)
+    made = runs.create_run(config, tmp_path)
+    (made / "samples").mkdir()
+    told = [events.Prepared(0, 40, 11, "cat.png", (), 1.0)]
+    for step in (0, 20):
+        Image.new("RGB", (128, 128), (step * 5, 90, 60)).save(made / "samples" / f"{step:06d}-0.png")
+        told.append(events.Sample(step, 0, "htchng, a cat", 1, f"samples/{step:06d}-0.png"))
+    point = made / "checkpoints" / "step-000020"
+    point.mkdir(parents=True)
+    for name in ("state.json", "lora.safetensors"):
+        (point / name).write_text("{}")
+    told.append(events.Step(20, 40, 0.1, 0.2, 1e-3, 95.0))
+    (made / "events.jsonl").write_text("".join(events.to_json(event) + "\n" for event in told))
+    return made
+
+
+def test_a_loaded_page_shows_the_newest_run_and_a_second_look_says_nothing(folder, monkeypatch):
+    monkeypatch.setattr(watching, "points_of", lambda view, step: [step] * 3)
+    first = watching.look(None, None, {})
+    assert first[0] == folder.name and watching.look(first[0], None, first[1]) == gr.skip()
+    (folder / "events.jsonl").open("a").write(events.to_json(events.Step(21, 40, 0.1, 0.2, 1e-3, 90.0)) + "\n")
+    later = watching.look(first[0], None, first[1])
+    assert later != gr.skip() and later[5] == gr.skip(), "progress moves, the strip does not"
+
+
+def test_what_a_paused_run_says(folder):
+    told = watching.told(runs.view(folder.name))
+    assert told["title"] == "Hatching <b> · Paused" and told["percent"] == 50.0 and told["left"] == "round 20 of 40"
+    assert any("cat.png" in note for note in told["notes"])
+    pause, stop, resume = watching.buttons(runs.view(folder.name))
+    assert (pause["visible"] if isinstance(pause, dict) else pause.visible) is False
+    assert (resume["visible"] if isinstance(resume, dict) else resume.visible) is True
+
+
+def test_the_strip_has_a_column_per_point_with_step_0_first(folder):
+    view = runs.view(folder.name)
+    shown = strip.strip_of(view, strip.chosen_step(view, None))
+    assert [column["step"] for column in shown["columns"]] == [0, 20]
+    assert [column["choosable"] for column in shown["columns"]] == [False, True] and shown["columns"][1]["chosen"]
+    cells = shown["rows"][0]["cells"]
+    assert len(cells) == 2 and cells[0] != cells[1] and all(cell.startswith("data:image/webp") for cell in cells)
+
+
+@pytest.mark.parametrize("point", [None, 0, 21, True, "20", 10**12])
+def test_a_point_that_is_none_falls_back_to_the_last(folder, point):
+    assert strip.chosen_step(runs.view(folder.name), point) == 20
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(None, ""), (3, "about 5 s left"),
+                                               (44, "about 45 s left"), (130, "about 2 min left")])
+def test_time_left(seconds, said):
+    assert watching.said_left(seconds) == said
