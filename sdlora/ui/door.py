@@ -38,7 +38,7 @@ def main(host: str = "127.0.0.1", port: int = 7860, data: str | None = None, pas
 
 def start(host: str, port: int, password: str | None) -> gr.Blocks:
     """Start serving and return at once; the returned Blocks has close(). Prints who can reach the page."""
-    check_reach(host, password)
+    check_reach(host, port, password)
     home = storage.home()
     announce_web()
     ensure_worker()
@@ -83,10 +83,12 @@ def launch_line(host: str, port: int, home: Path) -> dict[str, object]:
     }
 
 
-def check_reach(host: str, password: str | None) -> None:
+def check_reach(host: str, port: int, password: str | None) -> None:
     """Whoever opens the page to others needs a password."""
     if password is not None and not 4 <= len(password) <= 1024:
         raise UserError(words.PASSWORD_SHORT, words.PASSWORD_HINT)
+    if not 1 <= port <= 65535:
+        raise UserError(words.BAD_PORT.format(port=port), words.PORT_HINT.format(port=7860))
     if not gate.is_loopback(host) and not password:
         raise UserError(words.NEEDS_PASSWORD.format(host=host), words.PASSWORD_HINT)
 

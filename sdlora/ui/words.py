@@ -14,8 +14,9 @@ REACH_OPEN = (
 NEEDS_PASSWORD = "Serving on {host} lets other computers in, and no password is set."
 PASSWORD_SHORT = "The password must have 4 to 1024 letters."
 PASSWORD_HINT = "Add --password WORD, or leave --host out to stay on this computer."
-PORT_TAKEN = "Port {port} is already in use, perhaps by a studio that is still open."
-PORT_HINT = "Open that one, or start this one with --port {port}."
+BAD_PORT = "{port} is no port: ports go from 1 to 65535."
+PORT_TAKEN = "Port {port} is already in use, perhaps by a studio that is open already."
+PORT_HINT = "Start this one with --port {port}."
 
 # what goes wrong
 BUG = "Something went wrong in sdlora (code {code}). Your pictures and runs are safe; try again."

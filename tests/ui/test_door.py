@@ -24,11 +24,17 @@ def test_the_launch_line_gives_nothing_away(own_home):
 
 
 def test_others_need_a_password():
-    door.check_reach("127.0.0.1", None)
-    door.check_reach("0.0.0.0", "long enough")
+    door.check_reach("127.0.0.1", 7860, None)
+    door.check_reach("0.0.0.0", 7860, "long enough")
     for host, password in (("0.0.0.0", None), ("192.168.0.2", ""), ("example.org", None), ("127.0.0.1", "abc"), ("::", None)):
         with pytest.raises(UserError):
-            door.check_reach(host, password)
+            door.check_reach(host, 7860, password)
+
+
+@pytest.mark.parametrize("port", ["0", "-1", "99999"])
+def test_a_port_that_is_none_is_a_sentence(port, capsys):
+    assert door.run([f"--port={port}"]) == 2
+    assert "ports go from 1" in capsys.readouterr().err
 
 
 def test_an_open_host_without_password_ends_with_a_sentence(capsys):
