@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import logging
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from sdlora.storage import shipped
@@ -38,14 +40,17 @@ def main() -> None:
 def _build(options: argparse.Namespace) -> None:
     from sdlora.mini.build import Recipe, build
 
-    recipe = Recipe(minutes=options.minutes, source=options.source)
-    told, average = 0.0, None
+    recipe = Recipe.lasting(options.minutes, options.source)
+    told, average, before = 0.0, 0.0, ""
     for phase, progress in build(recipe, options.work, options.out, options.device):
-        average = progress.loss if average is None else 0.98 * average + 0.02 * progress.loss
+        average = 0.98 * average + 0.02 * progress.loss if phase == before else progress.loss
+        before = phase
         if time.monotonic() - told > 20:
             told = time.monotonic()
             done = f"{progress.seconds / 60:.1f} min, {progress.pictures} pictures"
             print(f"{phase}: step {progress.step}, loss {average:.4f}, {done}", flush=True)
+            with (options.work / "curve.jsonl").open("a", encoding="utf-8") as curve:
+                curve.write(json.dumps({"phase": phase, **asdict(progress), "loss": round(average, 5)}) + "\n")
     print(f"written to {options.out}")
 
 

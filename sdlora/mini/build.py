@@ -42,6 +42,12 @@ class Recipe:
     steps: int | None = None
     """Steps of each phase instead of minutes: for tests."""
 
+    @classmethod
+    def lasting(cls, minutes: float, source: str | None = None) -> Recipe:
+        """As many pictures as so many minutes can use: drawing and encoding them takes time too."""
+        scenes, vae_pictures = int(min(24_000, max(500, 160 * minutes))), int(min(3_000, max(64, 30 * minutes)))
+        return cls(minutes, source, scenes, vae_pictures, vae_pictures)
+
     def budget(self, phase: str) -> Budget:
         """The phase's part of the time."""
         share = VAE_SHARE_FROM if self.source else VAE_SHARE_FRESH
@@ -90,7 +96,7 @@ def _note(recipe: Recipe, work: Path) -> None:
     """Refuse to go on with another start or shape than the folder was begun with."""
     work.mkdir(parents=True, exist_ok=True)
     path = work / "recipe.json"
-    about = {"source": recipe.source, "unet_channels": list(recipe.shape.unet_channels), "scenes": recipe.scenes}
+    about = {"source": recipe.source, "unet_channels": list(recipe.shape.unet_channels)}
     if path.exists() and json.loads(path.read_text(encoding="utf-8")) != about:
         raise ValueError(f"{work} holds another build ({path.name} differs). Empty it or name another --work folder.")
     write_atomic(path, (json.dumps(about, indent=2) + "\n").encode())

@@ -24,7 +24,7 @@ from sdlora.storage import write_atomic
 
 log = logging.getLogger(__name__)
 CAPTIONS = 4
-SHARD = 2000
+SHARD = 500
 
 
 @dataclass
@@ -71,11 +71,15 @@ def fill_cache(vae: AutoencoderKL, tokenizer: CLIPTokenizer, folder: Path, count
         if path.exists():
             continue
         rng = Random(number)
-        # Single things first: the sooner a shape has a name, the more every later picture teaches.
-        crowded = 0.1 if number < 3 else 0.25
-        examples = make_examples(vae, tokenizer, [random_scene(rng, crowded) for _ in range(size)])
+        scenes = [random_scene(rng, _crowded(number * size / count)) for _ in range(size)]
+        examples = make_examples(vae, tokenizer, scenes)
         write_atomic(path, lambda place, tensors=vars(examples): save_file(tensors, place))
-        log.info("cached %d scenes", (number + 1) * size)
+        log.info("cached %d of %d scenes", (number + 1) * size, count)
+
+
+def _crowded(share: float) -> float:
+    """How many of the scenes hold two things: few, so that shapes get names; then nearly all, for who is red."""
+    return 0.2 if share < 0.75 else 0.9
 
 
 def read_cache(folder: Path, most: int | None = None) -> Examples:

@@ -123,7 +123,11 @@ def save_networks(networks: Networks, folder: Path, dtype: torch.dtype = torch.f
 
 def _cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     """A copy in another precision."""
-    copy = type(module).from_config(module.config) if hasattr(module, "from_config") else type(module)(module.config)
+    if hasattr(module, "from_config"):
+        # Without the folder it once was read from: that is nobody else's business.
+        copy = type(module).from_config({key: v for key, v in module.config.items() if key != "_name_or_path"})
+    else:
+        copy = type(module)(module.config)
     copy.load_state_dict(module.state_dict())
     return copy.to(dtype)
 

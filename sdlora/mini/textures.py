@@ -12,7 +12,7 @@ from random import Random
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from sdlora.mini.pen import Rgb, mix
-from sdlora.mini.render import OVERSAMPLING, render
+from sdlora.mini.render import OVERSAMPLING, Manner, render
 from sdlora.mini.words import random_scene
 
 
@@ -20,9 +20,22 @@ def texture(seed: int, size_px: int = 128) -> Image.Image:
     """An RGB square; every seed another kind, scale and palette."""
     rng = Random(seed)
     painted = rng.random() < 0.5
-    source = render(random_scene(rng), size_px) if painted else _blobs(rng, size_px)
+    source = render(random_scene(rng), size_px, _other_inks(rng)) if painted else _blobs(rng, size_px)
     kind = rng.choice(KINDS)
     return kind(source, rng)
+
+
+def _other_inks(rng: Random) -> Manner | None:
+    """Half of the time the scene in its own style, else outlined and toned at random."""
+    if rng.random() < 0.5:
+        return None
+    tone, share_of_thing, share_of_scene = _colour(rng), rng.uniform(0, 0.6), rng.uniform(0, 0.9)
+    return Manner(
+        thing_ink=lambda c: mix(c, tone, share_of_thing),
+        scene_ink=lambda c: mix(c, tone, share_of_scene),
+        line=_colour(rng),
+        line_px=rng.choice((0.0, rng.uniform(2.5, 5.0))),
+    )
 
 
 def _blobs(rng: Random, size_px: int) -> Image.Image:
@@ -156,5 +169,5 @@ def plain(source: Image.Image, rng: Random) -> Image.Image:
 
 
 KINDS: tuple[Callable[[Image.Image, Random], Image.Image], ...] = (
-    stripes, dots, cells, strokes, hatching, posters, plain,
+    stripes, dots, cells, strokes, hatching, posters, plain, plain,
 )  # fmt: skip

@@ -56,7 +56,7 @@ def test_resumed_build_ends_in_the_same_weights(tmp_path, monkeypatch, uninterru
 def test_a_folder_goes_on_only_with_its_own_recipe(tmp_path):
     next(iter(build(RECIPE, tmp_path / "work", tmp_path / "out")))
     with pytest.raises(ValueError, match="another build"):
-        next(iter(build(Recipe(scenes=9, shape=MICRO, steps=1), tmp_path / "work", tmp_path / "out")))
+        next(iter(build(Recipe(steps=1), tmp_path / "work", tmp_path / "out")))
 
 
 def test_starting_from_a_base_keeps_its_encoder(tmp_path):
@@ -86,6 +86,11 @@ def test_scale_closes_the_terminal_leak():
     left = set_latent_scale(vae, 30 * torch.randn(64, 1, 1, 1) + torch.randn(64, 4, 4, 4))
     assert left <= TERMINAL_LEAK * 1.001
     assert schedule().config.prediction_type == "epsilon"
+
+
+def test_a_short_build_draws_few_pictures():
+    assert Recipe.lasting(1).scenes == 500
+    assert Recipe.lasting(600).scenes == 24_000
 
 
 def test_every_end_is_an_annealed_one():
