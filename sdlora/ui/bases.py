@@ -62,7 +62,7 @@ def layout() -> Bases:
                 scale=3,
                 elem_id="hub",
             )
-            ask = gr.Button(words.ASK_BASE, scale=0, min_width=170)
+            ask = gr.Button(words.ASK_BASE, scale=0, min_width=220)
             fetch = gr.Button(words.DOWNLOAD_BASE, scale=0, min_width=120, elem_id="fetch-base")
         facts = gr.Markdown(told_known(next(iter(catalog.KNOWN))), elem_classes="quiet", elem_id="hub-facts")
         progress = widget("progress", elem_id="fetch-progress")

@@ -18,15 +18,15 @@ ELSEWHERE = {"name", "trigger", "base", "preset", "default_caption"}
 SETTINGS = {key: field for key, field in TrainConfig.model_fields.items() if key not in ELSEWHERE}
 
 
-def layout() -> list[gr.components.Component]:
-    """The fields, in the order of SETTINGS."""
+def layout() -> tuple[gr.Accordion, list[gr.components.Component]]:
+    """The section, and its fields in the order of SETTINGS."""
     made = []
-    with gr.Accordion(words.EXPERT, open=False, elem_id="expert"):
+    with gr.Accordion(words.EXPERT, open=False, elem_id="expert") as section:
         gr.Markdown(words.EXPERT_LEAD, elem_classes="quiet")
         with gr.Row():
             for key, field in SETTINGS.items():
                 made.append(control(key, field))
-    return made
+    return section, made
 
 
 def control(key: str, field: FieldInfo) -> gr.components.Component:

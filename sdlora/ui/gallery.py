@@ -64,6 +64,7 @@ def layout() -> Gallery:
             elem_id="shelf-upload",
         )
     with gr.Column(elem_classes="act"):
+        gr.Markdown(f"## {words.GALLERY_DRAW}")
         with gr.Row():
             with gr.Column(scale=4, min_width=280):
                 prompt = gr.Textbox(label=words.PROMPT, lines=3, max_length=2000, elem_id="gallery-prompt")
@@ -82,10 +83,11 @@ def layout() -> Gallery:
     return Gallery(shelf, upload, fetch, prompt, base, seed, count, negative, steps, guidance, button, made, results, pack)
 
 
-def connect(act: Gallery) -> None:
+def connect(act: Gallery, kept: gr.HTML) -> None:
+    """`kept` is the history of all drawn pictures."""
     act.draw.click(guarded(draw), act.fields, act.drawing.shown, **QUIET)
     act.prompt.submit(guarded(draw), act.fields, act.drawing.shown, **QUIET)
-    drawing.connect(act.drawing, finished, [act.results, act.zip])
+    drawing.connect(act.drawing, finished, [act.results, act.zip, kept])
     act.upload.upload(guarded(add), act.upload, [act.shelf, act.upload], show_progress_on=act.upload, api_visibility="private")
     act.shelf.delete(guarded(remove), act.shelf, act.shelf, **QUIET)
     act.shelf.select(guarded(fetch), None, act.fetch, **QUIET).success(None, js=CLICK)
@@ -160,12 +162,12 @@ def finished(view: draws.DrawView) -> tuple:
     """The drawn pictures, and all of them in one zip."""
     pictures = list(view.pictures)
     if not pictures:
-        return gr.skip(), gr.skip()
+        return gr.skip(), gr.skip(), gr.skip()
     packed = Path(tempfile.mkdtemp(prefix="zip-", dir=os.environ.get("GRADIO_TEMP_DIR"))) / f"sdlora-{view.id}.zip"
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as file:
         for number_, picture in enumerate(pictures):
             file.write(picture.path, f"{number_:02d}-{history.file_name(picture)}")
-    return history.update(pictures), gr.DownloadButton(value=str(packed), visible=len(pictures) > 1)
+    return history.update(pictures), gr.DownloadButton(value=str(packed), visible=len(pictures) > 1), history.update(again=True)
 
 
 def add(files: list[str] | None) -> tuple:

@@ -135,6 +135,8 @@
       })));
     const scroll = make("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": data.title || "" },
       make("table", {}, make("thead", {}, make("tr", {}, make("td", { className: "corner", textContent: data.corner || "" }), ...head)), make("tbody", {}, ...body)));
+    const room = (host.clientWidth - 150) / columns.length - 6;
+    if (host.clientWidth > 700) scroll.style.setProperty("--cell", `${Math.max(92, Math.min(124, Math.floor(room)))}px`);
     host.replaceChildren(scroll);
     scroll.scrollLeft = data.live && followed ? scroll.scrollWidth : kept;
     if (focused) host.querySelector(`[data-step="${focused}"]`)?.focus();

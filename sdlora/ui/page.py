@@ -28,7 +28,7 @@ def build() -> gr.Blocks:
         train.connect(form, act1)
         watching.connect(watch)
         try_.connect(act3)
-        gallery.connect(shelf)
+        gallery.connect(shelf, act3.history)
         past.connect(runs)
         between(act1, form, watch, act3)
         from_past(runs, form, act1, watch, tabs)
@@ -79,13 +79,17 @@ def from_past(runs: past.Past, form: train.Form, act1: pictures.Pictures, watch:
         set_id, *rest = past.again(run)
         return (
             gr.Tabs(selected="studio"),
+            set_id if isinstance(set_id, str) else None,
             *(pictures.show(set_id) if isinstance(set_id, str) else [gr.skip()] * len(act1.shown)),
             *rest,
         )
 
     runs.open.click(guarded(open_run), runs.run, [tabs, watch.point, *watch.shown], **QUIET)
     runs.again.click(
-        guarded(again), runs.run, [tabs, *act1.shown, form.name, form.trigger, form.base, form.preset, *form.expert], **QUIET
+        guarded(again),
+        runs.run,
+        [tabs, form.kept, *act1.shown, form.name, form.trigger, form.base, form.preset, form.section, *form.expert],
+        **QUIET,
     )
 
 

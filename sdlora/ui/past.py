@@ -121,7 +121,7 @@ def delete(run_id: object) -> tuple:
 
 
 def again(run_id: object) -> tuple:
-    """(set menu value, name, trigger, base, preset, expert fields): the form as this run had it."""
+    """(set id, name, trigger, base, preset, expert section opened, expert fields): the form as this run had it."""
     run = runs.view(an_id(run_id, "run"))
     base = base_entry(run.config.base)
     return (
@@ -130,6 +130,7 @@ def again(run_id: object) -> tuple:
         run.config.trigger,
         base.id if base else "mini",
         run.config.preset if run.config.preset in presets() else gr.skip(),
+        gr.Accordion(open=True),
         *expert.filled(run.config),
     )
 

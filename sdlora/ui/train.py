@@ -34,6 +34,8 @@ class Form:
     expert: list
     once: gr.State
     more: bases.Bases
+    section: gr.Accordion
+    kept: gr.State
 
     @property
     def fields(self) -> list:
@@ -51,17 +53,19 @@ def layout() -> Form:
         )
     preset = gr.Radio(preset_choices({}), value=next(iter(presets())), label=words.PRESET, elem_id="presets")
     more = bases.layout()
-    fields = expert.layout()
+    section, fields = expert.layout()
     with gr.Row(elem_classes="row-end", elem_id="start-row"):
         start = gr.Button(words.START, variant="primary", size="lg", scale=0, min_width=180, elem_id="train")
         note = gr.Markdown(computer(), elem_classes="quiet", elem_id="plan")
-    return Form(name, trigger, base, preset, note, start, fields, gr.State(""), more)
+    return Form(name, trigger, base, preset, note, start, fields, gr.State(""), more, section, gr.State(None))
 
 
 def connect(form: Form, act: Pictures) -> None:
     """A set that is opened fills the form; whatever decides the minutes is counted again."""
     counted = {"fn": silent(estimate), "inputs": [act.menu, *form.fields], "outputs": [form.preset, form.plan, *form.expert]}
-    act.menu.change(guarded(fill), act.menu, [form.name, form.trigger, form.base, form.preset], **QUIET).then(**counted, **TICK)
+    act.menu.change(
+        guarded(fill), [act.menu, form.kept], [form.kept, form.name, form.trigger, form.base, form.preset], **QUIET
+    ).then(**counted, **TICK)
     form.trigger.input(guarded(keep_trigger), [act.menu, form.trigger], None, trigger_mode="always_last", **QUIET)
     gr.on(
         [act.count.change, form.base.change, form.preset.change, *(field.change for field in form.expert)],
@@ -108,18 +112,23 @@ def settings_of(
     )
 
 
-def fill(set_id: object) -> tuple:
-    """The form for a set: as in its newest run, else its title and a proposed trigger."""
+def fill(set_id: object, kept: object = None) -> tuple:
+    """The form for a set: as in its newest run, else its title and a proposed trigger.
+
+    `kept`: the set whose form was just filled with the settings of a past run and is to stay so.
+    """
+    if kept and kept == set_id:
+        return None, *[gr.skip()] * 4
     if not set_id:
-        return "", "", gr.skip(), gr.Radio(choices=preset_choices({}))
+        return None, "", "", gr.skip(), gr.Radio(choices=preset_choices({}))
     chosen = sets.load(an_id(set_id, "set"))
     run = next((run for run in list_runs() if run.set_id == chosen.id), None)
     name = run.config.name if run else chosen.title
     trigger = chosen.trigger or (run.config.trigger if run else "") or proposed_trigger(name)
     if run is None:
-        return name, trigger, gr.skip(), gr.skip()
+        return None, name, trigger, gr.skip(), gr.skip()
     base = next((base.id for base in bases.usable_bases() if base.spec == run.config.base), "mini")
-    return name, trigger, base, run.config.preset if run.config.preset in presets() else gr.skip()
+    return None, name, trigger, base, run.config.preset if run.config.preset in presets() else gr.skip()
 
 
 def proposed_trigger(name: str) -> str:

@@ -107,6 +107,7 @@ SURE_PICTURE = "Delete this picture?"
 
 # gallery
 GALLERY_LEAD = "Your style files. Tick one or several, set how strongly each acts, and draw."
+GALLERY_DRAW = "Draw with what is ticked"
 NO_STYLES = "Nothing on the shelf yet. A finished training puts its style here; you can also add a file."
 UPLOAD_STYLE = "Add a style file (.safetensors)"
 SURE_STYLE = "Delete this style file from the shelf?"

@@ -10,7 +10,7 @@ from sdlora.ui import expert
 
 def test_every_setting_has_a_field_with_help_and_range():
     with gr.Blocks():
-        fields = expert.layout()
+        _, fields = expert.layout()
     assert [field.label for field in fields] == list(expert.SETTINGS)
     assert set(expert.SETTINGS) | expert.ELSEWHERE == set(TrainConfig.model_fields)
     told = {field.label: field.info for field in fields}
