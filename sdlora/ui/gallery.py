@@ -18,7 +18,7 @@ from sdlora.jobs.worker import ensure_worker
 from sdlora.library import index
 from sdlora.ui import drawing, history, styles, words
 from sdlora.ui.bases import base_choices, base_of
-from sdlora.ui.guard import QUIET, an_id, fields, guarded, number, text, whole
+from sdlora.ui.guard import QUIET, an_id, fields, guarded, number, text, uploads, whole
 from sdlora.ui.look import shown, widget
 from sdlora.ui.strip import download_copy
 
@@ -170,10 +170,10 @@ def finished(view: draws.DrawView) -> tuple:
     return history.update(pictures), gr.DownloadButton(value=str(packed), visible=len(pictures) > 1), history.update(again=True)
 
 
-def add(files: list[str] | None) -> tuple:
+def add(files: object) -> tuple:
     """Put files on the shelf; each is read and checked first."""
-    for file in files or []:
-        index.add(Path(file), Path(file).stem)
+    for file in uploads(files) if files else []:
+        index.add(file, file.stem)
     return show(), None
 
 

@@ -11,8 +11,10 @@ import re
 import secrets
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 
 from sdlora import storage
 from sdlora.errors import UserError
@@ -123,6 +125,17 @@ def whole(value: object, low: int, high: int, name: str) -> int:
     if type(value) is not int or not low <= value <= high:
         raise UserError(words.OUT_OF_RANGE.format(name=name, low=low, high=high))
     return value
+
+
+def uploads(value: object) -> list[Path]:
+    """Files that were really uploaded: Gradio sees to that, and we look again. Raises UserError."""
+    if not isinstance(value, list) or not all(isinstance(file, str) for file in value):
+        raise UserError(words.NOT_UNDERSTOOD)
+    folder = Path(get_upload_folder()).resolve()
+    files = [Path(file) for file in value]
+    if any("\0" in str(file) or not file.resolve().is_relative_to(folder) for file in files):
+        raise UserError(words.NOT_UNDERSTOOD)
+    return files
 
 
 def fields(value: object) -> dict:

@@ -13,7 +13,7 @@ from sdlora.dataset import sets
 from sdlora.dataset.captions import resolve_caption
 from sdlora.storage import read_json, shipped
 from sdlora.ui import words
-from sdlora.ui.guard import QUIET, an_id, fields, guarded, guarded_server, text
+from sdlora.ui.guard import QUIET, an_id, fields, guarded, guarded_server, text, uploads
 from sdlora.ui.look import shown, widget
 
 ENDINGS = [".png", ".jpg", ".jpeg", ".webp", ".avif", ".heic", ".heif", ".zip", ".txt", ".jsonl", ".caption"]
@@ -172,12 +172,13 @@ def card(chosen: sets.PictureSet, picture: sets.SetPicture) -> dict:
     }
 
 
-def add(set_id: object, files: list[str] | None) -> tuple:
+def add(set_id: object, files: object) -> tuple:
     """Files dropped on the page go into the open set, or into a new one."""
     if not files:
         return gr.skip()
+    found = uploads(files)
     chosen = an_id(set_id, "set") if set_id else sets.create(words.FIRST_SET).id
-    sets.add_pictures(chosen, [Path(file) for file in files])
+    sets.add_pictures(chosen, found)
     return (*show(chosen), None)
 
 

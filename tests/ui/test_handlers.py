@@ -1,17 +1,20 @@
 """Every handler of the page, called by a stranger with anything at all: a sentence, never a bug (reliability.md 8.6, 135-137)."""
 
 import asyncio
+import inspect
 import traceback
 import warnings
-from types import SimpleNamespace
+from pathlib import Path
 
 import gradio as gr
 import pytest
 from gradio.state_holder import SessionState
 
+import sdlora
 from sdlora.dataset import sets
 from sdlora.ui import guard, history, page, pictures
 
+OURS = str(Path(sdlora.__file__).parent)
 HOSTILE = [None, True, 3.7, -1, 2**63, float("nan"), "x" * 10_001, "../../etc/passwd", "1 OR 1=1'; DROP TABLE jobs",
            "<script>alert(1)</script>", "\0",
            "\ud800", [], [[]], {}, {"id": "../x", "step": "7"}, "point:../x:3", "lora:nothing", "a", ""]
@@ -31,31 +34,45 @@ def bugs(monkeypatch):
     return found
 
 
-def call(demo: gr.Blocks, fn, values: list, event: object = None) -> dict | Exception:  # noqa: ANN001
+async def call(demo: gr.Blocks, session: SessionState, fn, values: list, event: object = None) -> dict | Exception:  # noqa: ANN001
     """One call as Gradio makes it: preprocess, handler, postprocess. Gradio's own refusals come back as exceptions."""
-    data = SimpleNamespace(target=None, _data=event)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return asyncio.run(demo.process_api(fn, values, state=SessionState(demo), event_data=gr.EventData(None, data._data)))
+            return await demo.process_api(fn, values, state=session, event_data=gr.EventData(None, event))
         except Exception as error:  # noqa: BLE001 Gradio refuses in its own ways; whose it is, is looked at by the caller
             return error
 
 
 def test_no_handler_has_a_bug_for_any_value(demo, bugs, monkeypatch):
     monkeypatch.setattr("sdlora.jobs.worker.spawn", lambda *_: pytest.fail("a stranger's nonsense started a worker"))
-    called = 0
-    for fn in demo.fns.values():
-        if fn.fn is None:
-            continue
-        for value in HOSTILE:
-            answer = call(demo, fn, [value] * len(fn.inputs), {"id": value, "step": value})
-            called += 1
-            if isinstance(answer, Exception):
-                ours = [f for f in traceback.extract_tb(answer.__traceback__) if "/sdlora/" in f.filename]
-                assert not ours, f"{fn.fn.__name__} broke on {value!r:.60}: {answer!r}"
+    asked = [(fn, value) for fn in demo.fns.values() if fn.fn for value in HOSTILE]
+
+    async def ask_all() -> list:
+        session = SessionState(demo)
+        return [await call(demo, session, fn, [value] * len(fn.inputs), {"id": value, "step": value}) for fn, value in asked]
+
+    for (fn, value), answer in zip(asked, asyncio.run(ask_all()), strict=True):
+        if isinstance(answer, Exception):
+            ours = [frame for frame in traceback.extract_tb(answer.__traceback__) if frame.filename.startswith(OURS)]
+            assert not ours, f"{fn.fn.__name__} broke on {value!r:.60}: {answer!r}"
     assert not bugs, bugs[0]
-    assert called > 600
+    assert len(asked) > 800
+
+
+def test_no_handler_trusts_the_checks_of_gradio(demo, bugs, monkeypatch):
+    """The same values behind Gradio's own checks: single wrong ones among plausible ones, and all wrong."""
+    monkeypatch.setattr("sdlora.jobs.worker.spawn", lambda *_: pytest.fail("a stranger's nonsense started a worker"))
+    for fn in [fn.fn for fn in demo.fns.values() if fn.fn]:
+        wants = [p for p in inspect.signature(fn).parameters.values() if p.kind != p.VAR_POSITIONAL]
+        event = [p for p in wants if "EventData" in str(p.annotation)]
+        amount = max(len(one.inputs) for one in demo.fns.values() if one.fn is fn)
+        for value in HOSTILE:
+            for values in ([value] * amount, [value, *["mini"] * (amount - 1)], [*["mini"] * (amount - 1), value]):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    fn(*values[:amount], *[gr.EventData(None, {"id": value, "step": value})] * len(event))
+    assert not bugs, bugs[0]
 
 
 def test_every_handler_is_guarded(demo):
