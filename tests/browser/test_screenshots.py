@@ -54,6 +54,8 @@ def test_the_readme_shows_the_page_as_it_is(studio, page):
     page.locator("#gallery-prompt textarea").fill(f"{trigger}, a yellow cat, city, at night")
     page.locator("#gallery-draw").click()
     expect(page.locator("#gallery-results figure")).to_have_count(2, timeout=MINUTES)
+    page.evaluate("window.scrollTo(0, 0)")
+    page.set_viewport_size({"width": 1280, "height": 1250})
     shot(page, "gallery")
     page.set_viewport_size({"width": 390, "height": 844})
     page.get_by_role("tab", name="Studio").click()
