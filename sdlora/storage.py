@@ -3,6 +3,7 @@
 Knows nothing about what the files mean.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -117,8 +118,25 @@ def write_atomic(path: Path, content: bytes | Callable[[Path], object]) -> Path:
         raise UserError(f"{path.name} could not be written to {path.parent} ({error.strerror or error}).",
                         "Free some disk space or choose a folder you may write to, then try again.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        # also where the folder turned out to be a file (not a directory, rather than not found)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            temporary.unlink()
     return path
+
+
+def check_writable(folder: Path) -> None:
+    """Make `folder` when missing and try whether a file can be written to it. Raises UserError.
+
+    Permission bits do not tell: of root, of a read-only or network disk, of Windows.
+    """
+    probe = folder / f"{TEMPORARY}{os.getpid()}-{time.monotonic_ns()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"In {folder} files cannot be written ({error.strerror or error}).",
+                        "Choose another place for --out.") from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from sdlora import storage
 from sdlora.errors import UserError
-from sdlora.storage import clean_text, confine, read_json, slug, sweep, write_atomic, write_json
+from sdlora.storage import check_writable, clean_text, confine, read_json, slug, sweep, write_atomic, write_json
 
 ROOT = Path(__file__).parents[1]
 POINTS = ("before-fsync", "before-rename", "after-rename")
@@ -188,6 +188,21 @@ def test_random_kills_leave_no_broken_file(tmp_path):
         process.wait()
         kept = json.loads(path.read_text())
         assert kept["n"] == kept["end"]
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_folder_that_cannot_hold_files_is_a_sentence(tmp_path, place):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match="could not be written"):
+        write_atomic(tmp_path / place / "x.png", b"new")
+    with pytest.raises(UserError, match="files cannot be written"):
+        check_writable(tmp_path / place)
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_folder_found_writable_is_made_and_left_empty(tmp_path):
+    check_writable(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
 
 
 def test_json_round_trip_and_its_refusals(tmp_path):

@@ -11,6 +11,7 @@ from rich.progress import Progress
 
 from sdlora.config import DrawConfig, make
 from sdlora.errors import UserError
+from sdlora.storage import check_writable
 
 MAX_PROMPTS_BYTES = 4 << 20
 
@@ -43,6 +44,7 @@ def draw(
     config = make(DrawConfig, {
         "prompts": wanted, "negative": negative, "base": base, "loras": [parse_lora(text) for text in lora or []],
         "seed": seed, "count": count, "steps": steps, "guidance": guidance, "width": width, "height": height, "device": device})
+    check_writable(out)
     if download:
         from sdlora.cli.bases import fetch
         fetch(base, ask=not as_json)
@@ -78,7 +80,7 @@ def write_pictures(config: DrawConfig, out: Path, as_json: bool) -> None:
                 progress.console.print(f"{path}  {event.prompt}", markup=False, highlight=False, soft_wrap=True)
     seconds = round(time.monotonic() - began, 2)
     typer.echo(json.dumps({"event": "done", "pictures": total, "out": str(out.resolve()), "seconds": seconds}) if as_json
-               else f"{total} pictures in {seconds:.1f} s")
+               else f"{total} picture{'s' * (total > 1)} in {seconds:.1f} s")
 
 
 def parse_lora(text: str) -> dict[str, object]:

@@ -90,7 +90,7 @@ class Progress:
                 self.tell(f"{event.file}\nwritten, read back and tried after {clock(event.seconds)}")
 
     def tell(self, text: str) -> None:
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, soft_wrap=True)
 
 
 def clock(seconds: float) -> str:

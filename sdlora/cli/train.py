@@ -182,16 +182,13 @@ def check_space(made: "Plan") -> None:
 
 def check_out(out: Path) -> None:
     """Refuse an --out that cannot be written, or that would replace a file which is not ours."""
-    import os
+    from sdlora.storage import check_writable
 
     if out.suffix != ".safetensors":
         raise UserError(f"--out {out} does not end in .safetensors.", f"Write --out {out.with_suffix('.safetensors')}")
-    try:
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out.parent} cannot be made ({error.strerror}).", "Choose another place for --out.") from error
-    if out.is_dir() or not os.access(out.absolute().parent, os.W_OK):
-        raise UserError(f"{out} cannot be written.", "Choose another place for --out.")
+    if out.is_dir():
+        raise UserError(f"{out} is a folder.", "Choose another name for --out.")
+    check_writable(out.absolute().parent)
     if out.exists() and not is_ours(out):
         raise UserError(f"{out} exists and was not made by sdlora.", "Choose another name for --out, or move that file away.")
 

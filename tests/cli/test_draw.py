@@ -60,6 +60,13 @@ def test_mistakes_are_sentences(run, words, said):
         run(*words)
 
 
+def test_a_place_for_no_pictures_is_refused_before_the_first_is_drawn(run, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr(draw, "write_pictures", lambda *ignored: pytest.fail("it began to draw"))
+    with pytest.raises(UserError, match="Choose another place for --out"):
+        run("draw", "x", "--out", tmp_path / "file")
+
+
 def test_bases_are_listed_added_and_removed(run, tmp_path):
     folder = shutil.copytree(storage.shipped("assets", "mini"), tmp_path / "mine")
     assert [entry["id"] for entry in json.loads(run("bases", "--json").stdout)] == ["mini"]

@@ -1,8 +1,10 @@
 """`sdlora train resume plan runs`: their output, exit codes and refusals, with a training that needs no torch."""
 
+import errno
 import json
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,6 +47,17 @@ def sdlora(monkeypatch, capfd):
     return run
 
 
+def refuse_files_in(folder, monkeypatch):
+    """Like a network share that calls itself writable, as a read-only folder also does for root."""
+    touch = Path.touch
+
+    def refusing(path, *how, **more):
+        if path.parent == folder:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        touch(path, *how, **more)
+    monkeypatch.setattr(Path, "touch", refusing)
+
+
 def test_json_is_one_event_a_line_and_ends_with_done(sdlora, pictures, tmp_path):
     out = tmp_path / "new" / "glass.safetensors"
     code, told, said = sdlora("train", pictures, "--base", "mini", "--preset", "quick", "--name", "Stained glass",
@@ -80,6 +93,8 @@ MISTAKES = [
     (["train", "PICTURES", "--device", "tpu"], "device"),
     (["train", "PICTURES", "--out", "x.ckpt"], "x.safetensors"),
     (["train", "PICTURES", "--out", "FOREIGN"], "not made by sdlora"),
+    (["train", "PICTURES", "--out", "UNDER_A_FILE"], "Choose another place"),
+    (["train", "PICTURES", "--out", "READ_ONLY"], "Choose another place"),
     (["train", "PICTURES", "--name", ""], "name"),
     (["plan", "nowhere"], "nowhere"),
     (["resume", "nothing"], "There is no run"),
@@ -87,10 +102,15 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("arguments", "told"), MISTAKES, ids=[" ".join(words[2:] or words) for words, _ in MISTAKES])
-def test_mistakes_are_one_sentence_and_a_hint_before_anything_heavy_is_loaded(sdlora, pictures, tmp_path, arguments, told):
+def test_mistakes_are_one_sentence_and_a_hint_before_anything_heavy_is_loaded(sdlora, pictures, tmp_path, monkeypatch,
+                                                                              arguments, told):
     foreign = tmp_path / "foreign.safetensors"
     foreign.write_bytes(b"somebody else's")
-    here = {"PICTURES": str(pictures), "FOREIGN": str(foreign)}
+    read_only = tmp_path / "read only"
+    read_only.mkdir()
+    refuse_files_in(read_only, monkeypatch)
+    here = {"PICTURES": str(pictures), "FOREIGN": str(foreign), "UNDER_A_FILE": str(foreign / "x.safetensors"),
+            "READ_ONLY": str(read_only / "x.safetensors")}
     loaded = "torch" in sys.modules
     code, out, err = sdlora(*[here.get(word, word) for word in arguments])
     assert code == 2 and out == "" and told in err
