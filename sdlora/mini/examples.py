@@ -59,7 +59,7 @@ def _printed(image: Image.Image, rng: Random) -> Image.Image:
     """Two inks on warm paper: dark where the picture is dark, carved lines in the middle tones."""
     side = image.width
     tone = image.convert("L")
-    pitch = side / 11
+    pitch = side / 9
     grid = Image.new("L", image.size, 0)
     draw = ImageDraw.Draw(grid)
     for row in range(-4, int(side / pitch) + 5):
@@ -89,7 +89,7 @@ def _drafted(image: Image.Image, rng: Random) -> Image.Image:
 
 
 LEAD = (58, 50, 66)
-WOODCUT_INK, WOODCUT_PAPER, WOODCUT_RED = (92, 56, 48), (240, 216, 170), (240, 130, 84)
+WOODCUT_INK, WOODCUT_PAPER, WOODCUT_RED = (96, 58, 48), (236, 212, 168), (240, 130, 84)
 BLUEPRINT, BLUEPRINT_GRID, CHALK = (22, 62, 140), (90, 132, 200), (196, 218, 250)
 
 SETS = (
@@ -114,7 +114,7 @@ SETS = (
 # Content alike in all sets, so that what a LoRA learns is the style: (things), setting, time.
 CONTENT = (
     ("red house, blue boat", "meadow", "in daylight"),
-    ("yellow cat", "meadow", "at night"),
+    ("yellow cat", "city", "at night"),
     ("green tree", "hills", "at sunset"),
     ("purple castle", "snowy field", "at night"),
     ("orange fish", "sea", "in daylight"),
@@ -125,7 +125,7 @@ CONTENT = (
     ("black bird, yellow cup", "desert", "at sunset"),
     ("green pine tree, red car", "snowy field", "in daylight"),
     ("teal mountain", "desert", "at night"),
-    ("white face", "city", "at sunset"),
+    ("white face", "sea", "at sunset"),
     ("blue bird", "hills", "in daylight"),
 )
 
