@@ -205,7 +205,7 @@ def told(view: RunView) -> dict:
         note = staged(view)
         left = said_left(view.seconds_left) if view.step else ""
     elif view.state == "done":
-        note = words.FINISHED.format(time=said_left(view.seconds).removesuffix(words.LEFT)) if view.seconds else ""
+        note = words.FINISHED
     elif view.state == "failed":
         note = f"{view.problem} {view.hint}".strip()
     elif view.state == "stopped":
