@@ -98,7 +98,7 @@ SETS = (
         Manner(thing_ink=lambda c: mix(c, (255, 255, 255), 0.1), line=LEAD, line_px=4.4, finish=_leaded),
     ),
     ExampleSet(
-        "woodcut", "Woodcut", "wdcut", "Two printing blocks, black and vermilion, carved lines on warm paper.",
+        "woodcut", "Woodcut", "wdcut", "Two printing blocks, dark brown and vermilion, carved lines on warm paper.",
         Manner(thing_ink=lambda c: mix(c, (255, 255, 255), 0.22), line=(10, 10, 10), line_px=4.4, finish=_printed),
     ),
     ExampleSet(
