@@ -176,7 +176,7 @@ def refuse_changes(saved: dict[str, object], now: dict[str, object]) -> None:
     """Raise UserError when pictures, base or a setting that decides the result changed between stop and continue."""
     for key, what in (("pictures", "The pictures or captions"), ("base", "The base model"), ("device", "The device")):
         if saved.get(key) != now[key]:
-            raise UserError(f"{what} of this run changed since it stopped.", "Put it back as it was, or start a new run.")
+            raise UserError(f"{what} of this run changed since it stopped.", "Put everything back as it was, or start a new run.")
     for key, value in now["config"].items():
         if key not in MAY_CHANGE and saved["config"].get(key) != value:
             raise UserError(f"The setting {key} changed from {saved['config'].get(key)} to {value} since the run stopped.",
