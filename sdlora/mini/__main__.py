@@ -31,9 +31,14 @@ def main() -> None:
     sets = commands.add_parser("examples", help="draw the example sets again")
     sets.add_argument("--out", type=Path, default=shipped("assets", "examples"))
     for command in (make, gauge):
+        command.add_argument("--threads", type=int, help="CPU threads; 1 where other work shares the cores: waiting threads spin")
         command.add_argument("--work", type=Path, default=WORK, help="folder of checkpoints and caches")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if getattr(options, "threads", None):
+        import torch
+
+        torch.set_num_threads(options.threads)
     {"build": _build, "measure": _measure, "examples": _examples}[options.command](options)
 
 
