@@ -49,6 +49,10 @@ def unet_table(config: dict) -> Table:
     if config.get("addition_embed_type") == "text_time":
         shapes |= {"add_embedding.linear_1": (embed, config["projection_class_embeddings_input_dim"]),
                    "add_embedding.linear_2": (embed, embed)}
+    if config.get("addition_embed_type") == "text":
+        states = config.get("encoder_hid_dim") or config["cross_attention_dim"]
+        shapes |= {f"add_embedding.pool.{name}_proj": (states, states) for name in ("q", "k", "v")}
+        shapes["add_embedding.proj"] = (embed, states)
     last = channels[0]
     for i, (out, kind) in enumerate(zip(channels, config["down_block_types"], strict=True)):
         for j in range(layers[i]):

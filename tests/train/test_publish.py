@@ -45,7 +45,7 @@ def test_a_file_that_changes_nothing_fails(made):
 
 
 def test_a_tiny_change_warns_and_a_real_one_does_not(made):
-    path, warnings = made.go(0.001)
+    path, warnings = made.go(0.0003)
     assert path.exists() and "very little" in warnings[0]
     assert made.go(0.1)[1] == []
 
