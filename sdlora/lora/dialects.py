@@ -23,7 +23,7 @@ KINDS = (("dora_scale", "DoRA"), ("lora_magnitude_vector", "DoRA"), ("hada_", "L
 WORDS = sorted("""
     down_blocks up_blocks mid_block attentions resnets downsamplers upsamplers transformer_blocks attn1 attn2 to_q to_k to_v
     to_out ff net proj proj_in proj_out conv conv1 conv2 conv_in conv_out conv_shortcut conv_norm_out time_emb_proj
-    time_embedding linear_1 linear_2 add_embedding norm norm1 norm2 norm3 input_blocks middle_block output_blocks in_layers
+    time_embedding linear_1 linear_2 add_embedding pool norm norm1 norm2 norm3 input_blocks middle_block output_blocks in_layers
     out_layers emb_layers skip_connection time_embed label_emb op out text_model encoder layers self_attn q_proj k_proj v_proj
     out_proj mlp fc1 fc2 text_projection embeddings token_embedding position_embedding final_layer_norm layer_norm1 layer_norm2
     """.split(), key=len, reverse=True)
