@@ -51,10 +51,14 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf
 
 
 class LoraChoice(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
-    """One LoRA of a blend: its file and how strongly it acts."""
+    """One LoRA of a blend: its file, how strongly it acts, where in the network and when while drawing."""
 
     file: str = Field(min_length=1)
-    strength: float = Field(1.0, ge=-4, le=4)
+    strength: float = Field(1.0, ge=-4, le=4, description="Of its changes to the UNet")
+    text_strength: float | None = Field(None, ge=-4, le=4, description="Of its changes to the text encoders; none: as strength")
+    blocks: str = Field("", max_length=2000, description="A block preset by name, or one number per block; empty: all 1")
+    start: float = Field(0.0, ge=0, le=1, description="Share of the denoising after which it begins to act")
+    end: float = Field(1.0, ge=0, le=1, description="Share of the denoising after which it no longer acts")
 
 
 class DrawConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
@@ -64,6 +68,12 @@ class DrawConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     negative: str = Field("", max_length=2000, description="What to keep out")
     base: str = Field("mini", min_length=1, description="The base model")
     loras: tuple[LoraChoice, ...] = Field((), max_length=32)
+    method: Literal["sum", "switch", "composite", "style-subject"] = Field("sum", description="How several LoRAs act together")
+    switch_every: int = Field(5, ge=1, le=150, description="Denoising steps until the next LoRA takes over (switch)")
+    sampler: str = Field("", max_length=40, description="A sampler by its usual name; empty: the base's own")
+    init: str = Field("", description="A picture to begin from (image-to-image); empty: pure noise")
+    mask: str = Field("", description="A picture that is white where `init` is drawn anew (inpainting)")
+    init_strength: float = Field(0.6, gt=0, le=1, description="How far `init` is changed: the share of the steps that run")
     seed: int = Field(1, ge=0, le=2**32 - 1, description="Variation number")
     count: int = Field(1, ge=1, le=64, description="Pictures per prompt")
     steps: int = Field(20, ge=1, le=150, description="Denoising steps")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sdlora.base.catalog import FAMILIES, WIDTHS
 from sdlora.base.load import Base
 from sdlora.errors import UserError
-from sdlora.lora.blend import blend
+from sdlora.lora.blend import Ingredient, blend, strength_at
 from sdlora.lora.delta import Adapters
 
 
@@ -31,31 +31,27 @@ class Applied:
         self.base = base
         self.pristine: dict[str, Tensor] = {}  # {path: the weight before any merge}, of touched modules only
 
-    def set(self, loras: Sequence[tuple[Adapters, float]], names: Sequence[str] = ()) -> list[Matched]:
+    def set(self, ingredients: Sequence[Ingredient]) -> list[Matched]:
         """Merge W = W0 + sum of strength x dW (fp32, rounded once) in place of whatever was merged before.
 
-        names: what to call the LoRAs in messages. Strength 0 leaves the base's bits. Raises UserError, with the base as it
-        was before any LoRA, when a LoRA matches no module or was made for another family.
+        Strength 0 leaves the base's bits. Raises UserError, with the base as it was before any LoRA, when a LoRA matches no
+        module or was made for another family.
         """
         self.clear()
-        modules = {path: find(self.base, path) for adapters, _ in loras for path in adapters}
+        modules = {path: find(self.base, path) for each in ingredients for path in each.adapters}
         reports = []
-        for number, (adapters, _) in enumerate(loras):
-            name = names[number] if number < len(names) else f"LoRA {number + 1}"
-            there = [path for path in adapters if modules[path] is not None]
-            self.refuse_misfit(name, adapters, {path: modules[path].weight for path in there})
-            reports.append(Matched(len(there), tuple(path for path in adapters if modules[path] is None)))
-        acting = [({path: adapter for path, adapter in adapters.items() if modules[path] is not None}, strength)
-                  for adapters, strength in loras if strength]
-        touched = sorted({path for adapters, _ in acting for path in adapters})
+        for each in ingredients:
+            there = [path for path in each.adapters if modules[path] is not None]
+            self.refuse_misfit(each.name, each.adapters, {path: modules[path].weight for path in there})
+            reports.append(Matched(len(there), tuple(path for path in each.adapters if modules[path] is None)))
+        touched = sorted({path for each in ingredients for path in each.adapters
+                          if modules[path] is not None and strength_at(each, path)})
         try:
             with torch.no_grad():
                 for path in touched:  # one at a time: never a second copy of the model in fp32
                     weight = modules[path].weight
                     self.pristine[path] = weight.detach().clone()
-                    merged = blend([({path: adapters[path]}, strength) for adapters, strength in acting if path in adapters],
-                                   {path: weight})
-                    weight.copy_(merged[path])
+                    weight.copy_(blend(ingredients, {path: weight})[path])
         except BaseException:
             self.clear()
             raise

@@ -17,12 +17,12 @@ from torch import Tensor
 from sdlora import __version__
 from sdlora.base import catalog
 from sdlora.base.load import Base
-from sdlora.config import DrawConfig
+from sdlora.config import DrawConfig, LoraChoice
 from sdlora.draw.apply import Applied
 from sdlora.draw.preview import rough
 from sdlora.errors import UserError
 from sdlora.lora import file as lora_file
-from sdlora.lora.delta import Adapters
+from sdlora.lora.blend import Ingredient
 
 SAMPLERS = {  # diffusers' class -> the name A1111 and its readers know
     "DPMSolverMultistepScheduler": "DPM++ 2M", "DPMSolverSinglestepScheduler": "DPM++ 2S", "DDIMScheduler": "DDIM",
@@ -60,11 +60,11 @@ class Denoising(NamedTuple):
     guess: Tensor
 
 
-def draw(base: Base, config: DrawConfig, *, loras: Sequence[tuple[Adapters, float]] | None = None,
+def draw(base: Base, config: DrawConfig, *, blend: Sequence[Ingredient] | None = None,
          stop: Callable[[], bool] = lambda: False) -> Iterator[Preview | Picture]:
     """Yield previews and pictures, prompt by prompt; image j of every prompt uses seed + j.
 
-    loras: (adapters, strength) merged while drawing and taken out afterwards; None: read from config.loras;
+    blend: what is merged while drawing and taken out afterwards; None: read from config.loras;
     (): draw with the weights as they are. stop() is asked before every denoising step.
     Pictures are drawn one at a time with guidance in one batch of 2, so the same seed gives the same bits at any count.
     Raises UserError: a size the base cannot draw, a LoRA of another family, no memory, numbers out of range.
@@ -73,18 +73,25 @@ def draw(base: Base, config: DrawConfig, *, loras: Sequence[tuple[Adapters, floa
     if width % base.factor or height % base.factor:
         raise UserError(f"{base.title} draws sizes that are a multiple of {base.factor} px, not {width}x{height}.",
                         f"Try {max(1, width // base.factor) * base.factor}x{max(1, height // base.factor) * base.factor}.")
-    if loras is None:
-        loras = [(lora_file.read(Path(choice.file)).adapters, choice.strength) for choice in config.loras]
+    if blend is None:
+        blend = [ingredient(choice) for choice in config.loras]
     applied = Applied(base)
     try:
-        if loras:
-            applied.set(loras, names=[Path(choice.file).stem for choice in config.loras])
+        if blend:
+            applied.set(blend)
         yield from every_picture(base, config, (width, height), stop)
     except torch.OutOfMemoryError as error:
         raise UserError(f"There is not enough memory to draw {width}x{height} px with {base.title}.",
                         "Choose a smaller size, or close other programs that use the graphics card.") from error
     finally:
         applied.clear()
+
+
+def ingredient(choice: LoraChoice) -> Ingredient:
+    """A LoRA file read, as part of a blend. Raises UserError."""
+    file = Path(choice.file)
+    return Ingredient(lora_file.read(file).adapters, choice.strength, choice.text_strength, start=choice.start, end=choice.end,
+                      name=file.stem)
 
 
 def every_picture(base: Base, config: DrawConfig, size: tuple[int, int],

@@ -7,6 +7,7 @@ rounded once to the weight's own dtype. The order in which the LoRAs were chosen
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,20 +18,40 @@ from sdlora.lora.delta import Adapter, Adapters, delta
 STRONGEST = 4.0
 
 
-def blend(loras: Sequence[tuple[Adapters, float]], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+@dataclass(frozen=True, eq=False)
+class Ingredient:
+    """One LoRA of a blend. text_strength: None as strength; blocks: {block of lora.blocks: weight}, 1 where it is not named.
+
+    start, end: the shares of the denoising between which it acts. name: what messages call it.
+    """
+    adapters: Adapters
+    strength: float = 1.0
+    text_strength: float | None = None
+    blocks: Mapping[str, float] = field(default_factory=dict)
+    start: float = 0.0
+    end: float = 1.0
+    name: str = "The LoRA"
+
+
+def blend(ingredients: Sequence[Ingredient], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """{path: pristine weight (out, in[, k, k])} -> {path: blended weight in the same dtype}, for the paths that change.
 
     Modules of a LoRA that `weights` lacks are left out: whoever chose the weights counts them. Strength 0 leaves a weight out.
     Raises UserError for a strength that is no number in -4..4, ValueError for shapes that do not fit.
     """
-    acting = [(adapters, checked(strength)) for adapters, strength in loras]
-    acting = [(adapters, strength) for adapters, strength in acting if strength]
     blended = {}
     for path, weight in weights.items():
-        parts = [(adapters[path], strength) for adapters, strength in acting if path in adapters]
+        parts = [(each.adapters[path], strength_at(each, path)) for each in ingredients if path in each.adapters]
+        parts = [(adapter, strength) for adapter, strength in parts if strength]
         if parts:
             blended[path] = (weight.float() + change(parts, weight)).to(weight.dtype)
     return blended
+
+
+def strength_at(ingredient: Ingredient, path: str) -> float:
+    """How strongly an ingredient acts on one module. Raises UserError for a strength that is no number in -4..4."""
+    of_text = ":" in path and ingredient.text_strength is not None
+    return checked(ingredient.text_strength if of_text else ingredient.strength)
 
 
 @torch.no_grad()

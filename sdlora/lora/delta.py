@@ -11,14 +11,18 @@ import torch
 from torch import Tensor
 
 
+Kind = Literal["lora"]
+
+
 @dataclass(frozen=True)
 class Adapter:
-    """The change of one module: dW = alpha / rank x up @ down (lora-files.md 2.1).
+    """The change of one module (lora-files.md 2.1, 2.3). The tensors keep the dtype of the file they came from.
 
-    tensors: "down" (r, in) or (r, in, k, k) and "up" (out, r) or (out, r, 1, 1); a Tucker convolution has "down"
-    (r, in, 1, 1), "mid" (r, r, k, k) and "up" (out, r, 1, 1). They keep the dtype of the file they came from.
+    kind "lora": dW = alpha / rank x up @ down, with "down" (r, in) or (r, in, k, k) and "up" (out, r) or (out, r, 1, 1);
+    a Tucker convolution has "down" (r, in, 1, 1), "mid" (r, r, k, k) and "up" (out, r, 1, 1).
+    rank: 0 where the kind has none; alpha then counts for nothing.
     """
-    kind: Literal["lora"]
+    kind: Kind
     tensors: dict[str, Tensor]
     alpha: float
     rank: int

@@ -18,6 +18,7 @@ from sdlora.draw.apply import Applied
 from sdlora.errors import UserError
 from sdlora.lora import file as lora_file
 from sdlora.lora import metadata
+from sdlora.lora.blend import Ingredient
 from sdlora.lora.delta import Adapters
 from sdlora.storage import place, slug, write_atomic
 from sdlora.train.cache import Items
@@ -105,7 +106,7 @@ def movement(base: Base, adapters: Adapters, items: Items) -> float:
     before = base.predict(noisy, timestep, features, items.size_px).float()
     applied = Applied(base)
     try:
-        applied.set([(adapters, 1.0)], names=["The style"])
+        applied.set([Ingredient(adapters, name="The style")])
         after = base.predict(noisy, timestep, features, items.size_px).float()
     finally:
         applied.clear()

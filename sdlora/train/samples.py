@@ -56,7 +56,7 @@ def draw_samples(base: Base, config: TrainConfig, prompts: Sequence[str], folder
         began = time.monotonic()
         wanted = make(DrawConfig, {"prompts": (prompt,), "base": config.base, "seed": config.seed, "steps": config.sample_steps,
                                    "guidance": config.sample_guidance, "width": config.resolution, "height": config.resolution})
-        for drawn in draw(base, wanted, loras=(), stop=stop):
+        for drawn in draw(base, wanted, blend=(), stop=stop):
             if isinstance(drawn, Picture):
                 write_picture(folder / path, drawn.image, drawn.settings)
                 yield Sample(step, index, prompt, drawn.seed, path.as_posix()), time.monotonic() - began

@@ -6,6 +6,7 @@ import torch
 from sdlora.base.load import load_base
 from sdlora.draw.apply import Applied, find
 from sdlora.errors import UserError
+from sdlora.lora.blend import Ingredient
 from sdlora.lora.delta import Adapter
 
 QUERY = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -40,7 +41,7 @@ def test_the_sum_is_exact_and_clear_restores_every_bit(mini):
     second = {QUERY: adapter(mini, QUERY, 2, rank=3)}
     weights = {path: find(mini, path).weight.clone() for path in first}
     applied = Applied(mini)
-    reports = applied.set([(first, 0.8), (second, -0.5)])
+    reports = applied.set([Ingredient(first, 0.8), Ingredient(second, -0.5)])
     assert [report.modules for report in reports] == [3, 1] and not reports[0].absent
     for path, weight in weights.items():
         wanted = weight.double()
@@ -51,7 +52,7 @@ def test_the_sum_is_exact_and_clear_restores_every_bit(mini):
         assert torch.allclose(find(mini, path).weight.double(), wanted, atol=1e-5)
         assert not torch.equal(find(mini, path).weight, weight)
     merged = bits(mini)
-    applied.set([(second, -0.5), (first, 0.8)])
+    applied.set([Ingredient(second, -0.5), Ingredient(first, 0.8)])
     assert same(bits(mini), merged)
     applied.clear()
     assert same(bits(mini), before)
@@ -61,12 +62,12 @@ def test_switching_a_hundred_times_leaves_no_trace(mini):
     before, applied = bits(mini), Applied(mini)
     one, other = ({QUERY: adapter(mini, QUERY, seed)} for seed in (1, 2))
     for _ in range(50):
-        applied.set([(one, 0.7)])
-        applied.set([(other, 1.3), (one, 0.2)])
-    applied.set([(one, 1.0)])
+        applied.set([Ingredient(one, 0.7)])
+        applied.set([Ingredient(other, 1.3), Ingredient(one, 0.2)])
+    applied.set([Ingredient(one)])
     once = find(mini, QUERY).weight.clone()
     applied.clear()
-    applied.set([(one, 1.0)])
+    applied.set([Ingredient(one)])
     assert torch.equal(find(mini, QUERY).weight, once)
     applied.clear()
     assert same(bits(mini), before)
@@ -74,7 +75,7 @@ def test_switching_a_hundred_times_leaves_no_trace(mini):
 
 def test_strength_zero_is_the_base(mini):
     before, applied = bits(mini), Applied(mini)
-    (report,) = applied.set([({QUERY: adapter(mini, QUERY)}, 0.0)])
+    (report,) = applied.set([Ingredient({QUERY: adapter(mini, QUERY)}, 0.0)])
     assert report.modules == 1 and same(bits(mini), before)
 
 
@@ -87,9 +88,9 @@ def test_what_does_not_fit_is_refused_and_nothing_changes(mini):
                ({QUERY: odd}, "style does not fit Mini"))
     for adapters, said in refused:
         with pytest.raises(UserError, match=said):
-            applied.set([({QUERY: adapter(mini, QUERY)}, 1.0), (adapters, 1.0)], names=["good", "style"])
+            applied.set([Ingredient({QUERY: adapter(mini, QUERY)}), Ingredient(adapters, name="style")])
         assert same(bits(mini), before)
-    (report,) = applied.set([(elsewhere | {QUERY: adapter(mini, QUERY)}, 1.0)])
+    (report,) = applied.set([Ingredient(elsewhere | {QUERY: adapter(mini, QUERY)})])
     assert report.modules == 1 and report.absent == ("down_blocks.7.attentions.0.proj_in",)
     applied.clear()
 
@@ -99,7 +100,7 @@ def test_half_precision_is_rounded_once(mini):
     path, a = QUERY, adapter(mini, QUERY, alpha=0.01)
     weight = find(half, path).weight.clone()
     applied = Applied(half)
-    applied.set([({path: a}, 1.0), ({path: adapter(mini, path, 3, alpha=0.01)}, 1.0)])
+    applied.set([Ingredient({path: a}), Ingredient({path: adapter(mini, path, 3, alpha=0.01)})])
     b = adapter(mini, path, 3, alpha=0.01)
     wanted = weight.float() + sum(x.scale * x.tensors["up"] @ x.tensors["down"] for x in (a, b))
     assert (find(half, path).weight.float() - wanted).abs().max() <= 2 ** -11 * wanted.abs().max() * 1.01

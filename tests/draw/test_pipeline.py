@@ -23,7 +23,7 @@ def mini():
 
 def pictures(base, **settings):
     config = DrawConfig(**{"prompts": (PROMPT,), "steps": 3, "width": 64, "height": 64} | settings)
-    return [made for made in draw(base, config, loras=()) if isinstance(made, Picture)]
+    return [made for made in draw(base, config, blend=()) if isinstance(made, Picture)]
 
 
 def distance(one, other):
@@ -58,7 +58,7 @@ def test_image_j_uses_seed_plus_j_whatever_the_count(mini):
 
 def test_previews_come_closer_to_the_picture(mini):
     config = DrawConfig(prompts=(PROMPT,), steps=6, width=64, height=64)
-    made = list(draw(mini, config, loras=()))
+    made = list(draw(mini, config, blend=()))
     assert [one.step for one in made[:-1]] == [0, 1, 2, 3, 4, 5] and all(isinstance(one, Preview) for one in made[:-1])
     final = np.asarray(made[-1].image).astype(float)
     off = [np.abs(np.asarray(one.image).astype(float) - final).mean() for one in made[:-1]]
@@ -72,7 +72,7 @@ def test_stop_ends_between_two_steps(mini):
         calls.append(1)
         return len(calls) > 3
 
-    made = list(draw(mini, DrawConfig(prompts=(PROMPT,), steps=20, width=64, height=64), loras=(), stop=stop))
+    made = list(draw(mini, DrawConfig(prompts=(PROMPT,), steps=20, width=64, height=64), blend=(), stop=stop))
     assert [one.step for one in made] == [0, 1, 2]
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from sdlora.errors import UserError
-from sdlora.lora.blend import blend
+from sdlora.lora.blend import Ingredient
+from sdlora.lora.blend import blend as blend_ingredients
 from sdlora.lora.delta import Adapter
 
 WEIGHTS = {"a": torch.randn(12, 8, generator=torch.Generator().manual_seed(0)),
@@ -22,6 +23,10 @@ def style(seed, rank=3, alpha=2.0, paths=("a", "b"), dtype=torch.float32):
         made[path] = Adapter("lora", {"down": torch.randn(rank, *inner, generator=generator).to(dtype),
                                       "up": torch.randn(shape, generator=generator).to(dtype)}, alpha, rank, "unet")
     return made
+
+
+def blend(loras, weights):
+    return blend_ingredients([Ingredient(adapters, strength) for adapters, strength in loras], weights)
 
 
 def dense(loras):

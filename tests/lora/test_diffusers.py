@@ -6,7 +6,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from sdlora.lora import file
-from sdlora.lora.blend import blend
+from sdlora.lora.blend import Ingredient, blend
 from sdlora.lora.modules import family_table
 from sdlora.storage import shipped
 from tests.lora.test_file import style
@@ -36,7 +36,7 @@ def test_load_lora_weights_draws_our_picture(tmp_path, pipeline, dialect):
     adapters = file.read(path).adapters
     modules = {name: module_of(pipeline, name) for name in adapters}
     kept = {name: module.weight.detach().clone() for name, module in modules.items()}
-    for name, weight in blend([(adapters, 1.0)], kept).items():
+    for name, weight in blend([Ingredient(adapters)], kept).items():
         modules[name].weight.data.copy_(weight)
     ours = picture(pipeline)
     for name, weight in kept.items():
