@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sdlora.errors import UserError
+from sdlora.lora.blocks import weight_of
 from sdlora.lora.delta import Adapter, Adapters, delta
 
 STRONGEST = 4.0
@@ -20,9 +21,10 @@ STRONGEST = 4.0
 
 @dataclass(frozen=True, eq=False)
 class Ingredient:
-    """One LoRA of a blend. text_strength: None as strength; blocks: {block of lora.blocks: weight}, 1 where it is not named.
+    """One LoRA of a blend. text_strength: None as strength; blocks: {slot: weight} as lora.blocks.parse gives them for `family`.
 
-    start, end: the shares of the denoising between which it acts. name: what messages call it.
+    A slot that `blocks` does not name acts at 1. start, end: the shares of the denoising between which it acts; whoever draws
+    asks for them, the sum does not. name: what messages call it.
     """
     adapters: Adapters
     strength: float = 1.0
@@ -31,6 +33,7 @@ class Ingredient:
     start: float = 0.0
     end: float = 1.0
     name: str = "The LoRA"
+    family: str = ""
 
 
 def blend(ingredients: Sequence[Ingredient], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -49,9 +52,10 @@ def blend(ingredients: Sequence[Ingredient], weights: Mapping[str, Tensor]) -> d
 
 
 def strength_at(ingredient: Ingredient, path: str) -> float:
-    """How strongly an ingredient acts on one module. Raises UserError for a strength that is no number in -4..4."""
+    """Strength x block weight of one module. Raises UserError for a strength that is no number in -4..4."""
     of_text = ":" in path and ingredient.text_strength is not None
-    return checked(ingredient.text_strength if of_text else ingredient.strength)
+    strength = checked(ingredient.text_strength if of_text else ingredient.strength)
+    return strength * weight_of(ingredient.blocks, path, ingredient.family)
 
 
 @torch.no_grad()
