@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import time
 import unicodedata
@@ -124,6 +125,34 @@ def write_atomic(path: Path, content: bytes | Callable[[Path], object]) -> Path:
     return path
 
 
+def write_folder(path: Path, fill: Callable[[Path], object]) -> Path:
+    """Make a folder whole or not at all: `fill` fills a temporary one beside it, then it gets its name.
+
+    Raises UserError when there is something at `path` already or the disk refuses.
+    """
+    path = Path(path)
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{time.monotonic_ns()}")
+    try:
+        if path.is_file() or (path.is_dir() and any(path.iterdir())):
+            raise UserError(f"{path} is there already.", "Choose a new name for the folder.")
+        temporary.mkdir(parents=True)
+        fill(temporary)
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with file.open("rb+") as handle:
+                    os.fsync(handle.fileno())
+        if path.is_dir():
+            path.rmdir()
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise UserError(f"{path.name} could not be written to {path.parent} ({error.strerror or error}).",
+                        "Free some disk space or choose a folder you may write to, then try again.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return path
+
+
 def check_writable(folder: Path) -> None:
     """Make `folder` when missing and try whether a file can be written to it. Raises UserError.
 
@@ -169,7 +198,7 @@ def sweep(folder: Path, older_than_seconds: float = 3600) -> int:
     for leftover in folder.rglob(f"{TEMPORARY}*"):
         try:
             if now - leftover.stat().st_mtime > older_than_seconds:
-                leftover.unlink()
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
                 swept += 1
         except FileNotFoundError:
             continue

@@ -234,6 +234,25 @@ def test_sweep_takes_only_our_old_leftovers(tmp_path):
     assert sweep(tmp_path) == 1 and young.exists() and theirs.exists() and not mine.exists()
 
 
+def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
+    def broken(folder):
+        (folder / "a").write_text("1")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match="No space left"):
+        storage.write_folder(tmp_path / "out", broken)
+    assert list(tmp_path.iterdir()) in ([], [tmp_path / "home"])
+    made = storage.write_folder(tmp_path / "out", lambda folder: (folder / "a").write_text("2"))
+    assert [file.read_text() for file in made.iterdir()] == ["2"]
+    with pytest.raises(UserError, match="already"):
+        storage.write_folder(made, lambda folder: (folder / "a").write_text("3"))
+    assert (made / "a").read_text() == "2"
+    old = tmp_path / f"{storage.TEMPORARY}9"
+    storage.write_folder(old, lambda folder: (folder / "a").touch())
+    os.utime(old, (time.time() - 7200,) * 2)
+    assert sweep(tmp_path) == 1 and not old.exists()
+
+
 def test_home_is_where_it_was_asked_for(own_home, monkeypatch, tmp_path):
     assert storage.home() == own_home and storage.place("runs", "a").is_dir()
     (tmp_path / "file").touch()
