@@ -16,114 +16,188 @@ if TYPE_CHECKING:
     from sdlora.lora.delta import Adapter, Adapters, Dtype, Tensor
 
 TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
-               "F8_E5M2": "float8_e5m2"}
+               "F8_E5M2": "float8_e5m2", "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8",
+               "BOOL": "bool"}
 FILE_NAMES = {name: key for key, name in TORCH_NAMES.items()}
+KOHYA_LEAVES = {  # {kind: {role: leaf}}; a role that is not listed keeps its name (lora-files.md 2.3)
+    "lora": {"down": "lora_down.weight", "up": "lora_up.weight", "mid": "lora_mid.weight"},
+    "loha": {role: f"hada_{role}" for role in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
+    "lokr": {role: f"lokr_{role}" for role in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
+    "oft": {"blocks": "oft_blocks", "diag": "oft_diag"},
+    "glora": {role: f"{role}.weight" for role in ("a1", "a2", "b1", "b2", "bm")},
+    "full": {"set": "set_weight"}, "ia3": {}}
+WITHOUT_ALPHA = {"full", "ia3"}
+LEGACY_SPAN = slice(0x100000, 0x110000)  # the bytes of the file that kohya's first hash covers
 
 
 def write(path: Path, adapters: "Adapters", metadata: dict[str, str], *, dialect: Literal["kohya", "diffusers"] = "kohya",
-          dtype: Literal["fp16", "bf16", "fp32"] = "fp16", family: str) -> Path:
+          dtype: Literal["fp16", "bf16", "fp32"] | None = "fp16", family: str) -> Path:
     """Write `adapters` atomically with safe metadata and fresh hashes. The same input gives the same bytes.
 
-    Raises UserError when a value does not fit the number format or the disk refuses; an old file is then untouched.
+    dtype None: every tensor keeps its own. kohya files hold every kind, diffusers files plain LoRA and DoRA (lora.convert
+    makes others into that). Raises UserError when a kind, or a value, does not fit the file or the disk refuses; an old file
+    is then untouched.
     """
     import torch
 
-    kind = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
+    kind = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, None: None}[dtype]
     tensors, said = kohya_tensors(adapters, kind, family) if dialect == "kohya" else diffusers_tensors(adapters, kind)
     for name, value in tensors.items():
-        if not torch.isfinite(value).all():
+        if value.is_floating_point() and not torch.isfinite(value.float()).all():
             raise UserError(f"{Path(path).name} was not written: {name} does not fit the number format {dtype}.",
                             "Save it as bf16 or fp32, or use an earlier saved point.")
     metadata = {str(key): str(value) for key, value in ({"format": "pt"} | metadata | said).items()
                 if not key.startswith("sshs_") and key != "modelspec.hash_sha256"}
-    return storage.write_atomic(Path(path), serialized(tensors, metadata | hashes(tensors, metadata)))
+    return storage.write_atomic(Path(path), serialized(tensors, metadata))
 
 
-def kohya_tensors(adapters: "Adapters", kind: "Dtype", family: str) -> "tuple[dict[str, Tensor], dict[str, str]]":
-    """kohya names with an alpha for every module; an alpha that `kind` cannot hold exactly stays fp32."""
+def kohya_tensors(adapters: "Adapters", kind: "Dtype | None", family: str) -> "tuple[dict[str, Tensor], dict[str, str]]":
+    """kohya names with an alpha wherever the kind has one; an alpha that the number format cannot hold exactly stays fp32."""
     import torch
 
     tensors = {}
     for path, adapter in sorted(adapters.items()):
         name = dialects.kohya_name(path, family)
         for role, value in adapter.tensors.items():
-            tensors[f"{name}.lora_{role}.weight"] = value.detach().cpu().to(kind)
-        alpha = torch.tensor(adapter.alpha, dtype=torch.float32)
-        tensors[f"{name}.alpha"] = alpha.to(kind) if alpha.to(kind).float() == alpha else alpha
+            tensors[f"{name}.{kohya_leaf(adapter, role)}"] = cast(shaped(adapter, role, value), kind)
+        if adapter.kind not in WITHOUT_ALPHA:
+            format_ = kind or next(iter(adapter.tensors.values())).dtype
+            alpha = torch.tensor(adapter.alpha, dtype=torch.float32)
+            exact = format_.itemsize > 1 and alpha.to(format_).float() == alpha
+            tensors[f"{name}.alpha"] = alpha.to(format_) if exact else alpha
     return tensors, {}
 
 
-def diffusers_tensors(adapters: "Adapters", kind: "Dtype") -> "tuple[dict[str, Tensor], dict[str, str]]":
-    """PEFT names. This format keeps alpha in the header only and half of the readers ignore it there.
+def kohya_leaf(adapter: "Adapter", role: str) -> str:
+    """The end of a tensor's name. The differences of a norm have names of their own, which readers expect as a pair."""
+    if adapter.kind == "full" and {"diff", "diff_b"} <= adapter.tensors.keys() and adapter.tensors["diff"].ndim == 1:
+        return {"diff": "w_norm", "diff_b": "b_norm"}.get(role, role)
+    return KOHYA_LEAVES[adapter.kind].get(role, role)
 
-    So the scale goes into `up` where that is exact in every module (a power of two, say), else alpha stays in the header.
-    """
+
+def shaped(adapter: "Adapter", role: str, value: "Tensor") -> "Tensor":
+    """A magnitude of DoRA as kohya files have it: (out, 1) or (out, 1, 1, 1). Everything else as it is."""
+    if role == "dora_scale" and value.ndim == 1:
+        return value.reshape(-1, *[1] * (max(each.ndim for each in adapter.tensors.values()) - 1))
+    return value
+
+
+def cast(value: "Tensor", kind: "Dtype | None") -> "Tensor":
+    """`value` on the CPU in the number format `kind` (None, or no fraction: its own)."""
+    value = value.detach().cpu()
+    return value.to(kind) if kind and value.is_floating_point() else value
+
+
+def diffusers_tensors(adapters: "Adapters", kind: "Dtype | None") -> "tuple[dict[str, Tensor], dict[str, str]]":
+    """PEFT names. This format keeps alpha in the header only and half of the readers ignore it there: see alpha_goes()."""
+    import torch
+
+    way = alpha_goes(adapters, kind)
+    kind = torch.float32 if way == "fp32" else kind
     tensors, configs = {}, {}
-    scaled = {path: folded(adapter, kind) for path, adapter in adapters.items()}
-    fold = None not in scaled.values()
     for path, adapter in sorted(adapters.items()):
-        if "mid" in adapter.tensors:
-            raise UserError(f"{path} is a Tucker convolution, which diffusers files cannot hold.", "Write a kohya file.")
+        if not plain(adapter):
+            raise UserError(f"{path} is of a kind that diffusers files cannot hold.", "Write a kohya file, or convert it first.")
         name = dialects.diffusers_name(path)
-        alpha = float(adapter.rank) if fold else adapter.alpha
-        tensors[f"{name}.lora_A.weight"] = adapter.tensors["down"].detach().cpu().to(kind)
-        tensors[f"{name}.lora_B.weight"] = scaled[path] if fold else adapter.tensors["up"].detach().cpu().to(kind)
+        alpha = adapter.alpha if way == "header" else float(adapter.rank)
+        up = adapter.tensors["up"] if way in ("kept", "header") else folded(adapter, kind)
+        down = cast(adapter.tensors["down"], kind)
+        tensors |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": cast(up, kind)}
+        if "dora_scale" in adapter.tensors:
+            magnitude = cast(adapter.tensors["dora_scale"], kind)
+            tensors[f"{name}.lora_magnitude_vector"] = magnitude.reshape((1, -1, 1, 1) if down.ndim == 4 else -1)
         part, _, module = name.partition(".")
         module = module.removeprefix("text_model.")            # PEFT matches endings; newer transformers lost this level
-        config = configs.setdefault(part, {"target_modules": [], "rank_pattern": {}, "alpha_pattern": {}})
+        config = configs.setdefault(part, {"target_modules": [], "rank_pattern": {}, "alpha_pattern": {}, "use_dora": []})
         config["target_modules"].append(module)
         config["rank_pattern"][module] = adapter.rank
         config["alpha_pattern"][module] = int(alpha) if alpha == int(alpha) else alpha
-    said = {}
-    for part, config in configs.items():
-        config["r"] = max(config["rank_pattern"].values())
-        config["lora_alpha"] = max(config["alpha_pattern"].values())
-        config["rank_pattern"] = {key: rank for key, rank in config["rank_pattern"].items() if rank != config["r"]}
-        config["alpha_pattern"] = {key: a for key, a in config["alpha_pattern"].items() if a != config["lora_alpha"]}
-        said |= {f"{part}.{key}": value for key, value in config.items()}
+        config["use_dora"].append("dora_scale" in adapter.tensors)
+    said = {f"{part}.{key}": value for part, config in configs.items() for key, value in told(config).items()}
     return tensors, {"lora_adapter_metadata": json.dumps(said, sort_keys=True)}
 
 
-def folded(adapter: "Adapter", kind: "Dtype") -> "Tensor | None":
-    """`up` with alpha / rank in it, so that alpha may equal the rank; None where that would change a bit of dW."""
-    up = adapter.tensors["up"].detach().cpu().to(kind)
-    scaled = (up.double() * adapter.scale).to(kind)
-    return scaled if (scaled.double() == up.double() * adapter.scale).all() else None
+def told(config: dict[str, object]) -> dict[str, object]:
+    """PEFT's LoraConfig of one part: what most modules have, and the exceptions. DoRA is for all of a part or for none."""
+    if len(set(config["use_dora"])) > 1:
+        raise UserError("Some modules are DoRA and some are not, which a diffusers file cannot say.", "Write a kohya file.")
+    rank, alpha = max(config["rank_pattern"].values()), max(config["alpha_pattern"].values())
+    return {"target_modules": config["target_modules"], "use_dora": config["use_dora"][0], "r": rank, "lora_alpha": alpha,
+            "rank_pattern": {key: value for key, value in config["rank_pattern"].items() if value != rank},
+            "alpha_pattern": {key: value for key, value in config["alpha_pattern"].items() if value != alpha}}
 
 
-def hashes(tensors: "dict[str, Tensor]", metadata: dict[str, str]) -> dict[str, str]:
-    """kohya's two hashes, made over a file with only ss_* metadata as kohya does, and ModelSpec's of the tensor bytes."""
-    alone = serialized(tensors, {key: value for key, value in metadata.items() if key.startswith("ss_")})
-    start = 8 + int.from_bytes(alone[:8], "little")
-    content = hashlib.sha256(alone[start:]).hexdigest()
-    found = {"sshs_model_hash": content, "modelspec.hash_sha256": f"0x{content}"}
-    if len(alone) > 0x100000:                                  # below 1 MB it would be the hash of nothing, alike for all files
-        found["sshs_legacy_hash"] = hashlib.sha256(alone[0x100000:0x110000]).hexdigest()[:8]
-    return found
+def plain(adapter: "Adapter") -> bool:
+    """Whether a diffusers file can hold an adapter as it is: up x down, perhaps with DoRA's magnitude of every output."""
+    if adapter.kind != "lora" or not adapter.tensors.keys() <= {"up", "down", "dora_scale"}:
+        return False
+    scale = adapter.tensors.get("dora_scale")
+    return scale is None or scale.shape[0] == scale.numel() == adapter.tensors["up"].shape[0]
+
+
+def alpha_goes(adapters: "Adapters", kind: "Dtype | None") -> Literal["kept", "folded", "header", "fp32"]:
+    """Where alpha / rank goes in a diffusers file, so that no bit of dW is lost.
+
+    kept: it is 1 everywhere. folded: it goes into `up`, exactly (a power of two). Else, with the number format free, the file
+    becomes fp32 with it folded; with the number format given, it stays in the header.
+    """
+    if all(adapter.alpha == adapter.rank for adapter in adapters.values()):
+        return "kept"
+    if all(plain(adapter) and exact(adapter, kind) for adapter in adapters.values()):
+        return "folded"
+    return "header" if kind else "fp32"
+
+
+def folded(adapter: "Adapter", kind: "Dtype | None") -> "Tensor":
+    """`up` with alpha / rank in it."""
+    up = cast(adapter.tensors["up"], kind)
+    return (up.double() * adapter.scale).to(up.dtype)
+
+
+def exact(adapter: "Adapter", kind: "Dtype | None") -> bool:
+    """Whether folding alpha / rank into `up` rounds nothing."""
+    up = cast(adapter.tensors["up"], kind).double()
+    return bool((folded(adapter, kind).double() == up * adapter.scale).all())
 
 
 def serialized(tensors: "dict[str, Tensor]", metadata: dict[str, str]) -> bytes:
-    """The bytes of a safetensors file in a fixed order (the library orders metadata differently every time)."""
+    """The bytes of a safetensors file in a fixed order (the library orders metadata differently every time), with its hashes.
+
+    kohya's two hashes are over a file with only ss_* metadata as kohya makes them, ModelSpec's over the tensor bytes.
+    """
     import torch
 
-    entries, parts, at = {"__metadata__": dict(sorted(metadata.items()))}, [], 0
+    entries, parts, at = {}, [], 0
     for name in sorted(tensors, key=lambda key: (-tensors[key].element_size(), key)):
         value = tensors[name].contiguous()
-        raw = value.reshape(-1).view(torch.uint8).numpy().tobytes()
+        parts.append(value.reshape(-1).view(torch.uint8).numpy().data)
         entries[name] = {"dtype": FILE_NAMES[str(value.dtype).removeprefix("torch.")], "shape": list(value.shape),
-                         "data_offsets": [at, at + len(raw)]}
-        parts.append(raw)
-        at += len(raw)
-    head = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-    head += b" " * (-len(head) % 8)
-    return b"".join([len(head).to_bytes(8, "little"), head, *parts])
+                         "data_offsets": [at, at + value.nbytes]}
+        at += value.nbytes
+    data = b"".join(parts)
+    content = hashlib.sha256(data).hexdigest()
+    hashes = {"sshs_model_hash": content, "modelspec.hash_sha256": f"0x{content}"}
+    alone = head({key: value for key, value in metadata.items() if key.startswith("ss_")}, entries)
+    if len(alone) + len(data) > LEGACY_SPAN.start:             # below 1 MB it would be the hash of nothing, alike for all files
+        hashes["sshs_legacy_hash"] = hashlib.sha256((alone + data[:LEGACY_SPAN.stop])[LEGACY_SPAN]).hexdigest()[:8]
+    return head(metadata | hashes, entries) + data
+
+
+def head(metadata: dict[str, str], entries: dict[str, dict]) -> bytes:
+    """Length and JSON of a safetensors header."""
+    text = json.dumps({"__metadata__": dict(sorted(metadata.items()))} | entries, ensure_ascii=False, separators=(",", ":"))
+    raw = text.encode("utf-8", "replace")
+    raw += b" " * (-len(raw) % 8)
+    return len(raw).to_bytes(8, "little") + raw
 
 
 def same(meant: "Adapter", kept: "Adapter") -> bool:
     """Whether `kept` makes the change that was meant, bit for bit after the cast to the file's number format."""
+    if (kept.kind, kept.tensors.keys()) != (meant.kind, meant.tensors.keys()):
+        return False
     for role, value in kept.tensors.items():
         expected = meant.tensors[role].detach().cpu().to(value.dtype).double()
         factor = meant.scale / kept.scale if role == "up" else 1.0
-        if not (expected * factor == value.double()).all():
+        if not (expected.flatten() * factor == value.double().flatten()).all():
             return False
-    return kept.tensors.keys() == meant.tensors.keys()
+    return True
