@@ -1,0 +1,83 @@
+"""Prompts against A1111's own examples, compel's own syntax, and the base without any of it."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sdlora.base.load import load_base
+from sdlora.draw.prompt import encode, parse, together
+from sdlora.errors import UserError
+
+PROMPT = "a red house and a blue boat, meadow, in daylight"
+
+
+@pytest.fixture(scope="module")
+def mini():
+    return load_base("mini", "cpu", parts=("text", "unet"))
+
+
+@pytest.mark.parametrize("prompt, fragments", [  # from the docstring of A1111's parse_prompt_attention
+    ("normal text", [("normal text", 1.0)]),
+    ("an (important) word", [("an ", 1.0), ("important", 1.1), (" word", 1.0)]),
+    ("(unbalanced", [("unbalanced", 1.1)]),
+    (r"\(literal\]", [("(literal]", 1.0)]),
+    ("(unnecessary)(parens)", [("unnecessaryparens", 1.1)]),
+    ("a (((house:1.3)) [on] a (hill:0.5), sun, (((sky))).",
+     [("a ", 1.0), ("house", 1.573), (" ", 1.1), ("on", 1.0), (" a ", 1.1), ("hill", 0.55), (", sun, ", 1.1),
+      ("sky", 1.4641), (".", 1.1)]),
+    ("it is 12:30) here", [("it is 12:30) here", 1.0)]),
+])
+def test_the_grammar_is_that_of_a1111(prompt, fragments):
+    assert parse(prompt) == [fragments]
+
+
+def test_break_divides_a_prompt():
+    assert parse("a (cat BREAK dog)") == [[("a ", 1.0), ("cat", 1.1)], [("dog)", 1.0)]]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(alphabet=r"ab ()[]:\.,1B", max_size=40))
+def test_no_prompt_is_a_crash(prompt):
+    try:
+        for part in parse(prompt):
+            assert all(0 <= weight <= 10 and text for text, weight in part)
+    except UserError as error:
+        assert "weight" in str(error)
+
+
+def test_without_weights_the_bits_are_those_of_the_base(mini):
+    for prompt in (PROMPT, "", r"a red house \(old\)"):
+        theirs = mini.encode_text([prompt.replace("\\", "")])
+        assert torch.equal(encode(mini, prompt)["states"], theirs["states"])
+    assert torch.equal(encode(mini, "a [(red)] house")["states"], mini.encode_text(["a red house"])["states"])
+
+
+def test_weights_are_those_of_compel(mini):
+    from compel import Compel
+    theirs = Compel(tokenizer=mini.tokenizers[0], text_encoder=mini.text_encoders[0], truncate_long_prompts=False)
+    for ours, same in (("a red house, (blue boat:1.3), meadow", "a red house, (blue boat)1.3, meadow"),
+                       ("a (red:0.4) house", "a (red)0.4 house")):
+        with torch.no_grad():
+            wanted = theirs(same)
+        assert torch.allclose(encode(mini, ours)["states"], wanted, atol=1e-5)
+        assert not torch.allclose(wanted, mini.encode_text([ours])["states"], atol=0.1)
+
+
+def test_nothing_of_a_long_prompt_is_lost(mini):
+    long = encode(mini, f"{PROMPT}, {PROMPT}, {PROMPT}, a yellow cat")["states"]
+    other = encode(mini, f"{PROMPT}, {PROMPT}, {PROMPT}, a green tree")["states"]
+    assert long.shape == other.shape and long.shape[1] > 32 and long.shape[1] % 32 == 0
+    assert torch.equal(long[:, :32], other[:, :32]) and not torch.equal(long[:, -32:], other[:, -32:])
+    assert encode(mini, f"{PROMPT} BREAK {PROMPT}")["states"].shape[1] == 64
+    both = together(mini, [encode(mini, ""), {"states": long}])
+    nothing = mini.encode_text([""])["states"]
+    assert both["states"].shape == (2, *long.shape[1:]) and torch.equal(both["states"][:1, -32:], nothing)
+
+
+@pytest.mark.parametrize("prompt, said", [
+    ("(red:11) house", "weight 11"), ("(red:-1)", "weight -1"), ("(red:1.2.3)", "no weight"), ("(" * 99 + "red", "weight"),
+    ("cat " * 400, "too long: 400 tokens"), ("[a] b " * 99, "more than 75 words")])
+def test_what_cannot_be_read_is_a_sentence(mini, prompt, said):
+    with pytest.raises(UserError, match=said):
+        encode(mini, prompt)
