@@ -1,7 +1,8 @@
 """The exact weighted sum of LoRAs on given weights. Knows nothing about models, files or drawing.
 
 W' = round(W + sum of strength x dW): changes are summed in fp32 in one canonical order, added to the weight in fp32 and
-rounded once to the weight's own dtype. The order in which the LoRAs were chosen changes no bit.
+rounded once to the weight's own dtype. Every dW is relative to the pristine weight (DoRA and the other kinds that depend on
+the weight included), so the order in which the LoRAs were chosen changes no bit.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from sdlora.errors import UserError
 from sdlora.lora.blocks import weight_of
-from sdlora.lora.delta import Adapter, Adapters, delta
+from sdlora.lora.delta import Adapter, Adapters, bias_delta, delta, factors
 
 STRONGEST = 4.0
 
@@ -42,13 +43,36 @@ def blend(ingredients: Sequence[Ingredient], weights: Mapping[str, Tensor]) -> d
     Modules of a LoRA that `weights` lacks are left out: whoever chose the weights counts them. Strength 0 leaves a weight out.
     Raises UserError for a strength that is no number in -4..4, ValueError for shapes that do not fit.
     """
+    chosen = parts_of(ingredients, weights)
+    return {path: (weight.float() + change(chosen[path], weight)).to(weight.dtype)
+            for path, weight in weights.items() if path in chosen}
+
+
+def blend_biases(ingredients: Sequence[Ingredient], biases: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same for the biases (out,) of modules, of which few LoRAs change any."""
     blended = {}
-    for path, weight in weights.items():
-        parts = [(each.adapters[path], strength_at(each, path)) for each in ingredients if path in each.adapters]
-        parts = [(adapter, strength) for adapter, strength in parts if strength]
-        if parts:
-            blended[path] = (weight.float() + change(parts, weight)).to(weight.dtype)
+    for path, parts in parts_of(ingredients, biases).items():
+        total = bias_change(parts)
+        if total is not None:
+            blended[path] = (biases[path].float() + total.to(biases[path].device)).to(biases[path].dtype)
     return blended
+
+
+def parts_of(ingredients: Sequence[Ingredient], paths: Mapping[str, object]) -> dict[str, list[tuple[Adapter, float]]]:
+    """{path: [(adapter, strength)]} in canonical order, without the strengths that are 0, of the paths named."""
+    order = canonical(ingredients)
+    found = {}
+    for path in paths:
+        parts = [(each, strength_at(each, path), key) for each, key in order if path in each.adapters]
+        parts = sorted((part for part in parts if part[1]), key=lambda part: (part[2], part[1]))
+        if parts:
+            found[path] = [(each.adapters[path], strength) for each, strength, _ in parts]
+    return found
+
+
+def canonical(ingredients: Sequence[Ingredient]) -> list[tuple[Ingredient, bytes]]:
+    """Every ingredient with what decides its place in a sum: the digest of its content, wherever it came from."""
+    return [(each, digest(each.adapters) if len(ingredients) > 1 else b"") for each in ingredients]
 
 
 def strength_at(ingredient: Ingredient, path: str) -> float:
@@ -60,21 +84,53 @@ def strength_at(ingredient: Ingredient, path: str) -> float:
 
 @torch.no_grad()
 def change(parts: Sequence[tuple[Adapter, float]], weight: Tensor) -> Tensor:
-    """Sum of strength x dW over the adapters of one module, fp32 in the shape and on the device of `weight`."""
-    if len(parts) > 1:
-        parts = sorted(parts, key=lambda part: (digest(part[0]), part[1]))
-    total = delta(parts[0][0], weight) * parts[0][1]
-    for adapter, strength in parts[1:]:
-        total += delta(adapter, weight) * strength
+    """Sum of strength x dW over the adapters of one module, in the order given: fp32 in the shape and on the device of `weight`.
+
+    Low-rank kinds are one product over their joined ranks, as for many weights at once in `product`; then the others.
+    """
+    pairs = [factors(adapter) for adapter, _ in parts]
+    low_rank = [(up[None].to(weight.device), down[None].to(weight.device), adapter.scale * strength)
+                for pair, (adapter, strength) in zip(pairs, parts, strict=True) if pair is not None for up, down in [pair]]
+    if any(up.shape[1] != weight.shape[0] or up.shape[1] * down.shape[2] != weight.numel() for up, down, _ in low_rank):
+        raise ValueError(f"a change does not fit the weight {tuple(weight.shape)}")
+    total = product(low_rank)[0].reshape(weight.shape) if low_rank else None
+    for pair, (adapter, strength) in zip(pairs, parts, strict=True):
+        if pair is None:
+            part = delta(adapter, weight)
+            part = part if strength == 1 else part * strength
+            total = part if total is None else total.add_(part)
     return total
 
 
-def digest(adapter: Adapter) -> bytes:
-    """The content of an adapter as 32 bytes: what decides its place in a sum, wherever it came from."""
-    content = hashlib.sha256(f"{adapter.kind} {adapter.alpha!r} {adapter.rank}".encode())
-    for role in sorted(adapter.tensors):
-        content.update(f"{role} {tuple(adapter.tensors[role].shape)}".encode())
-        content.update(adapter.tensors[role].detach().float().contiguous().cpu().numpy().data)
+def product(parts: Sequence[tuple[Tensor, Tensor, float]], out: Tensor | None = None) -> Tensor:
+    """Sum of strength x up @ down over parts (up (n, o, r), down (n, r, i), strength), all fp32 -> (n, o, i), into `out`.
+
+    One batched product over the joined ranks. On the CPU a matrix comes out the same to the bit in a batch of any size
+    (tested); on a GPU the batch may move the last bit of fp32, before the one rounding.
+    """
+    downs = [down if strength == 1 else down * strength for _, down, strength in parts]
+    if len(parts) == 1:
+        return torch.bmm(parts[0][0], downs[0], out=out)
+    return torch.bmm(torch.cat([up for up, _, _ in parts], dim=2), torch.cat(downs, dim=1), out=out)
+
+
+def bias_change(parts: Sequence[tuple[Adapter, float]]) -> Tensor | None:
+    """Sum of strength x change of the bias, (out,) fp32; None where none of the adapters has one."""
+    changes = [(bias_delta(adapter), strength) for adapter, strength in parts]
+    changes = [bias * strength for bias, strength in changes if bias is not None]
+    return sum(changes[1:], start=changes[0]) if changes else None
+
+
+def digest(adapters: Adapters) -> bytes:
+    """The content of a LoRA as 32 bytes. It hashes every tensor: whoever blends often keeps it (draw.resident)."""
+    content = hashlib.sha256()
+    for path in sorted(adapters):
+        adapter = adapters[path]
+        content.update(f"{path} {adapter.kind} {adapter.alpha!r} {adapter.rank}".encode())
+        for role in sorted(adapter.tensors):
+            tensor = adapter.tensors[role].detach().cpu().contiguous()
+            content.update(f"{role} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            content.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return content.digest()
 
 
