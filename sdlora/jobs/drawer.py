@@ -1,7 +1,7 @@
 """The resident drawing process: keeps a base loaded and draws what is asked for, beside a training run.
 
 Knows nothing about pages or who asked. While it draws it holds HOME/drawing.lock, and training waits between two steps.
-The torch-free half (asking, watching, history) is `pictures.py`.
+Between pictures it answers the questions of `desk.py`. The torch-free half (asking, watching, history) is `pictures.py`.
 """
 
 import time
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sdlora.config import DrawConfig
 from sdlora.errors import UserError
+from sdlora.jobs.desk import sweep_answers
 from sdlora.jobs.execute import DRAWING_LOCK, log_bug
 from sdlora.jobs.lock import hold, is_held
 from sdlora.jobs.pictures import (
@@ -26,6 +27,7 @@ from sdlora.jobs.pictures import (
     told,
 )
 from sdlora.jobs.table import Table
+from sdlora.jobs.tasks import answer_all
 from sdlora.jobs.worker import WORKER_LOCK
 from sdlora.storage import home, write_atomic, write_json
 
@@ -63,6 +65,7 @@ class Drawer:
         """Draw until the worker has been gone for 5 s or the data folder is gone."""
         self.recover()
         sweep_draws()
+        sweep_answers()
         self.warm()
         needed_at = time.monotonic()
         while (self.home / DRAWER_LOCK).exists():
@@ -70,7 +73,8 @@ class Drawer:
                 needed_at = time.monotonic()
             elif time.monotonic() - needed_at > ALONE_SECONDS:
                 break
-            if not self.turn():
+            answered, drawn = answer_all(self.base), self.turn()
+            if not answered and not drawn:
                 time.sleep(POLL_SECONDS)
 
     def recover(self) -> None:
@@ -151,6 +155,7 @@ class Drawer:
                     self.show(folder, label, made)
             if cancelled():
                 return False
+            answer_all(self.base)  # a grid of many cells keeps nobody waiting
         return True
 
     def show(self, folder: Path, label: str, made: object) -> None:

@@ -11,17 +11,21 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
+
+from PIL import Image
 
 from sdlora.config import DrawConfig, make
 from sdlora.errors import UserError
 from sdlora.jobs.lock import is_held
 from sdlora.jobs.table import Table
-from sdlora.storage import home, place, read_json, write_json
+from sdlora.storage import home, place, read_json, write_atomic, write_json
 
 SPEC, EVENTS, PREVIEW, CANCEL = "spec.json", "events.jsonl", "preview.png", "cancel"
 DRAWER_LOCK = "drawer.lock"
 DRAW_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
+INPUT_ID = re.compile(r"[0-9a-f]{24}")
 PICTURE_ID = re.compile(r"(\d{4})(\d\d)(\d\d)-\d{6}-[0-9a-f]{6}-\d{3,5}")
 ENDINGS = ("done", "failed", "cancelled")
 KEPT_DAYS = 2
@@ -196,8 +200,27 @@ def delete_picture(picture_id: str) -> None:
     path.with_suffix(".json").unlink(missing_ok=True)
 
 
+def keep_input(image: Image.Image) -> str:
+    """Keep a picture that a drawing begins from, or a mask, for some days; its id. The same pixels are kept once."""
+    content = sha256(f"{image.mode} {image.size}".encode() + image.tobytes())
+    input_id = content.hexdigest()[:24]
+    write_atomic(place("inputs") / f"{input_id}.png", lambda temporary: image.save(temporary, "PNG"))
+    return input_id
+
+
+def input_path(input_id: str) -> Path:
+    """Where a kept input lies. Raises UserError for an id that is none of ours, or of days gone by."""
+    path = home() / "inputs" / f"{input_id}.png"
+    if not INPUT_ID.fullmatch(input_id) or not path.is_file():
+        raise UserError("The picture to begin from is not here any more.", "Choose it again.")
+    return path
+
+
 def sweep_draws(older_than_seconds: float = KEPT_DAYS * 86400) -> None:
-    """Remove the folders of draws that ended days ago; their pictures stay."""
+    """Remove the folders of draws that ended days ago, and what they began from; their pictures stay."""
+    for file in (home() / "inputs").glob("*.png"):
+        if time.time() - file.stat().st_mtime > older_than_seconds:
+            file.unlink(missing_ok=True)
     for folder in (home() / "draws").glob("*"):
         if DRAW_ID.fullmatch(folder.name) and time.time() - folder.stat().st_mtime > older_than_seconds:
             shutil.rmtree(folder, ignore_errors=True)

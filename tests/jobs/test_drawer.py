@@ -99,7 +99,7 @@ def test_a_pair_is_one_job_and_every_picture_is_kept_with_its_settings(drawer, t
     assert [p.seed for p in seen.pictures] == [7, 8, 7, 8] * 2
     assert [p.prompt for p in seen.pictures[:4]] == ["a house"] * 2 + ["a boat"] * 2
     last = seen.pictures[-1]
-    assert last.settings["loras"] == [{"file": str(tmp_path / "x.safetensors"), "strength": 0.8}]
+    assert last.settings["loras"] == [styled.loras[0].model_dump()]
     assert last.settings["base"] == "mini"
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", last.path.parent.name) and last.path.is_relative_to(home() / "pictures")
     with Image.open(last.path) as image:
