@@ -1,0 +1,117 @@
+"""Text inside picture files: read by Pillow, read back, and no damaged or hostile file is more than a sentence."""
+
+import random
+import time
+from io import BytesIO
+
+import pytest
+from PIL import Image, TiffImagePlugin
+from PIL.PngImagePlugin import PngInfo
+
+from sdlora.draw import embedded
+from sdlora.errors import UserError
+
+TEXT = "a red house 🏠 голубой дом\nSteps: 20, Seed: 1"
+
+
+def picture():
+    return Image.effect_noise((64, 48), 60).convert("RGB")
+
+
+def comment_of(path):
+    with Image.open(path) as opened:
+        return opened.getexif().get_ifd(0x8769)[0x9286]
+
+
+def type_of_comment(path):
+    with Image.open(path) as opened:
+        block = opened.info["exif"].removeprefix(b"Exif\0\0")
+        directory, file = TiffImagePlugin.ImageFileDirectory_v2(block[:8]), BytesIO(block)
+        file.seek(opened.getexif()[0x8769])
+        directory.load(file)
+        return directory.tagtype[0x9286]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".JPEG", ".webp"])
+def test_what_is_written_is_read_here_and_by_pillow(tmp_path, suffix):
+    path = embedded.write(tmp_path / f"picture{suffix}", picture(), "parameters", TEXT)
+    found = embedded.read(path)
+    if suffix == ".png":
+        assert found == {"parameters": TEXT}
+        with Image.open(path) as opened:
+            assert opened.text["parameters"] == TEXT
+    else:
+        assert found == {"comment": TEXT}
+        assert comment_of(path) == b"UNICODE\0" + TEXT.encode("utf-16-be")  # byte for byte as A1111 (piexif) writes it
+        assert type_of_comment(path) == 7  # UNDEFINED: piexif reads no other
+    with Image.open(path) as opened:
+        assert opened.size == (64, 48)
+
+
+@pytest.mark.parametrize("comment", [
+    b"UNICODE\0" + TEXT.encode("utf-16-le"), b"UNICODE\0" + TEXT.encode("utf-16"), b"UNICODE\0" + TEXT.encode("utf-16-be"),
+    b"\0" * 8 + TEXT.encode(), b"UTF8\0\0\0\0" + TEXT.encode(), TEXT.encode()])
+def test_comments_of_other_programs(tmp_path, comment):
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9286] = comment
+    exif[0x0110] = "a camera"
+    for suffix in (".jpg", ".webp"):
+        picture().save(tmp_path / f"x{suffix}", exif=exif.tobytes())
+        assert embedded.read(tmp_path / f"x{suffix}") == {"comment": TEXT}
+
+
+def test_packed_and_plain_chunks_are_read_also_after_the_pixels(tmp_path):
+    info = PngInfo()
+    info.add_text("other", "é" * 100)
+    info.add_text("zipped", "latin", zip=True)
+    info.add_itxt("parameters", TEXT, zip=True)
+    info.add(b"tEXt", b"late\0after the pixels", after_idat=True)
+    picture().save(tmp_path / "x.png", pnginfo=info)
+    assert embedded.read(tmp_path / "x.png") == {"other": "é" * 100, "zipped": "latin", "parameters": TEXT,
+                                                 "late": "after the pixels"}
+
+
+def test_a_text_bomb_is_not_unpacked(tmp_path):
+    info = PngInfo()
+    info.add_itxt("parameters", "x" * (embedded.MAX_TEXT_BYTES * 20), zip=True)
+    picture().save(tmp_path / "bomb.png", pnginfo=info)
+    assert len(embedded.read(tmp_path / "bomb.png")["parameters"]) == embedded.MAX_TEXT_BYTES
+
+
+def test_files_without_text_and_files_that_are_none(tmp_path):
+    for suffix in (".png", ".jpg", ".webp"):
+        picture().save(tmp_path / f"bare{suffix}")
+        assert embedded.read(tmp_path / f"bare{suffix}") == {}
+    (tmp_path / "fake.png").write_bytes(b"not a picture")
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\x20tEXt")
+    for name in ("fake.png", "cut.png", "empty.png", "absent.png"):
+        with pytest.raises(UserError, match=name):
+            embedded.read(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_damaged_files_are_read_or_refused_but_never_a_traceback(tmp_path, suffix):
+    whole = embedded.write(tmp_path / f"whole{suffix}", picture(), "parameters", TEXT).read_bytes()
+    dice, path = random.Random(1), tmp_path / f"damaged{suffix}"
+    began = time.monotonic()
+    for _ in range(300):
+        data = bytearray(whole)
+        for _ in range(dice.randrange(1, 6)):
+            data[dice.randrange(min(len(data), 400))] = dice.randrange(256)
+        path.write_bytes(data[:dice.randrange(1, len(data))] if dice.random() < 0.3 else data)
+        try:
+            found = embedded.read(path)
+        except UserError:
+            continue
+        assert all(isinstance(text, str) for text in found.values())
+    assert time.monotonic() - began < 5
+
+
+def test_what_cannot_be_written_is_said(tmp_path):
+    with pytest.raises(UserError, match="too long for a JPEG"):
+        embedded.write(tmp_path / "x.jpg", picture(), "parameters", "x" * 40_000)
+    assert len(embedded.read(embedded.write(tmp_path / "x.webp", picture(), "parameters", "x" * 40_000))["comment"]) == 40_000
+    with pytest.raises(UserError, match="no picture format"):
+        embedded.write(tmp_path / "x.bmp", picture(), "parameters", TEXT)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.webp"]
