@@ -1,121 +1,46 @@
-"""The shelf: every LoRA file below HOME/loras, read afresh from the files whenever it is asked for.
+"""The shelf: every LoRA file of HOME/loras and of the folders that the artist added, and all that may be done with them.
 
-Knows nothing about torch or drawing. Headers are remembered per file and time of change, so that a thousand files list in
-no time; a file that cannot be used is listed with the sentence that says why. Ids are ours, names are data.
+Knows nothing about torch or drawing. All it says comes from an index that is made from the files again whenever it must be:
+what the artist writes goes into sidecars and small records of ours, never into the index alone.
 """
 
-import json
-import re
+import os
 import shutil
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from functools import lru_cache
-from hashlib import sha256
 from pathlib import Path
 
 from filelock import FileLock
 
 from sdlora.errors import UserError
-from sdlora.lora.header import header
-from sdlora.lora.layout import layout
-from sdlora.lora.report import inspect, trigger
+from sdlora.library import background, facts, sidecars, trash
+from sdlora.library.entries import (
+    LoraEntry,
+    State,
+    by_hash,
+    by_name,
+    count_loras,
+    duplicates,
+    find,
+    list_loras,
+    select,
+    state,
+    tags,
+)
+from sdlora.library.folders import OWN, Folder, add_folder, find_folder, folders, forget_folder, note
+from sdlora.library.hashes import file_hashes, hash_files
+from sdlora.library.look import id_of
+from sdlora.library.rows import put, shown
+from sdlora.library.scan import forget, scan
+from sdlora.library.table import connected, writing
+from sdlora.lora.report import inspect
 from sdlora.storage import MAX_NAME, clean_text, place, slug, write_atomic, write_json
 
+__all__ = ["Folder", "LoraEntry", "State", "UserError", "add", "add_folder", "annotate", "background", "by_hash", "by_name",
+           "count_loras", "delete", "duplicates", "find", "folders", "hash_files", "list_loras", "remove_folder", "rename",
+           "scan", "state", "tags", "undo_delete"]
+
 MAX_BYTES = 2 * 2**30
-MAX_SIDECAR_BYTES = 1_000_000
-COVERS = (".png", ".preview.png", ".jpg", ".jpeg", ".webp", ".preview.jpg", ".preview.jpeg", ".preview.webp")
 TITLES = {"mini": "sdlora_mini", "sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}  # "sd version" as A1111 and Forge write it
-NONE_SUCH = "It may have been deleted in another window: reload the page."
-
-
-@dataclass(frozen=True)
-class LoraEntry:
-    """One file of the shelf. family: "mini" "sd1" "sd2" "sdxl", or "" where unknown; run: id of the run that made it, or "".
-
-    created: ISO time of the file; problem: why it cannot be used, "" when it can.
-    """
-    id: str
-    name: str
-    trigger: str
-    family: str
-    path: Path
-    thumbnail: Path | None
-    file_bytes: int
-    created: str
-    run: str
-    problem: str = ""
-
-
-def list_loras() -> list[LoraEntry]:
-    """Everything on the shelf, the newest first. Files added or removed by hand are seen at once."""
-    files = {file.name: file for file in place("loras").iterdir() if not file.name.startswith(".")}
-    entries = []
-    for file in files.values():
-        if file.suffix.lower() == ".safetensors":
-            cover = next((files[file.stem + suffix] for suffix in COVERS if file.stem + suffix in files), None)
-            entries.append(entry_of(file, cover, files.get(f"{file.stem}.json")))
-    return sorted((entry for entry in entries if entry), key=lambda entry: (entry.created, entry.id), reverse=True)
-
-
-def entry_of(file: Path, cover: Path | None, sidecar: Path | None) -> LoraEntry | None:
-    """What the shelf knows of one file; None when it went away while we looked."""
-    try:
-        if not file.resolve().is_relative_to(file.parent.resolve()):
-            return LoraEntry(id_of(file), clean_text(file.stem, MAX_NAME), "", "", file, None, 0, "", "",
-                             f"{file.name} is a link that leads out of the shelf. Put the file itself there.")
-        status = file.stat()
-        told = sidecar_of(sidecar, sidecar.stat().st_mtime_ns) if sidecar else {}
-    except OSError:
-        return None
-    known = read_entry(file, status.st_mtime_ns, status.st_size)
-    return replace(known, name=told.get("name") or known.name, trigger=told.get("trigger") or known.trigger, thumbnail=cover)
-
-
-@lru_cache(maxsize=4096)
-def read_entry(file: Path, mtime_ns: int, size: int) -> LoraEntry:
-    """The entry from the file's header alone; the time and size tell when it must be read again."""
-    created = datetime.fromtimestamp(mtime_ns / 1e9, UTC).isoformat(timespec="seconds")
-    entry = LoraEntry(id_of(file), clean_text(file.stem, MAX_NAME), "", "", file, None, size, created, "")
-    try:
-        found = header(file)
-        shapes = {name: kind for name, kind in found.tensors.items() if not name.endswith("alpha")}  # alphas are values
-        families = layout(file.name, replace(found, tensors=shapes), b"").families if shapes else ()
-    except UserError as refused:
-        return replace(entry, problem=str(refused))
-    said = found.metadata
-    name = next((clean_text(said[key], MAX_NAME) for key in ("modelspec.title", "ss_output_name") if said.get(key)), entry.name)
-    problem = "" if families else f"{file.name} was made for another kind of base model. Choose one for Stable Diffusion."
-    return replace(entry, name=name or entry.name, trigger=trigger(said), family=families[0] if len(families) == 1 else "",
-                   run=clean_text(said.get("sdlora_run", ""), MAX_NAME), problem=problem)
-
-
-@lru_cache(maxsize=4096)
-def sidecar_of(file: Path, mtime_ns: int) -> dict[str, str]:
-    """{"name", "trigger"} from an A1111-style name.json; {} where it is none or cannot be read: it is only decoration."""
-    try:
-        told = json.loads(file.read_text(encoding="utf-8-sig")) if file.stat().st_size < MAX_SIDECAR_BYTES else {}
-    except (OSError, ValueError, RecursionError):
-        return {}
-    if not isinstance(told, dict):
-        return {}
-    ours = told.get("sdlora")
-    said = {"name": ours.get("name") if isinstance(ours, dict) else None, "trigger": told.get("activation text")}
-    return {key: clean_text(value, 200) for key, value in said.items() if isinstance(value, str)}
-
-
-def id_of(file: Path) -> str:
-    """The id of a file: its stem where that is one already, else made from its name and never the same for two files."""
-    if re.fullmatch(r"[a-z0-9-]{1,64}", file.stem) and file.suffix == ".safetensors":
-        return file.stem
-    return f"{slug(file.stem)[:50]}-x{sha256(file.name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
-
-
-def find(lora_id: str) -> LoraEntry:
-    """The entry with this id. Raises UserError when there is none."""
-    for entry in list_loras():
-        if entry.id == lora_id:
-            return entry
-    raise UserError("This style is no longer on the shelf.", NONE_SUCH)
+WRITTEN = {"name": 80, "trigger": 200, "notes": 2000, "description": 2000}  # what an artist may write, in letters
 
 
 def add(path: Path, name: str = "") -> LoraEntry:
@@ -137,12 +62,13 @@ def add(path: Path, name: str = "") -> LoraEntry:
         raise UserError(f"{path.name}: {wrong}", "Choose another file.")
     shelf = place("loras")
     with FileLock(shelf / ".lock"):
-        same = next((entry for entry in list_loras() if entry.file_bytes == size and digest(entry.path) == digest(path)), None)
-        if same:
-            return same
+        whole = digest(path)
+        same = [entry for entry in list_loras() if entry.file_bytes == size and entry.folder == OWN]
+        if twin := next((entry for entry in same if digest(entry.path) == whole), None):
+            return twin
         target = free_place(shelf, slug(clean_text(name or path.stem, MAX_NAME)))
         write_atomic(target, lambda temporary: shutil.copyfile(path, temporary))
-        if digest(target) != digest(path):
+        if digest(target) != whole:
             target.unlink(missing_ok=True)
             raise UserError(f"{path.name} was not copied whole.", "Check the disk and add it again.")
         family = report["family"] if isinstance(report["family"], str) else ""
@@ -150,7 +76,12 @@ def add(path: Path, name: str = "") -> LoraEntry:
             "description": "", "sd version": TITLES.get(family, "Unknown"), "activation text": report["trigger"],
             "preferred weight": 0, "negative text": "", "notes": "",
             "sdlora": {"name": clean_text(name or path.stem, MAX_NAME)}})
-    return find(id_of(target))
+    return find(id_of(find_folder(OWN), os.fsencode(target.name)))
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a whole file; "" when it cannot be read."""
+    return (file_hashes(path, 0) or ("", ""))[1]
 
 
 def free_place(shelf: Path, name: str) -> Path:
@@ -163,21 +94,73 @@ def free_place(shelf: Path, name: str) -> Path:
     return shelf / f"{free}.safetensors"
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a whole file."""
-    with path.open("rb") as handle:
-        whole = sha256()
-        while block := handle.read(2**20):
-            whole.update(block)
-    return whole.hexdigest()
+def annotate(lora_id: str, **changes: object) -> LoraEntry:
+    """Write down what the artist says of a file and return its entry.
+
+    changes: name, trigger, notes, description (texts), tags (texts), favourite (bool), weight (-4 to 4). In our own folder it
+    goes into the file's `name.json`, for a foreign one into a record of ours. Raises UserError.
+    """
+    written: sidecars.Told = {}
+    for key, value in changes.items():
+        if key in WRITTEN and isinstance(value, str):
+            written[key] = clean_text(value, WRITTEN[key])
+        elif key == "tags" and isinstance(value, list | tuple):
+            written[key] = sidecars.clean_tags(value)
+        elif key in ("favourite", "hidden") and isinstance(value, bool):
+            written[key] = value
+        elif key == "weight" and isinstance(value, int | float) and -4 <= value <= 4:
+            written[key] = float(value)
+        else:
+            raise UserError(f"{key} of a style cannot be {str(value)[:60]!r}.", "Write another value.")
+    if written.get("name") == "":
+        raise UserError("A style needs a name.", "Write at least one letter.")
+    find(lora_id)
+    return write_notes(lora_id, written)
+
+
+def rename(lora_id: str, name: str) -> LoraEntry:
+    """Give a file another name on the shelf. The file keeps its own, so that prompts and pictures that name it go on working."""
+    return annotate(lora_id, name=name)
+
+
+def write_notes(lora_id: str, changes: sidecars.Told) -> LoraEntry:
+    """Keep notes where they belong, then bring the row up to date."""
+    with connected() as db:
+        n, folder_id, where, told = db.execute("SELECT n, folder, place, facts FROM files WHERE id = ?", (lora_id,)).fetchone()
+    folder = find_folder(folder_id)
+    note(folder, where, changes)
+    if told:
+        beside = "\n".join(suffix for suffix in sidecars.SUFFIXES
+                           if (folder.path / os.fsdecode(where)).with_suffix(suffix).is_file())
+        with writing() as db:
+            put(db, shown(folder, where, beside, facts.Facts.from_json(told)), "n = ?", [n])
+    return select("id = ?", lora_id)[0]
 
 
 def delete(lora_id: str) -> None:
-    """Take a LoRA off the shelf, with its sidecars. Raises UserError when it is gone or the disk refuses."""
-    file = find(lora_id).path
-    try:
-        file.unlink(missing_ok=True)
-        for suffix in (".json", *COVERS):
-            (file.parent / (file.stem + suffix)).unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"{file.name} could not be deleted ({error.strerror}).", "Close what uses it and try again.") from error
+    """Take a file off the shelf: one of ours goes to the trash for 30 days, one of a foreign folder is only no longer listed.
+
+    Raises UserError when it is gone or the disk refuses.
+    """
+    entry = find(lora_id)
+    if entry.folder != OWN:
+        write_notes(lora_id, {"hidden": True})
+        return
+    trash.throw(lora_id, entry.path)
+    with writing() as db:
+        db.execute("DELETE FROM files WHERE id = ? AND folder = ?", (lora_id, OWN))
+
+
+def undo_delete(lora_id: str) -> LoraEntry:
+    """Bring back what was deleted under this id. Its id is another one if its place was taken meanwhile. Raises UserError."""
+    if select("id = ? AND hidden", lora_id):
+        return write_notes(lora_id, {"hidden": False})
+    own = find_folder(OWN)
+    file = trash.take_back(lora_id)
+    return find(id_of(own, os.fsencode(file.relative_to(own.path).as_posix())))
+
+
+def remove_folder(folder_id: str) -> None:
+    """Take an added folder off the shelf. Its files stay, and so do the notes on them. Raises UserError."""
+    forget_folder(folder_id)
+    forget(folder_id)

@@ -1,0 +1,163 @@
+"""Which folders the shelf shows, and what the artist wrote about the files in them. Knows nothing about the index.
+
+HOME/loras is ours: notes go into the sidecars there, so that they travel with the files. Any other folder is read in place and
+never modified: its path and the notes on its files are kept in HOME/library/<folder id>.json. The page knows folders by id.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+
+from filelock import FileLock
+
+from sdlora.errors import UserError
+from sdlora.library import sidecars
+from sdlora.storage import clean_text, home, place, read_json, slug, write_json
+
+OWN = "loras"
+INSIDE = (("models", "Lora"), ("models", "loras"), ("models", "lora"))  # of A1111 and Forge, ComfyUI, InvokeAI
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of the shelf. own: HOME/loras; here: whether it can be opened now (its disk may be unplugged)."""
+    id: str
+    title: str
+    path: Path
+    own: bool
+    here: bool
+
+
+def folders() -> list[Folder]:
+    """Our own folder and the added ones, in the order they were added."""
+    added = []
+    for file in sorted((home() / "library").glob("*.json")):
+        record = record_of(file)
+        if record and not record.get("removed") and file.stem != OWN:
+            path = Path(record["path"])
+            added.append((record.get("added", ""), Folder(file.stem, clean_text(path.name, 80), path, False, path.is_dir())))
+    own = place(OWN)
+    return [Folder(OWN, "My styles", own, True, True)] + [folder for _, folder in sorted(added, key=lambda entry: entry[0])]
+
+
+def find_folder(folder_id: str) -> Folder:
+    """The folder with this id. Raises UserError when there is none."""
+    for folder in folders():
+        if folder.id == folder_id:
+            return folder
+    raise UserError("This folder is not on the shelf.", "Reload the page, or list them: sdlora library folders")
+
+
+def add_folder(path: Path | str) -> Folder:
+    """Show the LoRA files below `path`, which is never modified; notes on its files from an earlier time are there again.
+
+    The folder of an A1111, Forge or ComfyUI installation stands for its LoRA folder. Raises UserError.
+    """
+    path = Path(path).expanduser()
+    if not path.is_dir():
+        raise UserError(f"{clean_text(str(path), 300)} is not a folder.", "Name the folder that holds the LoRA files.")
+    path = next((inner for parts in INSIDE if (inner := path.joinpath(*parts)).is_dir()), path).resolve()
+    check_folder(path)
+    folder_id = f"{slug(clean_text(path.name, 60))[:40].strip('-')}-{sha256(os.fsencode(path)).hexdigest()[:8]}"
+    with changing(folder_id) as record:
+        record |= {"path": str(path), "removed": False, "added": record.get("added") or datetime.now(UTC).isoformat()}
+    return find_folder(folder_id)
+
+
+def check_folder(path: Path) -> None:
+    """Raises UserError for a folder that cannot be shown, or whose files are shown already."""
+    try:
+        str(path).encode()
+        next(path.iterdir(), None)
+    except UnicodeEncodeError as error:
+        raise UserError("The name of this folder is not text.", "Rename the folder.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).", "Check the permissions of the folder.") from error
+    data = home()
+    if path.is_relative_to(data) or data.is_relative_to(path):
+        raise UserError(f"{path} holds the data folder of sdlora or lies in it.", "Name a folder of other LoRA files.")
+    for other in folders()[1:]:
+        if path != other.path and (path.is_relative_to(other.path) or other.path.is_relative_to(path)):
+            raise UserError(f"{path} and {other.path}, which is on the shelf, lie in each other.",
+                            "Remove the one from the shelf first: sdlora library remove")
+
+
+def forget_folder(folder_id: str) -> None:
+    """Take an added folder off the shelf. Its files stay, and so do our notes on them. Raises UserError."""
+    if find_folder(folder_id).own:
+        raise UserError("The folder of your own styles cannot be removed.", "Delete single styles instead.")
+    with changing(folder_id) as record:
+        record["removed"] = True
+
+
+def notes_of(folder: Folder) -> dict[str, sidecars.Told]:
+    """{place in the folder: what the artist wrote}, as far as it is not in sidecars."""
+    record = record_of(home() / "library" / f"{folder.id}.json")
+    files = record.get("files") if record else None
+    return files if isinstance(files, dict) else {}
+
+
+def note(folder: Folder, where: bytes, changes: sidecars.Told) -> None:
+    """Keep what the artist wrote about the file at `where`: in its sidecar if it is ours, else in our own record.
+
+    Raises UserError when the disk refuses or the record is damaged.
+    """
+    file = folder.path / os.fsdecode(where)
+    if folder.own and sidecars.write(file.with_suffix(".json"), changes):
+        return
+    with changing(folder.id) as record:
+        files = record.setdefault("files", {})
+        files[key_of(where)] = files.get(key_of(where), {}) | changes
+
+
+def move_notes(folder: Folder, moves: dict[bytes, bytes]) -> None:
+    """Let the notes follow files that were moved inside a folder: {old place: new place}."""
+    kept = notes_of(folder)
+    moves = {key_of(old): key_of(new) for old, new in moves.items() if key_of(old) in kept}
+    if moves:
+        with changing(folder.id) as record:
+            for old, new in moves.items():
+                record["files"][new] = record["files"].pop(old, {})
+
+
+def key_of(where: bytes) -> str:
+    """A place as a key of JSON; bytes that are no text are escaped."""
+    return where.decode("utf-8", "backslashreplace")
+
+
+@contextmanager
+def changing(folder_id: str) -> Iterator[dict]:
+    """The record HOME/library/<folder_id>.json to change: locked, and written back whole unless something is raised."""
+    file = place("library") / f"{folder_id}.json"
+    with FileLock(file.with_suffix(".lock"), timeout=10):
+        record = read_json(file) if file.exists() else {"version": 1}
+        if not isinstance(record, dict):
+            raise UserError(f"{file} is damaged.", "Restore it from a copy, or remove it.")
+        yield record
+        write_json(file, record)
+
+
+def record_of(file: Path) -> dict:
+    """The record in `file`, {} when there is none; a damaged one is logged and left alone."""
+    try:
+        facts = file.stat()
+        return cached_record(file, facts.st_mtime_ns, facts.st_size)
+    except FileNotFoundError:
+        return {}
+    except (UserError, OSError) as error:
+        logging.getLogger("sdlora").warning("A folder of the shelf is left out: %s", error)
+        return {}
+
+
+@lru_cache(maxsize=64)
+def cached_record(file: Path, mtime_ns: int, size: int) -> dict:
+    record = read_json(file)
+    if not isinstance(record, dict) or (file.stem != OWN and not isinstance(record.get("path"), str)):
+        raise UserError(f"{file} is damaged.", "Restore it from a copy, or remove it.")
+    return record

@@ -1,0 +1,231 @@
+"""Seeing what lies in the folders of the shelf now: new, changed, moved and missing files. Reads no file, only their dates.
+
+Knows nothing about what is inside the files: new and changed ones get an empty row, which scan.py fills. A folder in which
+nothing was added or removed keeps its own date, so a look at a large shelf costs one question per folder; a file that was
+written in place shows only in a full look, which asks for every file.
+"""
+
+import os
+import re
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+
+from sdlora.library.folders import Folder, move_notes
+from sdlora.library.sidecars import COVERS, SUFFIXES
+from sdlora.library.table import connected, folded, writing
+from sdlora.storage import MAX_NAME, clean_text, slug
+
+SETTLED_NS = 2 * 10**9  # a folder changed less than this ago may change again within the same tick of its clock
+MOST_DEEP, MOST_PLACES = 20, 100_000
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One LoRA file as its folder lists it. place: below the shelf's folder; beside: dates and sizes of its sidecars."""
+    place: bytes
+    file_bytes: int
+    mtime_ns: int
+    beside: str
+    cover: bytes
+
+
+@dataclass
+class Changes:
+    """What differs from the index. `places` are folders with their new date, `lost` places that are no longer there."""
+    new: list[Seen]
+    changed: list[tuple[int, Seen]]
+    lost: dict[bytes, tuple[int, int, int]]  # {place: (row, file_bytes, mtime_ns)}
+    places: dict[bytes, int]
+    lost_places: list[bytes]
+
+
+def look(folder: Folder, *, full: bool) -> bool:
+    """Bring the rows of a folder in line with the files; True when anything changed. Raises Busy and UserError.
+
+    A folder that cannot be opened, or an added one that is suddenly empty (an unplugged disk leaves its empty place), keeps its
+    rows: they are marked as gone until it is back.
+    """
+    with connected() as db:
+        known = dict(db.execute("SELECT place, mtime_ns FROM places WHERE folder = ?", (folder.id,)))
+        gone = db.execute("SELECT max(gone) FROM files WHERE folder = ?", (folder.id,)).fetchone()[0]
+        changes = compare(db, folder, known, full=full or bool(gone)) if is_here(folder) else None
+        if changes is None:
+            here = False
+        else:
+            left = db.execute("SELECT count(*) FROM files WHERE folder = ?", (folder.id,)).fetchone()[0] - len(changes.lost)
+            here = folder.own or left > 0 or not changes.lost or bool(changes.new)
+    if not here:
+        if gone == 0:
+            with writing() as db:
+                db.execute("UPDATE files SET gone = 1 WHERE folder = ?", (folder.id,))
+                db.execute("DELETE FROM places WHERE folder = ?", (folder.id,))
+        return gone == 0
+    if not gone and not (changes.new or changes.changed or changes.lost or changes.places or changes.lost_places):
+        return False
+    store(folder, changes)
+    return True
+
+
+def is_here(folder: Folder) -> bool:
+    """Whether the folder can be listed now."""
+    try:
+        with os.scandir(folder.path):
+            return True
+    except OSError:
+        return False
+
+
+def compare(db: sqlite3.Connection, folder: Folder, known: dict[bytes, int], *, full: bool) -> Changes:
+    """Walk a folder as far as needed."""
+    changes = Changes([], [], {}, {}, [])
+    inside: dict[bytes, list[bytes]] = {}
+    for where in known:
+        if where:
+            inside.setdefault(where.rpartition(b"/")[0], []).append(where)
+    waiting, visited, root = [b""], set(), folder.path.resolve()
+    while waiting and len(visited) < MOST_PLACES:
+        where = waiting.pop()
+        visited.add(where)
+        path = root / os.fsdecode(where)
+        try:
+            date = path.stat().st_mtime_ns
+            if not full and known.get(where) == date:
+                waiting += inside.get(where, [])
+                continue
+            seen, deeper = listed(root, where)
+        except FileNotFoundError:
+            visited.discard(where)
+            continue
+        except OSError:
+            waiting += inside.get(where, [])                    # not allowed to look: what is known of it stays
+            continue
+        waiting += deeper if where.count(b"/") < MOST_DEEP else []
+        settled = date if time.time_ns() - date > SETTLED_NS else 0
+        if known.get(where) != settled:
+            changes.places[where] = settled
+        rows = db.execute("SELECT place, n, file_bytes, mtime_ns, beside, cover FROM files WHERE folder = ? AND parent = ?",
+                          (folder.id, where))
+        differences(changes, seen, {place: facts for place, *facts in rows})
+    changes.lost_places = [where for where in known if where not in visited] if not waiting else []
+    for where in changes.lost_places:
+        rows = db.execute("SELECT place, n, file_bytes, mtime_ns FROM files WHERE folder = ? AND parent = ?", (folder.id, where))
+        changes.lost |= {place: tuple(facts) for place, *facts in rows}
+    return changes
+
+
+def differences(changes: Changes, seen: list[Seen], rows: dict[bytes, list]) -> None:
+    """Add to `changes` what differs between the files of one folder and their rows."""
+    for file in seen:
+        row = rows.pop(file.place, None)
+        if row is None:
+            changes.new.append(file)
+        elif tuple(row[1:]) != (file.file_bytes, file.mtime_ns, file.beside, file.cover):
+            changes.changed.append((row[0], file))
+    changes.lost |= {place: (n, file_bytes, mtime_ns) for place, (n, file_bytes, mtime_ns, *_) in rows.items()}
+
+
+def listed(root: Path, where: bytes) -> tuple[list[Seen], list[bytes]]:
+    """(LoRA files, folders) directly in `where`. Links to folders are not followed. Raises OSError."""
+    files, deeper = {}, []
+    with os.scandir(os.fsencode(root / os.fsdecode(where))) as entries:
+        for entry in entries:
+            if entry.name.startswith(b"."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                deeper.append(joined(where, entry.name))
+            else:
+                files[entry.name] = entry
+    return list(loras(where, files)), deeper
+
+
+def loras(where: bytes, files: dict[bytes, os.DirEntry]) -> Iterator[Seen]:
+    """The LoRA files among `files`, each with what lies beside it."""
+    for name, entry in files.items():
+        stem, dot, suffix = name.rpartition(b".")
+        if not dot or suffix.lower() != b"safetensors":
+            continue
+        try:
+            status = entry.stat()
+        except OSError:
+            if not entry.is_symlink():
+                continue                                        # it went away while we looked
+            status = entry.stat(follow_symlinks=False)          # a link to nowhere is listed, and says so
+        beside = []
+        for kind in SUFFIXES:
+            if (file := files.get(stem + kind.encode())) is not None:
+                dates = dates_of(file)
+                beside.append(f"{kind} {dates[0]} {dates[1]}")
+        cover = next((stem + kind.encode() for kind in COVERS if stem + kind.encode() in files), b"")
+        yield Seen(joined(where, name), status.st_size, status.st_mtime_ns, "\n".join(beside), cover)
+
+
+def dates_of(entry: os.DirEntry) -> tuple[int, int]:
+    try:
+        status = entry.stat()
+        return status.st_mtime_ns, status.st_size
+    except OSError:
+        return 0, 0
+
+
+def joined(where: bytes, name: bytes) -> bytes:
+    return where + b"/" + name if where else name
+
+
+def store(folder: Folder, changes: Changes) -> None:
+    """Write the changes. A file that was moved (same size and date elsewhere) keeps its row, its hashes and its notes."""
+    moves, new = {}, []
+    vanished: dict[tuple[int, int], list[tuple[bytes, int]]] = {}
+    for where, (n, *dates) in changes.lost.items():
+        vanished.setdefault(tuple(dates), []).append((where, n))
+    for file in changes.new:
+        before = vanished.get((file.file_bytes, file.mtime_ns))
+        if before:
+            where, n = before.pop()
+            moves[where] = file.place
+            changes.lost.pop(where)
+            changes.changed.append((n, file))
+        else:
+            new.append(file)
+    move_notes(folder, moves)
+    with writing() as db:
+        db.execute("UPDATE files SET gone = 0 WHERE folder = ? AND gone", (folder.id,))
+        db.executemany("DELETE FROM files WHERE n = ?", [(n,) for n, *_ in changes.lost.values()])
+        db.executemany("DELETE FROM places WHERE folder = ? AND place = ?", [(folder.id, where) for where in changes.lost_places])
+        db.executemany("INSERT OR REPLACE INTO places VALUES (?, ?, ?)",
+                       [(folder.id, where, date) for where, date in changes.places.items()])
+        for n, file in changes.changed:
+            db.execute(CHANGED, (*row_of(folder, file).values(), n))
+        db.executemany(NEW, [tuple(row_of(folder, file).values()) for file in new])
+
+
+COLUMNS = ("folder", "parent", "place", "id", "file_bytes", "mtime_ns", "created", "beside", "cover", "stem", "name",
+           "words")
+NEW = f"INSERT OR IGNORE INTO files ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
+KEPT = "iif(file_bytes = ?5 AND mtime_ns = ?6, {0}, '')"  # what was made from a file's bytes stays while they do
+CHANGED = (f"UPDATE OR REPLACE files SET {', '.join(f'{name} = ?{at}' for at, name in enumerate(COLUMNS, 1))}, facts = '', "
+           f"tensor_hash = {KEPT.format('tensor_hash')}, file_hash = {KEPT.format('file_hash')}, hash_problem = 0 "
+           f"WHERE n = ?{len(COLUMNS) + 1}")
+
+
+def row_of(folder: Folder, file: Seen) -> dict[str, object]:
+    """The columns of a file that was only seen yet."""
+    path = Path(os.fsdecode(file.place))
+    name = clean_text(path.stem, MAX_NAME) or path.suffix
+    created = datetime.fromtimestamp(max(file.mtime_ns, 0) / 1e9, UTC).isoformat(timespec="seconds")
+    return dict(zip(COLUMNS, (folder.id, file.place.rpartition(b"/")[0], file.place, id_of(folder, file.place), file.file_bytes,
+                              file.mtime_ns, created, file.beside, file.cover, clean_text(path.stem, 300), name, folded(name)),
+                    strict=True))
+
+
+def id_of(folder: Folder, where: bytes) -> str:
+    """The id of a file: the stem of one of ours where that is one already, else made from its place and never alike for two."""
+    path = Path(os.fsdecode(where))
+    if folder.own and re.fullmatch(r"[a-z0-9-]{1,64}", path.stem) and path.suffix == ".safetensors" and b"/" not in where:
+        return path.stem
+    unique = where if folder.own else folder.id.encode() + b"/" + where
+    return f"{slug(path.stem)[:45]}-x{sha256(unique).hexdigest()[:12]}"
