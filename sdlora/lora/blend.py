@@ -98,7 +98,7 @@ def change(parts: Sequence[tuple[Adapter, float]], weight: Tensor) -> Tensor:
         if pair is None:
             part = delta(adapter, weight)
             part = part if strength == 1 else part * strength
-            total = part if total is None else total.add_(part)
+            total = part if total is None else total + part  # never in place: `part` may be a tensor of the LoRA itself
     return total
 
 
