@@ -1,25 +1,30 @@
 """How the world spells the names inside LoRA files <-> canonical module paths. Knows nothing about tensors or torch.
 
-A spelling is read by grammar, not from a list of one model's modules, so it works for every UNet. Tables of
-lora-files.md 2.2-2.4: kohya (diffusers and sgm block names), diffusers D1-D5, PEFT D6.
+A spelling is read by grammar, not from a list of one model's modules, so it works for every UNet. Spellings of
+lora-files.md 2.2-2.4: kohya, diffusers D1-D7 with their wrappers, ComfyUI, SimpleTuner. Positional files: positional.py.
 """
 
 import re
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 
-KOHYA_PARTS = {"lora_unet": "", "lora_te": "te1:", "lora_te1": "te1:", "lora_te2": "te2:"}
-DIFFUSERS_PARTS = {"unet.": "", "text_encoder.": "te1:", "text_encoder_2.": "te2:", "base_model.model.": ""}
-LEAVES = {"lora_down.weight": "down", "lora_up.weight": "up", "lora_mid.weight": "mid", "alpha": "alpha",
-          "lora_A.weight": "down", "lora_B.weight": "up", "lora_A.default.weight": "down", "lora_B.default.weight": "up",
-          "lora.down.weight": "down", "lora.up.weight": "up",
-          "lora_linear_layer.down.weight": "down", "lora_linear_layer.up.weight": "up",
-          "_lora_down.weight": "down", "_lora_up.weight": "up", "_lora.down.weight": "down", "_lora.up.weight": "up"}
-KINDS = (("dora_scale", "DoRA"), ("lora_magnitude_vector", "DoRA"), ("hada_", "LoHa"), ("lokr_", "LoKr"), ("oft_", "OFT"),
-         ("boft_", "BOFT"), ("a1.", "GLoRA"), ("a2.", "GLoRA"), ("b1.", "GLoRA"), ("b2.", "GLoRA"), ("bm.", "GLoRA"),
-         ("diff", "full difference"), ("w_norm", "norm difference"), ("b_norm", "norm difference"), ("on_input", "IA3"),
-         ("set_weight", "replacement"), ("bias_diff", "full difference"), ("reshape_weight", "resized LoRA"),
-         ("scale", "LoRA with its own scale keys"), ("lora_embedding_", "embedding LoRA"))
+from sdlora.lora.leaves import Leaf, leaf_of, refused_kind
+from sdlora.lora.sgm import from_sgm, to_sgm
+
+FLAT_PARTS = {"lora_unet": "", "oft_unet": "", "lora_te": "te1:", "lora_te1": "te1:", "lora_te2": "te2:", "lycoris": None}
+FLAT_PREFIX = re.compile(rf"(?:({'|'.join(FLAT_PARTS)})_)+(?:unet_)?")
+DOTTED_PARTS = {  # None: a wrapper that says nothing about the part
+    "base_model.model.": None, "base_model.": None, "module.": None, "_orig_mod.": None,
+    "unet.": "", "text_encoder.": "te1:", "text_encoder_2.": "te2:", "diffusion_model.": "", "model.diffusion_model.": "",
+    **{f"{outer}{clip}.{inner}": part for outer in ("text_encoders.", "") for inner in ("transformer.", "")
+       for clip, part in (("clip_l", "te1:"), ("clip_h", "te1:"), ("clip_g", "te2:"))}}
+DOTTED_PREFIX = re.compile("|".join(re.escape(prefix) for prefix in sorted(DOTTED_PARTS, key=len, reverse=True)))
+COMFYUI = ("diffusion_model.", "model.diffusion_model.", "text_encoders.", "clip_")
+UNET_ROOTS = {"down_blocks", "mid_block", "up_blocks", "conv_in", "conv_out", "conv_norm_out", "time_embedding", "add_embedding"}
+TEXT_ROOTS = {"text_model", "text_projection"}
+BELOW_TEXT_MODEL = ("encoder.layers.", "embeddings.", "final_layer_norm")  # newer transformers lost the level above these
+OLD_PROJECTIONS = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 WORDS = sorted("""
     down_blocks up_blocks mid_block attentions resnets downsamplers upsamplers transformer_blocks attn1 attn2 to_q to_k to_v
     to_out ff net proj proj_in proj_out conv conv1 conv2 conv_in conv_out conv_shortcut conv_norm_out time_emb_proj
@@ -27,64 +32,105 @@ WORDS = sorted("""
     out_layers emb_layers skip_connection time_embed label_emb op out text_model encoder layers self_attn q_proj k_proj v_proj
     out_proj mlp fc1 fc2 text_projection embeddings token_embedding position_embedding final_layer_norm layer_norm1 layer_norm2
     """.split(), key=len, reverse=True)
-SGM_LEAVES = {"in_layers.2": "conv1", "out_layers.3": "conv2", "in_layers.0": "norm1", "out_layers.0": "norm2",
-              "emb_layers.1": "time_emb_proj", "skip_connection": "conv_shortcut"}
-SGM_WHOLE = {"input_blocks.0.0": "conv_in", "out.0": "conv_norm_out", "out.2": "conv_out",
-             "time_embed.0": "time_embedding.linear_1", "time_embed.2": "time_embedding.linear_2",
-             "label_emb.0.0": "add_embedding.linear_1", "label_emb.0.2": "add_embedding.linear_2"}
-DIFFUSERS_LEAF = re.compile(
-    r"\.?(_lora\.(?:down|up)\.weight|lora_[AB]\.(?:default\.)?weight|lora(?:_linear_layer)?\.(?:down|up)\.weight"
-    r"|lora_magnitude_vector(?:\.(?:default\.)?weight)?)$")
-ROOTS = {"down_blocks", "mid_block", "up_blocks", "conv_in", "conv_out", "time_embedding", "add_embedding", "text_model",
-         "text_projection"}
-OLD_PROJECTIONS = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
+
+
+class Place(NamedTuple):
+    """One tensor's name, understood. blocks: "sgm" or "diffusers"; repaired: what had to be mended, or ""."""
+    path: str
+    part: str
+    spelling: str
+    blocks: str = "diffusers"
+    adapter: str = ""
+    repaired: str = ""
 
 
 @dataclass
 class Spelled:
-    """The names of one file, understood. modules: {canonical path: {"down"|"up"|"mid"|"alpha": tensor name}}."""
-    dialect: str                                              # "kohya" or "diffusers"
+    """The names of one file, understood. modules: {canonical path: {part, as leaves.PARTS says it: tensor name}}."""
+    dialect: str                                              # "kohya", "diffusers", "comfyui", "simpletuner"
     spelling: str                                             # the exact kind, for the report
     modules: dict[str, dict[str, str]] = field(default_factory=dict)
     kinds: dict[str, str] = field(default_factory=dict)       # {tensor name: kind we do not read}
     unknown: list[str] = field(default_factory=list)          # tensor names of no spelling
+    repeated: dict[str, str] = field(default_factory=dict)    # {tensor name: why another name of this module was read}
+    repairs: dict[str, int] = field(default_factory=dict)     # {what was mended: how many names}
 
 
 def spell(names: list[str]) -> Spelled:
     """Understand all tensor names of a file. Nothing is raised: what is not understood is in `kinds` and `unknown`."""
-    found, spellings = Spelled("", ""), {}
+    found, known, spellings = Spelled("", ""), set(names), {}
+    variants: dict[str, dict[tuple[str, str, str], dict[str, str]]] = {}
     for name in names:
-        place = kohya_place(name) or diffusers_place(name)
-        kind = next((kind for mark, kind in KINDS if place and place[1].startswith(mark)), None)
-        if place and place[1] in LEAVES:
-            path, leaf, spelling = place
-            roles = found.modules.setdefault(path, {})
-            if LEAVES[leaf] in roles:
-                found.unknown.append(name)
-                continue
-            roles[LEAVES[leaf]] = name
-            spellings[spelling] = spellings.get(spelling, 0) + 1
-        elif kind:
+        kind = refused_kind(name)
+        place = None if kind else place_of(name) or scaling_place(name, known)
+        if kind:
             found.kinds[name] = kind
-            spellings.setdefault(place[2], 0)
-        else:
-            found.unknown.append(name)
+        if place is None:
+            found.unknown += [] if kind else [name]
+            continue
+        key = (place.blocks, place.spelling.split(" ")[0], place.adapter)
+        roles = variants.setdefault(place.path, {}).setdefault(key, {})
+        if place.part in roles:
+            found.repeated[name] = "the same thing twice"
+            continue
+        roles[place.part] = name
+        spellings[place.spelling] = spellings.get(place.spelling, 0) + 1
+        if place.repaired:
+            found.repairs[place.repaired] = found.repairs.get(place.repaired, 0) + 1
+    for path, several in variants.items():
+        found.modules[path] = next(iter(several.values())) if len(several) == 1 else chosen(several, found.repeated)
     found.spelling = " + ".join(sorted(spellings, key=lambda key: -spellings[key]))
     found.dialect = found.spelling.split(" ")[0]
     return found
 
 
-def kohya_place(name: str) -> tuple[str, str, str] | None:
-    """"lora_unet_mid_block_..._attn1_to_q.alpha" -> (canonical path, "alpha", spelling); None for another dialect."""
-    module, dot, leaf = name.partition(".")
-    prefix = next((part for part in ("lora_unet", "lora_te1", "lora_te2", "lora_te") if module.startswith(part + "_")), None)
-    if not dot or prefix is None:
-        return None
-    dotted = unflatten(module[len(prefix) + 1:])
+def chosen(several: dict[tuple[str, str, str], dict[str, str]], repeated: dict[str, str]) -> dict[str, str]:
+    """One set of parts where a module is spelled more than once; the names of the others go into `repeated`.
+
+    Halves of two spellings are never mixed. diffusers' block names win over sgm's, as in diffusers (InvokeAI #5725).
+    """
+    best = min(several, key=lambda key: (not {"down", "up"} <= several[key].keys(), key[0], -len(several[key])))
+    roles = dict(several[best])
+    for key, others in several.items():
+        if key == best:
+            continue
+        if key[:2] == best[:2] and not key[2]:                 # an alpha has no adapter's name
+            roles = others | roles
+            continue
+        why = "a second adapter in the same file" if key[:2] == best[:2] else "the same module in a second spelling"
+        repeated |= dict.fromkeys(others.values(), why)
+    return roles
+
+
+@lru_cache(maxsize=65_536)
+def place_of(name: str) -> Place | None:
+    """Canonical path and part of one tensor's name; None for a name of no spelling."""
+    leaf = leaf_of(name)
+    return (flat_place(leaf) if FLAT_PREFIX.match(name) else dotted_place(leaf)) if leaf and leaf.module else None
+
+
+def scaling_place(name: str, known: set[str]) -> Place | None:
+    """LyCORIS' IA3 keeps its vector under a bare ".weight": read as one only beside its "on_input"."""
+    beside = f"{name.removesuffix('.weight')}.on_input"
+    place = place_of(beside) if name.endswith(".weight") and beside in known else None
+    return place._replace(part="weight") if place else None
+
+
+def flat_place(leaf: Leaf) -> Place | None:
+    """"lora_unet_mid_block_..._attn1_to_q" -> its place; None for modules that no Stable Diffusion has."""
+    prefix = FLAT_PREFIX.match(leaf.module + "_")
+    inner = leaf.module[prefix.end():]
+    doubled = "a doubled prefix" if prefix.end() > len(prefix[1]) + 1 else ""
+    dotted = unflatten(inner)
     if dotted is None:
         return None
-    sgm = from_sgm(dotted) if prefix == "lora_unet" else None
-    return KOHYA_PARTS[prefix] + (sgm or dotted), leaf, "kohya (sgm block names)" if sgm else "kohya"
+    path, blocks = canonical(dotted, FLAT_PARTS[prefix[1]])
+    if path is None:
+        return None
+    spelling = "simpletuner (LyCORIS)" if prefix[1] == "lycoris" else "kohya"
+    spelling += " (sgm block names)" if blocks == "sgm" else ""
+    mended = "a leaf with underscores" if leaf.form == "repaired" else doubled
+    return Place(path, leaf.part, spelling, blocks, leaf.adapter, mended)
 
 
 @lru_cache(maxsize=65_536)
@@ -101,75 +147,44 @@ def unflatten(flat: str) -> str | None:
     return ".".join(parts) or None
 
 
-def diffusers_place(name: str) -> tuple[str, str, str] | None:
-    """D1-D6 of lora-files.md 2.2 -> (canonical path, leaf, spelling); None for another dialect."""
-    prefix = next((part for part in DIFFUSERS_PARTS if name.startswith(part)), "")
-    rest = name[len(prefix):]
-    for _ in range(2):                                        # wrappers written twice by some trainers
-        rest = rest.removeprefix(prefix)
-    match = DIFFUSERS_LEAF.search(rest)
-    if not match or not match.start():
+def dotted_place(leaf: Leaf) -> Place | None:
+    """D1-D7 of lora-files.md 2.2 and ComfyUI's names, below any of the wrappers; None for other modules."""
+    module, seen = leaf.module, []
+    while match := DOTTED_PREFIX.match(module):
+        seen.append(match[0])
+        module = module[match.end():]
+    said = [DOTTED_PARTS[prefix] for prefix in seen if DOTTED_PARTS[prefix] is not None]
+    path, blocks = canonical(module, said[-1] if said else None)
+    if path is None:
         return None
-    module, leaf, part = rest[:match.start()], match[1], DIFFUSERS_PARTS.get(prefix, "")
-    if module.partition(".")[0] not in ROOTS:
-        return None
-    if leaf.startswith("_lora"):
-        module = module.replace(".processor.", ".")
-        owner, _, last = module.rpartition(".")
-        if part:
-            module = f"{owner}.{OLD_PROJECTIONS.get(last, last)}"
-        elif last == "to_out":
-            module += ".0"
-        return part + module, leaf, "diffusers (attention processors)"
-    form = "PEFT" if "lora_A" in leaf or "lora_B" in leaf or "magnitude" in leaf else "lora.down"
-    if not part and module.startswith("text_model."):          # a text encoder saved by itself
-        part = "te1:"
-    return part + module, leaf, f"diffusers ({form}{'' if prefix else ', no prefix'})"
-
-
-def from_sgm(dotted: str) -> str | None:
-    """sgm/LDM path -> diffusers path for two layers a block (SD 1, SD 2, SDXL); None when it is no sgm path."""
-    if dotted in SGM_WHOLE:
-        return SGM_WHOLE[dotted]
-    match = re.fullmatch(r"(input_blocks|output_blocks)\.(\d{1,3})\.(\d)\.(.+)|middle_block\.([012])\.(.+)", dotted)
-    if not match:
-        return None
-    side, number, slot, rest, middle, middle_rest = match.groups()
-    if middle is not None:
-        owner = ("mid_block.resnets.0", "mid_block.attentions.0", "mid_block.resnets.1")[int(middle)]
-        return f"{owner}.{SGM_LEAVES.get(middle_rest, middle_rest)}"
-    number = int(number)
-    if side == "input_blocks":
-        block, layer = divmod(number - 1, 3)
-        if rest == "op":
-            return f"down_blocks.{block}.downsamplers.0.conv"
+    form = {"": "lora_down"}.get(leaf.form, leaf.form)
+    if blocks == "sgm" or any(prefix.startswith(COMFYUI) for prefix in seen):
+        spelling = "comfyui" if form == "lora_down" else f"comfyui ({form})"
     else:
-        block, layer = divmod(number, 3)
-        if rest == "conv":
-            return f"up_blocks.{block}.upsamplers.0.conv"
-    kind = "attentions" if slot == "1" else "resnets"
-    return f"{'down' if side == 'input_blocks' else 'up'}_blocks.{block}.{kind}.{layer}.{SGM_LEAVES.get(rest, rest)}"
+        bare = "" if seen or form == "attention processors" else ", no prefix"
+        spelling = f"diffusers ({form}{bare})"
+    mended = "a leaf with underscores" if leaf.form == "repaired" else "a doubled prefix" if len(set(seen)) < len(seen) else ""
+    return Place(path, leaf.part, spelling, blocks, leaf.adapter, mended)
 
 
-def to_sgm(path: str) -> str:
-    """diffusers UNet path -> the sgm path of SDXL; ValueError for a path that SDXL does not have."""
-    whole = {theirs: mine for mine, theirs in SGM_WHOLE.items()}
-    if path in whole:
-        return whole[path]
-    match = re.fullmatch(r"(down|up|mid)_block(?:s\.(\d+))?\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)", path)
-    if not match:
-        raise ValueError(f"{path} has no sgm name")
-    side, block, kind, layer, rest = match.groups()
-    block, layer = int(block or 0), int(layer)
-    rest = {theirs: mine for mine, theirs in SGM_LEAVES.items()}.get(rest, rest) if kind == "resnets" else rest
-    if kind == "downsamplers":
-        return f"input_blocks.{3 * (block + 1)}.0.op"
-    if kind == "upsamplers":
-        return f"output_blocks.{3 * block + 2}.2.conv"
-    if side == "mid":
-        return f"middle_block.{1 if kind == 'attentions' else 2 * layer}.{rest}"
-    number = 3 * block + layer + (1 if side == "down" else 0)
-    return f"{'input' if side == 'down' else 'output'}_blocks.{number}.{1 if kind == 'attentions' else 0}.{rest}"
+def canonical(dotted: str, part: str | None) -> tuple[str | None, str]:
+    """(path in diffusers names with its "te1:", which block names it had). part None: told by the module itself."""
+    dotted = dotted.replace(".processor.", ".")
+    if part in (None, ""):
+        sgm = from_sgm(dotted)
+        if sgm or dotted.partition(".")[0] in UNET_ROOTS:
+            path = sgm or dotted
+            return path + ".0" if path.endswith(("attn1.to_out", "attn2.to_out")) else path, "sgm" if sgm else "diffusers"
+        if part == "":
+            return None, ""
+    while dotted.startswith("text_model.text_model."):
+        dotted = dotted.removeprefix("text_model.")
+    if dotted.startswith(BELOW_TEXT_MODEL):
+        dotted = f"text_model.{dotted}"
+    owner, _, last = dotted.rpartition(".")
+    if owner.endswith("self_attn"):
+        dotted = f"{owner}.{OLD_PROJECTIONS.get(last, last)}"
+    return ((part or "te1:") + dotted, "diffusers") if dotted.partition(".")[0] in TEXT_ROOTS else (None, "")
 
 
 def kohya_name(path: str, family: str) -> str:

@@ -37,14 +37,14 @@ def read(path: Path) -> LoraFile:
     """
     import torch
 
-    from sdlora.lora.delta import Adapter
+    from sdlora.lora.unpack import adapter_of
 
     path = Path(path)
     found, data, plan = opened_lora(path)
     adapters = {}
     for module, entry in plan.modules.items():
         tensors = {role: tensor(found, data, key) for role, key in entry.tensors.items()}
-        adapters[module] = Adapter("lora", tensors, entry.alpha, entry.rank, module.split(":")[0] if ":" in module else "unet")
+        adapters[module] = adapter_of(entry, tensors, module.split(":")[0] if ":" in module else "unet")
     burnt = next((module for module, adapter in adapters.items()
                   for value in adapter.tensors.values() if not torch.isfinite(value.float()).all()), None)
     if burnt:

@@ -1,40 +1,49 @@
-"""What lies in a LoRA file: modules, ranks, alphas, family; or a sentence that says what the file is instead.
+"""What lies in a LoRA file: modules, kinds, ranks, alphas, family; or a sentence that says what the file is instead.
 
 Works on the header and a few scalars; knows nothing about torch, bases on disk or drawing.
 """
 
-import json
 import math
+import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sdlora.errors import UserError
+from sdlora.lora import positional
 from sdlora.lora.dialects import Spelled, diffusers_name, spell
+from sdlora.lora.foreign import refuse
 from sdlora.lora.header import FLOATS, Header, array, contents
 from sdlora.lora.modules import FAMILIES, WIDTHS, Table, family_table
+from sdlora.lora.peft_config import SERIES, Config, configs_of
+from sdlora.lora.shapes import NUMBERS, TITLES, Weight, fits, understood
 
-ELSEWHERE = (  # what the names of a file that is no readable LoRA give away
-    (("lora_unet_double_blocks", "lora_unet_single_blocks", "transformer.single_transformer_blocks"), "a LoRA for Flux"),
-    (("joint_blocks", "lora_sd3", "lora_te3"), "a LoRA for Stable Diffusion 3"),
-    (("transformer.", "lora_transformer_", "base_model.model.transformer"), "a LoRA for SD 3, Flux or the like"),
-    (("lora_prior_", "lora_decoder_"), "a LoRA for another kind of model"),
-    (("unet:0", "text_encoder:0"), "an old positional LoRA (cloneofsimo)"),
-    (("lycoris_",), "a LyCORIS file of SimpleTuner"),
-    (("diffusion_model.", "text_encoders."), "a LoRA in ComfyUI's own spelling"),
-    (("control_model.", "controlnet_", "input_hint_block"), "a ControlNet"),
-    (("model.diffusion_model.", "first_stage_model.", "cond_stage_model."), "a whole base model"),
-    (("down_blocks.0.resnets.0.conv1.weight", "conv_in.weight"), "a whole UNet"),
-    (("encoder.down", "decoder.up", "decoder.mid", "post_quant_conv"), "a VAE"),
-    (("emb_params", "string_to_param", "clip_l", "clip_g", "<"), "a textual inversion embedding"))
+AGAIN = "Download or export it again."
+EMBEDDING = re.compile(r"bundle_emb\.(?P<bundled>[^.]{1,80})\.|(?P<token><[^<>]{1,80}>)$")
+UNKNOWN = "a name we do not know"
+MAX_CONFIG_BYTES = 1_000_000
 
 
 @dataclass(frozen=True)
 class Module:
-    """One adapter as it lies in the file. tensors: {"down"|"up"|"mid": tensor name}; shape: that of the weight it changes."""
+    """One adapter as it lies in the file. kind as in delta.Adapter; tensors: {role: tensor name}; rank 0 where it has none.
+
+    Beside the roles of delta.Adapter there are PEFT's own "magnitude", "bias", "oft_R" and "ia3_l": unpack.py turns them into
+    those. factor: a scale of the kinds that keep no alpha which could carry it. shape: that of the weight, as in shapes.py.
+    terms: those of the series in which PEFT unrolled the rotations of an "oft_R", 0 where it did not.
+    """
+    kind: str
     tensors: dict[str, str]
     rank: int
     alpha: float
-    shape: tuple[int, ...]
+    shape: Weight
+    factor: float = 1.0
+    terms: int = 0
+
+    @property
+    def scale(self) -> float:
+        """What the change is multiplied by before any strength."""
+        return self.factor * (self.alpha / self.rank if self.rank else 1.0)
 
 
 @dataclass(frozen=True)
@@ -47,119 +56,173 @@ class Layout:
     ignored: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
 
+    @property
+    def rank(self) -> int:
+        """The largest rank, 0 where no module has one."""
+        return max(module.rank for module in self.modules.values())
+
+    @property
+    def kind(self) -> str:
+        """"LoRA", "LoCon" (a LoRA with convolutions), "DoRA", "LoHa"...; several are joined, the most frequent first."""
+        counts = Counter(title(module) for module in self.modules.values())
+        if counts["LoCon"]:
+            counts["LoCon"] += counts.pop("LoRA", 0)
+        return " + ".join(name for name, _ in counts.most_common())
+
+
+def title(module: Module) -> str:
+    """The name of one module's kind."""
+    if {"dora_scale", "magnitude"} & module.tensors.keys():
+        return "DoRA" if module.kind == "lora" else f"{TITLES[module.kind]} with DoRA"
+    if module.kind == "lora" and len(module.shape) == 4 and module.shape[2:] != (1, 1):
+        return "LoCon"
+    if module.kind == "full":
+        return "replacement" if "set" in module.tensors else "norm difference" if len(module.shape) == 1 else TITLES["full"]
+    return TITLES[module.kind]
+
 
 def opened_lora(path: Path) -> tuple[Header, bytearray, Layout]:
-    """Header, a copy of the tensor bytes and the layout of a LoRA file. Raises UserError for anything else.
+    """Header, a copy of the tensor bytes and the layout of a LoRA file. Raises UserError for anything else."""
+    found, data = contents(Path(path))
+    found = with_config(Path(path), found)
+    return found, data, layout(Path(path).name, found, data)
 
-    PEFT's save_pretrained keeps alpha in adapter_config.json beside the file; it is then read from there.
-    """
-    path = Path(path)
-    found, data = contents(path)
+
+def with_config(path: Path, found: Header) -> Header:
+    """The header with what PEFT's save_pretrained told beside the file: it keeps alpha in adapter_config.json alone."""
     beside = path.with_name("adapter_config.json")
-    if "lora_adapter_metadata" not in found.metadata and any(key.startswith("base_model.") for key in found.tensors) \
-            and beside.is_file() and beside.stat().st_size < 1_000_000:
-        told = beside.read_text(encoding="utf-8", errors="replace")
-        found = replace(found, metadata=found.metadata | {"lora_adapter_metadata": told})
-    return found, data, layout(path.name, found, data)
-
-
-def layout(name: str, found: Header, data: bytes | bytearray) -> Layout:
-    """Understand the file `name`. Raises UserError for other kinds of files, unknown kinds of LoRA and broken pairs."""
-    names = spell(list(found.tensors))
-    refuse_other_kinds(name, found, names)
-    notes: list[str] = []
-    told = peft_alphas(found.metadata)
-    modules = {}
-    for path, roles in names.modules.items():
-        rank, shape = pair(name, path, roles, found)
-        alpha = told_alpha(told, path, rank)
-        if "alpha" in roles:
-            alpha = stored_alpha(name, path, array(found, data, roles["alpha"]), rank, notes)
-        elif names.dialect == "kohya":
-            notes.append("alpha is missing: read as the rank")
-        modules[path] = Module({role: key for role, key in roles.items() if role != "alpha"}, rank, alpha, shape)
-    ignored = tuple((key, "an embedding inside the file" if key.startswith("bundle_emb") else "a name we do not know")
-                    for key in names.unknown)
-    return Layout(names.dialect, names.spelling, modules, families(modules), ignored, tuple(dict.fromkeys(notes)))
-
-
-def refuse_other_kinds(name: str, found: Header, names: Spelled) -> None:
-    """Raises UserError with the kind's name for LoHa, LoKr, DoRA..., and for files that hold no LoRA at all."""
-    if names.kinds:
-        kinds = " and ".join(sorted(set(names.kinds.values())))
-        raise UserError(f"{name} is of the kind {kinds}, which sdlora does not read yet.",
-                        "Use a plain LoRA, or convert it to one where it was made.")
-    if names.modules:
-        return
-    what = next((what for marks, what in ELSEWHERE if any(key.startswith(marks) for key in found.tensors)), None)
-    if what:
-        raise UserError(f"{name} is {what}, not a LoRA that sdlora reads.", "Choose a LoRA for Stable Diffusion 1.x, 2.x or XL.")
-    example = next(iter(found.tensors))
-    raise UserError(f"{name} holds no LoRA: none of its {len(found.tensors)} names is known (the first is {example[:80]!r}).",
-                    "Choose a LoRA for Stable Diffusion 1.x, 2.x or XL.")
-
-
-def pair(name: str, path: str, roles: dict[str, str], found: Header) -> tuple[int, tuple[int, ...]]:
-    """(rank, shape of the weight) of one module; UserError when its halves are missing or do not fit."""
-    missing = {"down", "up"} - roles.keys()
-    if missing:
-        raise UserError(f"{name} is incomplete: {path} has no {missing.pop()} half.", "Download or export it again.")
-    formats = {role: found.tensors[key] for role, key in roles.items()}
-    down, up = formats["down"][1], formats["up"][1]
-    mid = formats["mid"][1] if "mid" in formats else None
-    kernel = down[2:]
-    fits = len(down) in (2, 4) and len(up) in (2, 4) and down[0] == up[1] and set(up[2:]) <= {1}
-    if mid is not None:
-        fits = fits and len(mid) == 4 and mid[:2] == (down[0], down[0]) and set(kernel) <= {1}
-        kernel = mid[2:]
-    if not fits or any(dtype not in FLOATS for role, (dtype, _) in formats.items() if role != "alpha"):
-        raise UserError(f"{name} is damaged: the halves of {path} do not fit ({down} and {up}).", "Download or export it again.")
-    return down[0], (up[0], down[1], *kernel)
-
-
-def stored_alpha(name: str, path: str, values, rank: int, notes: list[str]) -> float:
-    """The alpha tensor as a number; 0 means the rank (as kohya and LyCORIS read it), NaN and negative are refused."""
-    if values.size != 1:
-        raise UserError(f"{name} is damaged: alpha of {path} is not one number.", "Download or export it again.")
-    alpha = float(values.reshape(-1)[0])
-    if not math.isfinite(alpha) or alpha < 0:
-        raise UserError(f"{name} is damaged: alpha of {path} is {alpha}.", "Download or export it again.")
-    if alpha == 0:
-        notes.append("alpha is 0: read as the rank")
-    return alpha or float(rank)
-
-
-def peft_alphas(metadata: dict[str, str]) -> dict[str, dict]:
-    """The LoraConfig that diffusers keeps in the header, by its prefix ("unet", "text_encoder", "text_encoder_2" or "")."""
+    if "lora_adapter_metadata" in found.metadata or not any(key.startswith("base_model.") for key in found.tensors):
+        return found
     try:
-        told = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-    except (ValueError, RecursionError):
-        return {}
-    configs: dict[str, dict] = {}
-    for key, value in told.items() if isinstance(told, dict) else ():
-        prefix, _, field = key.rpartition(".")
-        configs.setdefault(prefix, {})[field] = value
-    return configs
+        if not beside.is_file() or beside.stat().st_size > MAX_CONFIG_BYTES:
+            return found
+        told = beside.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"adapter_config.json beside {path.name} could not be read ({error.strerror}).",
+                        "It says how strong the LoRA is: check the file.") from error
+    return replace(found, metadata=found.metadata | {"lora_adapter_metadata": told})
 
 
-def told_alpha(configs: dict[str, dict], path: str, rank: int) -> float:
-    """alpha of one module by the header's LoraConfig (with its patterns and rsLoRA), else the rank."""
-    prefix, _, module = diffusers_name(path).partition(".")
-    config = configs.get(prefix) or configs.get("") or {}
-    alpha = config.get("lora_alpha", rank)
-    patterns = config.get("alpha_pattern")
-    for key, value in patterns.items() if isinstance(patterns, dict) else ():
-        if module == key.lstrip("^") or module.endswith("." + key):
-            alpha = value
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha) or alpha <= 0:
-        return float(rank)
-    return float(alpha) * (math.sqrt(rank) if config.get("use_rslora") is True else 1.0)
+def layout(name: str, found: Header, data: bytes | bytearray | None = None) -> Layout:
+    """Understand the file `name`. Without `data` (a scan of headers) values count for nothing: alphas are taken as the ranks.
+
+    Raises UserError for other kinds of files, unknown kinds of LoRA and parts that do not fit each other.
+    """
+    names = numbered(name, found) if positional.positional(found.tensors) else spell(list(found.tensors))
+    refuse(name, found.tensors, names)
+    reader = Reader(name, found, data, configs_of(found.metadata), names.dialect, notes=repairs(names))
+    modules = {path: reader.module(path, parts) for path, parts in names.modules.items()}
+    if names.dialect == "cloneofsimo":
+        refuse_other_order(name, modules)
+    embeddings = {match["bundled"] or match["token"] for key in names.unknown if (match := EMBEDDING.match(key))}
+    if embeddings:
+        some = ", ".join(sorted(embeddings)[:5])
+        reader.notes.append(f"It carries the embeddings {some}, which are left out." if len(embeddings) > 1
+                            else f"It carries the embedding {some}, which is left out.")
+    ignored = [(key, "an embedding inside the file" if EMBEDDING.match(key) else UNKNOWN) for key in names.unknown]
+    return Layout(names.dialect, names.spelling, modules, families(modules), (*ignored, *names.repeated.items()),
+                  tuple(dict.fromkeys(reader.notes)))
+
+
+def repairs(names: Spelled) -> list[str]:
+    """Sentences about what was mended in the names."""
+    notes = [f"{count} names had {what}: read as they were meant." for what, count in names.repairs.items()]
+    twice = sum("second spelling" in why for why in names.repeated.values())
+    if twice:
+        notes.append(f"{twice} tensors name modules that the file spells in another way too: one spelling was read.")
+    return notes
+
+
+def numbered(name: str, found: Header) -> Spelled:
+    """The names of a positional file."""
+    try:
+        places = positional.places(found.tensors, found.metadata)
+    except ValueError as error:
+        raise UserError(f"{name} is an old positional LoRA (cloneofsimo) that cannot be read: {error}.",
+                        "Convert it where it was made.") from error
+    names = Spelled("cloneofsimo", "cloneofsimo (positional)")
+    for key in found.tensors:
+        if key not in places:
+            names.unknown.append(key)
+            continue
+        path, half = places[key]
+        names.modules.setdefault(path, {})[half] = key
+    return names
+
+
+def refuse_other_order(name: str, modules: dict[str, Module]) -> None:
+    """A positional file is right only when every width is the one its place must have. Raises UserError."""
+    tables = [family_table(family) for family in ("sd1", "sd2")]
+    if not any(len(matching(modules, table)) == len(modules) for table in tables):
+        raise UserError(f"{name} is an old positional LoRA (cloneofsimo) whose order is not that of Stable Diffusion 1.x or 2.x.",
+                        "Convert it where it was made.")
+
+
+@dataclass
+class Reader:
+    """One file on its way from names to modules. dialect: what a missing alpha means there; notes: grows."""
+    name: str
+    found: Header
+    data: bytes | bytearray | None
+    configs: dict[str, Config]
+    dialect: str
+    notes: list[str]
+
+    def module(self, path: str, parts: dict[str, str]) -> Module:
+        """One module from its parts {part: tensor name}. Raises UserError when they do not fit."""
+        shapes = {part: self.found.tensors[key][1] for part, key in parts.items()}
+        if odd := [part for part, key in parts.items() if part not in NUMBERS and self.found.tensors[key][0] not in FLOATS]:
+            raise UserError(f"{self.name} is damaged: the {odd[0]} of {path} holds whole numbers.", AGAIN)
+        try:
+            on_input = bool(self.number(parts["on_input"])) if self.data and "on_input" in parts else None
+            kind, roles, rank, weight = understood(shapes, on_input)
+            tensors = {role: parts[part] for part, role in roles.items()}
+            return self.scaled(Module(kind, tensors, rank, float(rank), weight), path, parts)
+        except ValueError as error:
+            raise UserError(f"{self.name} is damaged or incomplete: {path} {error}.", AGAIN) from error
+
+    def scaled(self, module: Module, path: str, parts: dict[str, str]) -> Module:
+        """The module with its alpha: of a tensor, else of the configuration, else the rank. ValueError for useless ones."""
+        rank = module.rank
+        if "scale" in parts:                                   # A1111 takes it in place of alpha / rank
+            factor = self.number(parts["scale"]) if self.data else 1.0
+            return replace(module, alpha=factor * rank) if rank else replace(module, factor=factor)
+        if "alpha" in parts:
+            alpha = self.number(parts["alpha"]) if self.data else 0.0
+            if alpha < 0:
+                raise ValueError(f"has the alpha {alpha}")
+            if self.data and alpha == 0 and rank:
+                self.notes.append("alpha is 0: read as the rank")
+            return replace(module, alpha=alpha if module.kind == "oft" else alpha or float(rank))
+        part, _, name = diffusers_name(path).partition(".")
+        config = self.configs.get(part) or self.configs.get("")
+        if "oft_R" in parts:
+            return replace(module, alpha=0.0, terms=config.series if config else SERIES)
+        if config and module.kind in ("lora", "loha", "lokr"):
+            told = config.alpha(name, rank or config.rank(name))
+            if told is not None and rank:
+                return replace(module, alpha=told)
+            if told is not None and config.rank(name):
+                return replace(module, factor=told / config.rank(name))
+        if rank and self.dialect == "kohya":
+            self.notes.append("alpha is missing: read as the rank")
+        elif rank and any(key.startswith("base_model.") for key in parts.values()):
+            self.notes.append("alpha is not told: PEFT keeps it in adapter_config.json, which is not beside the file; "
+                              "read as the rank")
+        return module
+
+    def number(self, key: str) -> float:
+        """The one value of a tensor. Raises ValueError unless it is one, and finite."""
+        values = array(self.found, self.data, key)
+        if values.size != 1 or not math.isfinite(values.reshape(-1)[0]):
+            raise ValueError(f"has a {key.rpartition('.')[2]} that is not one number")
+        return float(values.reshape(-1)[0])
 
 
 def families(modules: dict[str, Module]) -> tuple[str, ...]:
     """The families a file can belong to: by the width of its cross-attention, else those whose modules it fits best."""
     widths = {module.shape[1] for path, module in modules.items()
-              if path.endswith(("attn2.to_k", "attn2.to_v")) and ":" not in path}
+              if path.endswith(("attn2.to_k", "attn2.to_v")) and ":" not in path and len(module.shape) > 1} - {None}
     if widths:
         return (WIDTHS[widths.pop()],) if len(widths) == 1 and widths <= WIDTHS.keys() else ()
     counts = {family: len(matching(modules, family_table(family))) for family in FAMILIES}
@@ -168,9 +231,5 @@ def families(modules: dict[str, Module]) -> tuple[str, ...]:
 
 
 def matching(modules: dict[str, Module], table: Table) -> list[str]:
-    """The paths that `table` has in the same shape; a 1x1 convolution and a linear layer are the same."""
-    return [path for path, module in modules.items() if path in table and plain(module.shape) == plain(table[path])]
-
-
-def plain(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return shape[:2] if shape[2:] in ((1, 1), ()) else shape
+    """The paths that `table` has with a weight that the module fits."""
+    return [path for path, module in modules.items() if path in table and fits(module.shape, table[path])]

@@ -29,12 +29,17 @@ def folder_table(folder: Path) -> Table:
 
 
 def text_table(config: dict, part: str) -> Table:
-    """CLIP text encoder: the attention and MLP projections of every layer."""
+    """CLIP text encoder: the attention and MLP projections and norms of every layer, embeddings, and the pooled projection."""
     width, inner = config["hidden_size"], config["intermediate_size"]
+    around = {"text_model.final_layer_norm": (width,), "text_model.embeddings.token_embedding": (config["vocab_size"], width),
+              "text_model.embeddings.position_embedding": (config["max_position_embeddings"], width)}
+    if "CLIPTextModelWithProjection" in config.get("architectures", ()):
+        around["text_projection"] = (config["projection_dim"], width)
     shapes = {f"self_attn.{name}_proj": (width, width) for name in ("q", "k", "v", "out")}
-    shapes |= {"mlp.fc1": (inner, width), "mlp.fc2": (width, inner)}
-    return {f"{part}:text_model.encoder.layers.{layer}.{name}": shape
-            for layer in range(config["num_hidden_layers"]) for name, shape in shapes.items()}
+    shapes |= {"mlp.fc1": (inner, width), "mlp.fc2": (width, inner), "layer_norm1": (width,), "layer_norm2": (width,)}
+    return {f"{part}:{name}": shape for name, shape in around.items()} | {
+        f"{part}:text_model.encoder.layers.{layer}.{name}": shape
+        for layer in range(config["num_hidden_layers"]) for name, shape in shapes.items()}
 
 
 def unet_table(config: dict) -> Table:
@@ -45,14 +50,15 @@ def unet_table(config: dict) -> Table:
     transformers = spread(config.get("transformer_layers_per_block", 1), depth)
     embed = channels[0] * 4
     shapes = {"conv_in": (channels[0], config["in_channels"], 3, 3), "conv_out": (config["out_channels"], channels[0], 3, 3),
-              "time_embedding.linear_1": (embed, channels[0]), "time_embedding.linear_2": (embed, embed)}
+              "conv_norm_out": (channels[0],), "time_embedding.linear_1": (embed, channels[0]),
+              "time_embedding.linear_2": (embed, embed)}
     if config.get("addition_embed_type") == "text_time":
         shapes |= {"add_embedding.linear_1": (embed, config["projection_class_embeddings_input_dim"]),
                    "add_embedding.linear_2": (embed, embed)}
     if config.get("addition_embed_type") == "text":
         states = config.get("encoder_hid_dim") or config["cross_attention_dim"]
         shapes |= {f"add_embedding.pool.{name}_proj": (states, states) for name in ("q", "k", "v")}
-        shapes["add_embedding.proj"] = (embed, states)
+        shapes |= {"add_embedding.proj": (embed, states), "add_embedding.norm1": (states,), "add_embedding.norm2": (embed,)}
     last = channels[0]
     for i, (out, kind) in enumerate(zip(channels, config["down_block_types"], strict=True)):
         for j in range(layers[i]):
@@ -86,9 +92,10 @@ def up_table(config: dict, channels: list[int], layers: list[int], transformers:
 
 
 def resnet(path: str, width: int, out: int, config: dict) -> Table:
-    """ResnetBlock2D: two 3x3 convolutions, the time projection, a 1x1 shortcut where the width changes."""
+    """ResnetBlock2D: norms, two 3x3 convolutions, the time projection, a 1x1 shortcut where the width changes."""
     times = 2 if config.get("resnet_time_scale_shift") == "scale_shift" else 1
-    shapes = {f"{path}.conv1": (out, width, 3, 3), f"{path}.conv2": (out, out, 3, 3),
+    shapes = {f"{path}.norm1": (width,), f"{path}.norm2": (out,), f"{path}.conv1": (out, width, 3, 3),
+              f"{path}.conv2": (out, out, 3, 3),
               f"{path}.time_emb_proj": (out * times, config["block_out_channels"][0] * 4)}
     return shapes | ({f"{path}.conv_shortcut": (out, width, 1, 1)} if width != out else {})
 
@@ -96,12 +103,13 @@ def resnet(path: str, width: int, out: int, config: dict) -> Table:
 def transformer(path: str, width: int, layers: int, config: dict) -> Table:
     """Transformer2DModel: proj_in, blocks of self-attention, cross-attention and GEGLU, proj_out."""
     edge = (width, width) if config.get("use_linear_projection") else (width, width, 1, 1)
-    shapes = {f"{path}.proj_in": edge, f"{path}.proj_out": edge}
+    shapes = {f"{path}.norm": (width,), f"{path}.proj_in": edge, f"{path}.proj_out": edge}
     for k in range(layers):
         block = f"{path}.transformer_blocks.{k}"
         for attention, states in (("attn1", width), ("attn2", config["cross_attention_dim"])):
             shapes |= {f"{block}.{attention}.to_q": (width, width), f"{block}.{attention}.to_k": (width, states),
                        f"{block}.{attention}.to_v": (width, states), f"{block}.{attention}.to_out.0": (width, width)}
+        shapes |= {f"{block}.norm{number}": (width,) for number in (1, 2, 3)}
         shapes |= {f"{block}.ff.net.0.proj": (8 * width, width), f"{block}.ff.net.2": (width, 4 * width)}
     return shapes
 

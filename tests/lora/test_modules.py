@@ -3,7 +3,7 @@
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from sdlora import storage
 from sdlora.lora import modules
@@ -11,7 +11,7 @@ from sdlora.lora import modules
 
 def real_shapes(network, prefix=""):
     return {prefix + name: tuple(module.weight.shape) for name, module in network.named_modules()
-            if isinstance(module, torch.nn.Linear | torch.nn.Conv2d)}
+            if isinstance(getattr(module, "weight", None), torch.Tensor)}
 
 
 @pytest.mark.parametrize("family", modules.FAMILIES)
@@ -26,7 +26,18 @@ def test_the_table_of_every_family_is_the_networks_own(family):
 
 @pytest.mark.parametrize(("family", "count"), [("sd1", 72), ("sd2", 138), ("sdxl", 264)])
 def test_text_encoders_have_the_published_number_of_modules(family, count):
-    assert sum(":" in name for name in modules.family_table(family)) == count
+    table = modules.family_table(family)
+    assert sum(":" in name and name.endswith(("_proj", "fc1", "fc2")) for name in table) == count
+
+
+def test_text_encoders_of_sdxl_are_the_networks_own():
+    folder = storage.shipped("assets", "configs", "sdxl")
+    with torch.device("meta"):
+        real = [network(CLIPTextConfig.from_pretrained(folder / part)) for part, network in
+                (("text_encoder", CLIPTextModel), ("text_encoder_2", CLIPTextModelWithProjection))]
+    shapes = {f"te1:text_model.{name.removeprefix('text_model.')}": shape for name, shape in real_shapes(real[0]).items()}
+    shapes |= {f"te2:{name}": shape for name, shape in real_shapes(real[1]).items()}
+    assert shapes == {name: shape for name, shape in modules.family_table("sdxl").items() if ":" in name}
 
 
 def test_text_encoder_of_mini_is_the_networks_own():

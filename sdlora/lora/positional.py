@@ -1,0 +1,63 @@
+"""The first LoRA files of all (cloneofsimo, 2022-23) -> module paths. Knows nothing about torch or about models.
+
+Their tensors are numbered, not named: "unet:{i}:up", "unet:{i}:down", "text_encoder:{i}:up|down" (lora-files.md 2.5). The
+order is that in which modules were registered in 2022, which no network of today has: it is this table, never a traversal.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+
+NAME = re.compile(r"(unet|text_encoder):(\d{1,4}):(up|down)")
+BLOCKS = (*(f"down_blocks.{i}.attentions.{j}" for i in range(3) for j in range(2)),
+          *(f"up_blocks.{i}.attentions.{j}" for i in range(1, 4) for j in range(3)), "mid_block.attentions.0")
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+TEXT = ("k_proj", "v_proj", "q_proj", "out_proj")              # the order of CLIPAttention in transformers
+EMBEDDING = re.compile(r"<[^<>:]{1,80}>")
+
+
+def positional(names: Iterable[str]) -> bool:
+    """Whether a file is of this kind."""
+    return any(NAME.fullmatch(name) for name in names)
+
+
+def places(names: Iterable[str], metadata: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """{tensor name: (canonical path, "up" or "down")} for the numbered tensors.
+
+    Raises ValueError for a file whose modules are others than the table's (the "extended" kind with convolutions).
+    """
+    found = {name: NAME.fullmatch(name) for name in names}
+    numbered = {name: (match[1], int(match[2]), match[3]) for name, match in found.items() if match}
+    counts = {part: 1 + max((number for where, number, _ in numbered.values() if where == part), default=-1)
+              for part in ("unet", "text_encoder")}
+    tables = {"unet": unet_table(counts["unet"], replaced(metadata)), "text_encoder": text_table(counts["text_encoder"])}
+    return {name: (tables[part][number], half) for name, (part, number, half) in numbered.items()}
+
+
+def replaced(metadata: Mapping[str, str]) -> set[str]:
+    """The classes whose layers were adapted, as the header lists them; empty where it does not."""
+    try:
+        told = json.loads(metadata.get("unet", "[]"))
+    except (ValueError, RecursionError):
+        return set()
+    return {name for name in told if isinstance(name, str)} if isinstance(told, list) else set()
+
+
+def unet_table(count: int, classes: set[str]) -> list[str]:
+    """Paths by number: blocks down, up, middle; in each attn1 q k v out, the feed-forward's first layer, attn2 q k v out."""
+    if strange := classes - {"CrossAttention", "Attention", "GEGLU"}:
+        raise ValueError(f"it numbers the layers of {', '.join(sorted(strange))[:60]} too, whose order nobody wrote down")
+    inner = ["attn1." + name for name in ATTENTION], ["ff.net.0.proj"], ["attn2." + name for name in ATTENTION]
+    feed_forward = count > len(BLOCKS) * 8 if not classes else "GEGLU" in classes
+    order = [*inner[0], *(inner[1] if feed_forward else []), *inner[2]]
+    table = [f"{block}.transformer_blocks.0.{name}" for block in BLOCKS for name in order]
+    if count not in (0, len(table)):
+        raise ValueError(f"it numbers {count} layers of the UNet, and Stable Diffusion 1.x and 2.x have {len(table)}")
+    return table
+
+
+def text_table(count: int) -> list[str]:
+    """Paths by number: each layer's k, v, q, out."""
+    if count % len(TEXT):
+        raise ValueError(f"it numbers {count} layers of the text encoder, which is no whole number of blocks")
+    return [f"te1:text_model.encoder.layers.{layer}.self_attn.{name}" for layer in range(count // 4) for name in TEXT]

@@ -1,0 +1,53 @@
+"""One module's tensors as files keep them -> an Adapter. Knows nothing about names, headers or models.
+
+kohya's and LyCORIS' tensors are taken as they are; PEFT keeps some under other shapes or meanings.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from sdlora.lora.delta import Adapter
+from sdlora.lora.layout import Module
+
+SCALED = {"full": ("diff", "diff_b"), "lokr": ("w1",), "ia3": ("weight",)}  # what carries a scale where no alpha can
+
+
+def adapter_of(module: Module, tensors: Mapping[str, Tensor], part: str) -> Adapter:
+    """The adapter of one module. Tensors keep their dtype wherever nothing is computed from them, else they are fp32."""
+    tensors = dict(tensors)
+    if "magnitude" in tensors:                                 # DoRA of PEFT: (out,), or (1, out, 1, 1) for convolutions
+        tensors["dora_scale"] = tensors.pop("magnitude").flatten()
+    if "bias" in tensors:                                      # the bias of B, scaled as B is
+        tensors["diff_b"] = tensors.pop("bias").float() * module.scale
+    if "ia3_l" in tensors:                                     # PEFT multiplies by it, LyCORIS adds it to 1
+        factors = tensors.pop("ia3_l")
+        tensors |= {"weight": factors.float().flatten() - 1, "on_input": torch.tensor(factors.shape[0] == 1)}
+    if "oft_R" in tensors:
+        tensors["inputs"] = rotations(tensors.pop("oft_R").float(), module.terms)
+    if module.factor != 1.0:
+        tensors |= {role: tensors[role].float() * module.factor for role in SCALED.get(module.kind, ()) if role in tensors}
+    return Adapter(module.kind, tensors, module.alpha, module.rank, part)
+
+
+def rotations(packed: Tensor, terms: int) -> Tensor:
+    """PEFT's oft_R, (n, s (s - 1) / 2): the upper triangles of skew matrices Q -> the rotations, (n, s, s).
+
+    (1 - Q)(1 + Q)^-1 when `terms` is 0; else the series 1 + 2 Q + 2 Q^2 + ... + Q^(terms - 1) that PEFT makes by default
+    (peft.tuners.oft.layer.OFTRotationModule._cayley_batch).
+    """
+    side = round((1 + (1 + 8 * packed.shape[1]) ** 0.5) / 2)
+    rows, columns = torch.triu_indices(side, side, 1)
+    skew = torch.zeros(packed.shape[0], side, side)
+    skew[:, rows, columns] = packed
+    skew = skew - skew.transpose(1, 2)
+    one = torch.eye(side).expand_as(skew)
+    if not terms:
+        return torch.linalg.solve(one + skew, one - skew, left=False)
+    turn, power = one.clone(), one
+    last = max(terms - 1, 3) if terms > 2 else 0               # its loop gives 3 terms the series of 4
+    for exponent in range(1, last + 1 if last else terms):
+        power = power @ skew
+        turn = turn + power * (1.0 if exponent == last else 2.0)
+    return turn
