@@ -90,7 +90,7 @@ def list_loras(query: str = "", *, sort: str = "new", limit: int | None = None, 
 
 
 def count_loras(query: str = "", **only: Unpack[Only]) -> int:
-    """How many files `list_loras` would give without a limit."""
+    """How many files `list_loras` would give without a limit, as of the last look."""
     with connected() as db:
         which, values = condition(db, query)
         narrowed, more = narrow(only)
@@ -169,6 +169,8 @@ def by_name(name: str) -> LoraEntry | None:
     refresh()
     wanted = clean_text(name, 200)
     stem = wanted.removesuffix(".safetensors").replace("\\", "/").rpartition("/")[2]
+    if not stem:
+        return None
     found = select("NOT hidden AND (name = ?1 COLLATE NOCASE OR alias = ?1 COLLATE NOCASE OR stem = ?2 COLLATE NOCASE)",
                    wanted, stem)
     exact = [lambda entry: entry.path.stem == stem, lambda entry: entry.name == wanted, lambda entry: entry.alias == wanted,

@@ -1,0 +1,110 @@
+"""LoRAs by name -> files on the shelf: the `<lora:name:0.8>` of a prompt, and the names and hashes a picture carries.
+
+Knows nothing about torch or drawing. A name is looked up in the index and is never a path.
+"""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+from sdlora.config import DrawConfig, LoraChoice, make
+from sdlora.draw.a1111 import take_tags
+from sdlora.draw.infotext import LORA_FIELDS, not_taken, read_infotext, settings_from
+from sdlora.errors import UserError
+from sdlora.library import index
+from sdlora.storage import MAX_NAME, clean_text
+
+
+def resolve(prompt: str) -> tuple[str, list[LoraChoice]]:
+    """The prompt without its `<lora:name:0.8>` tags, and the files of the shelf these name; the same file twice adds up.
+
+    As A1111: `<lora:name>`, `<lora:name:text:unet>`, te= unet= and the lbw= of lora-block-weight. Raises UserError: a name the
+    shelf has not (with the nearest it has), a strength that is none or beyond -4 to 4, a file that cannot be used.
+    """
+    try:
+        words, tags = take_tags(prompt, strict=True)
+    except ValueError as error:
+        raise UserError(f"A <lora:...> in the prompt is not understood: {error}.", "Write it as <lora:name:0.8>.") from error
+    summed: dict[tuple[str, str], dict[str, float]] = {}
+    for tag in tags:
+        if "dyn" in tag:
+            raise UserError(f"<lora:{tag['name']}> asks for a cut of its rank (dyn), which sdlora does not do.",
+                            "Leave that out, or make a smaller file with: sdlora resize.")
+        entry = named(str(tag["name"]))
+        total = summed.setdefault((str(entry.path), str(tag.get("blocks", ""))), {"strength": 0.0, "text_strength": 0.0})
+        total["strength"] += tag["strength"]
+        total["text_strength"] += tag.get("text_strength", tag["strength"])
+    return words, [choice(file, {"blocks": blocks, **total}) for (file, blocks), total in summed.items()]
+
+
+def choice(file: str, settings: dict[str, object]) -> LoraChoice:
+    """A LoraChoice; a text strength like the other one is none of its own. Raises UserError when a number is out of range."""
+    if settings.get("text_strength") == settings.get("strength"):
+        settings = {key: value for key, value in settings.items() if key != "text_strength"}
+    return make(LoraChoice, {"file": file, **settings})
+
+
+def named(name: str) -> index.LoraEntry:
+    """The file of the shelf with this name: of the file, its title, or what its trainer called it. Raises UserError."""
+    entry = None if "/" in name or "\\" in name else index.by_name(name)
+    if entry is None:
+        raise UserError(f"There is no style called {clean_text(name, MAX_NAME)!r} on the shelf.", nearest(name))
+    if entry.problem:
+        raise UserError(f"The style {entry.name} cannot be used: {entry.problem}", "Take it out of the prompt.")
+    return entry
+
+
+def nearest(name: str) -> str:
+    """A hint with the name of the shelf that is most like `name`."""
+    known = {title.casefold(): title for entry in index.list_loras() for title in (entry.name, entry.path.stem)}
+    close = difflib.get_close_matches(name[:MAX_NAME].casefold(), known, n=1, cutoff=0.5)
+    return f"Did you mean <lora:{known[close[0]]}:1>?" if close else "Add its file to the shelf, or take it out of the prompt."
+
+
+def placed(loras: Sequence[dict[str, object]]) -> tuple[list[LoraChoice], list[str]]:
+    """LoRAs as `infotext.settings_from` gives them -> (those on the shelf, a sentence for each that is missing or another file).
+
+    The hash decides, then the name.
+    """
+    choices, sentences = [], []
+    for lora in loras:
+        name, told = clean_text(str(lora["name"]), MAX_NAME), str(lora.get("hash", ""))
+        same = index.by_hash(told) if told else None
+        entry = same or index.by_name(name)
+        if entry is None or entry.problem:
+            why = entry.problem if entry else f"It is not on your shelf{f' (hash {told})' if told else ''}."
+            sentences.append(f"{name} is left out. {why}")
+            continue
+        if told and same is None:
+            sentences.append(f"{entry.name} on your shelf has the name that the picture tells, but may be another file: "
+                             "its hash differs.")
+        choices.append(choice(str(entry.path), {key: lora[key] for key in LORA_FIELDS if key in lora}))
+    return choices, sentences
+
+
+def recall(picture: Path) -> tuple[dict[str, object], list[str]]:
+    """"Use these settings": (fields of DrawConfig, sentences about what could not be taken over) of a picture from anywhere.
+
+    Raises UserError when the file is no picture or does not say how it was drawn.
+    """
+    found = read_infotext(picture)
+    fields = settings_from(found)
+    choices, sentences = placed(fields["loras"])
+    if left := not_taken(found):
+        sentences.append(f"Not taken over: {'; '.join(left)}.")
+    return fields | {"loras": choices}, sentences
+
+
+def with_tags(config: DrawConfig) -> DrawConfig:
+    """The drawing with the tags of its prompts turned into LoRAs, after those it has. Raises UserError.
+
+    All prompts of one drawing share its LoRAs: they must name the same ones.
+    """
+    taken = [resolve(prompt) for prompt in config.prompts]
+    if any(choices != taken[0][1] for _, choices in taken):
+        raise UserError("The prompts name different styles, and pictures drawn together share theirs.",
+                        "Give every prompt the same <lora:...>, or draw them one after the other.")
+    if not taken[0][1]:
+        return config
+    prompts = tuple(words for words, _ in taken)
+    return make(DrawConfig, config.model_dump() | {"prompts": prompts, "loras": (*config.loras, *taken[0][1])})
