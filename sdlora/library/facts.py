@@ -12,12 +12,12 @@ from pathlib import Path
 
 from sdlora.errors import UserError
 from sdlora.lora.header import MAX_HEADER_BYTES, Header, header, opened
-from sdlora.lora.layout import Layout, layout
+from sdlora.lora.layout import layout
 from sdlora.lora.report import trigger
 from sdlora.storage import MAX_NAME, clean_text
 
 START = '{"__metadata__":'
-DEPENDS = ("lora_adapter_metadata", "ss_network_module", "ss_network_args")  # metadata that may change how names are read
+POSITIONAL = "cloneofsimo"  # the one dialect whose free text decides what its names mean
 COVER_KEYS = ("modelspec.thumbnail", "ssmd_cover_images")
 HINTS = (("sd_v1", "sd1"), ("sd_v2", "sd2"), ("sdxl", "sdxl"), ("sdlora_mini", "mini"), ("sd_1", "sd1"), ("sd_2", "sd2"))
 Structures = dict[bytes, "Structure"]
@@ -81,7 +81,7 @@ def read(path: Path, known: Structures) -> Facts:
             found = header(path)
             metadata, structure = found.metadata, understood(path.name, found)
             data_bytes = found.file_bytes - found.data_start
-            if key and structure.families:
+            if key and structure.families and structure.dialect != POSITIONAL:
                 known[key] = structure
     except UserError as refused:
         return Facts(problem=str(refused))
@@ -113,10 +113,8 @@ def outline(path: Path) -> tuple[dict[str, str], bytes, int]:
         return {}, b"", 0
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         return {}, b"", 0
-    digest = sha256(text[end:].encode())
-    for part in (size - 8 - length, *(metadata.get(name) for name in DEPENDS)):
-        digest.update(repr(part).encode())
-    return metadata, digest.digest(), size - 8 - length
+    data_bytes = size - 8 - length
+    return metadata, sha256(f"{data_bytes}{text[end:]}".encode()).digest(), data_bytes
 
 
 def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -129,18 +127,8 @@ def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def understood(name: str, found: Header) -> Structure:
     """The structure behind a checked header. Raises UserError for everything that `layout` refuses."""
-    shapes = {key: kind for key, kind in found.tensors.items() if not key.endswith("alpha")}  # alphas are values, not read here
-    if not shapes:
-        return Structure((), "", "", 0, 0)
-    plan = layout(name, replace(found, tensors=shapes), b"")
-    ranks = [module.rank for module in plan.modules.values()]
-    return Structure(tuple(plan.families), kind_of(plan), plan.dialect, max(ranks, default=0), len(plan.modules))
-
-
-def kind_of(plan: Layout) -> str:
-    """What artists call it: "LoRA", or "LoCon" where convolutions are taught as well."""
-    convolutions = any(len(module.shape) == 4 and module.shape[2:] != (1, 1) for module in plan.modules.values())
-    return "LoCon" if convolutions else "LoRA"
+    plan = layout(name, found)
+    return Structure(plan.families, plan.kind, plan.dialect, plan.rank, len(plan.modules))
 
 
 def told(metadata: dict[str, str]) -> Facts:
