@@ -105,7 +105,7 @@ def diffusers_tensors(adapters: "Adapters", kind: "Dtype | None") -> "tuple[dict
         tensors |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": cast(up, kind)}
         if "dora_scale" in adapter.tensors:
             magnitude = cast(adapter.tensors["dora_scale"], kind)
-            tensors[f"{name}.lora_magnitude_vector"] = magnitude.reshape((1, -1, 1, 1) if down.ndim == 4 else -1)
+            tensors[f"{name}.lora_magnitude_vector.weight"] = magnitude.reshape((1, -1, 1, 1) if down.ndim == 4 else -1)
         part, _, module = name.partition(".")
         module = module.removeprefix("text_model.")            # PEFT matches endings; newer transformers lost this level
         config = configs.setdefault(part, {"target_modules": [], "rank_pattern": {}, "alpha_pattern": {}, "use_dora": []})
