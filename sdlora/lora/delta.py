@@ -25,8 +25,8 @@ class Adapter:
     Roles by kind ([k, k] only for convolutions):
     lora: dW = alpha / rank x up @ down, "down" (r, in[, k, k]), "up" (out, r[, 1, 1]); Tucker: + "mid" (r, r, k, k),
     and "down" (r, in, 1, 1). loha: "w1_a" "w1_b" "w2_a" "w2_b" ["t1" "t2"]. lokr: "w1" or "w1_a" "w1_b", and "w2" or
-    "w2_a" "w2_b" ["t2"]. oft: "blocks" (3-D; 4-D is BOFT) or "diag", ["rescale"]; alpha limits the norm, 0 is no limit.
-    glora: "a1" "a2" "b1" "b2" ["bm"]. full: "diff", or "set" (the weight itself); neither where only the bias changes.
+    "w2_a" "w2_b" ["t2"]. oft: "blocks" (3-D; 4-D is BOFT) or "diag", ["rescale"], or "inputs"; alpha limits the norm, 0 does
+    not. glora: "a1" "a2" "b1" "b2" ["bm"]. full: "diff", or "set" (the weight itself); neither where only the bias changes.
     ia3: "weight" "on_input".
     Any kind: "dora_scale" makes it DoRA: (out,) or (out, 1, ...) per output, (1, in, ...) per input (PEFT writes (1, out, 1, 1)
     for convolutions: readers flatten that); "diff_b" is the change of the module's bias.

@@ -104,7 +104,12 @@ def oft(tensors: Tensors, weight: Tensor, constraint: float) -> Tensor:
 
     "blocks" hold the Cayley parameters of R, the older "diag" R itself. constraint: the largest norm of the parameters,
     in units of the outputs (kohya's and LyCORIS's alpha x out_dim); 0 is none. "rescale" (out, 1, ...) scales the rows of R W.
+    PEFT turns the inputs, W R^T: "inputs" holds its blocks (n, s, s), or one (1, s, s) for all.
     """
+    if "inputs" in tensors:
+        turn, parts = tensors["inputs"], weight.flatten(1).unflatten(1, (-1, tensors["inputs"].shape[-1]))
+        turn = turn.expand(parts.shape[1], -1, -1)
+        return torch.einsum("onj,nij->oni", parts, turn).reshape(weight.shape) - weight
     turn = tensors["diag"] if "diag" in tensors else cayley(tensors["blocks"], constraint * weight.shape[0])
     turned = butterfly(turn, weight) if turn.dim() == 4 else \
         torch.einsum("knm,kn...->km...", turn, weight.unflatten(0, turn.shape[:2])).flatten(0, 1)

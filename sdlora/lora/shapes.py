@@ -127,10 +127,11 @@ def glora(shapes: Mapping[str, Shape], _: bool | None) -> tuple[dict[str, str], 
         raise ValueError(f"has no {missing.args[0]}") from None
     if any(len(shape) not in (2, 4) for shape in (a1, a2, b1, b2)):
         raise ValueError("has factors that are no matrices")
-    if b2[0] == b1[1] == a1[1] == a2[0] and a1[0] == a2[1] == b2[1]:
+    swapped = b2[1] == b1[0] == a1[0] == a2[1] and a1[1] == a2[0] == b1[1] and "bm" not in shapes
+    if b2[0] == b1[1] == a1[1] == a2[0] and a1[0] == a2[1] == b2[1] and not (swapped and a1[0] < a1[1]):  # square: both fit
         kernel = shapes["bm"][2:] if "bm" in shapes else b2[2:]
         return {}, a2[0], (b1[0], b2[1], *kernel)
-    if b2[1] == b1[0] == a1[0] == a2[1] and a1[1] == a2[0] == b1[1] and "bm" not in shapes:
+    if swapped:
         return {"a1": "a2", "a2": "a1", "b1": "b2", "b2": "b1"}, a1[0], (b2[0], b1[1], *b1[2:])
     raise ValueError(f"has factors that do not fit ({a1}, {a2}, {b1} and {b2})")
 

@@ -14,7 +14,7 @@ from lycoris.modules.locon import LoConModule
 from lycoris.modules.loha import LohaModule
 from lycoris.modules.lokr import LokrModule
 from lycoris.modules.norms import NormModule
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, OFTConfig, get_peft_model
 
 from sdlora.lora.delta import Adapter, bias_delta, delta
 
@@ -112,6 +112,23 @@ def test_the_older_oft_holds_the_rotation_itself():
     turn = Adapter("oft", {"diag": module.get_r().detach()}, 0.0, 0, "unet")
     torch.testing.assert_close(delta(turn, layer.weight.detach()), delta(adapter_of(module, 0.0, 0), layer.weight.detach()))
     check(module, layer, turn, torch.randn(5, 32))
+
+
+@pytest.mark.parametrize("shape", [LINEAR, ("conv", 12, 8, 3)])
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_rotation_of_the_inputs_is_pefts(shape, shared):
+    layer = layer_of(*shape)
+    weight = layer.weight.detach().clone()
+    config = OFTConfig(oft_block_size=4, target_modules=["0"], block_share=shared, use_cayley_neumann=False)
+    tuned = get_peft_model(torch.nn.Sequential(layer), config).base_model.model[0]
+    rotation = tuned.oft_R["default"]
+    torch.nn.init.normal_(rotation.weight, std=0.3)
+    blocks = rotation._cayley_batch(rotation.weight, 4, use_cayley_neumann=False).detach()
+    assert (len(blocks) == 1) == shared
+    change = delta(Adapter("oft", {"inputs": blocks}, 0.0, 0, "unet"), weight)
+    assert change.norm() > 0.1 * weight.norm()
+    tuned.merge(safe_merge=True)
+    torch.testing.assert_close(weight + change, tuned.get_base_layer().weight.detach(), rtol=1e-5, atol=1e-6)
 
 
 def test_a_full_difference_and_a_norm_are_lycoris_with_their_biases():
