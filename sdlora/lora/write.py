@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from sdlora import storage
 from sdlora.errors import UserError
 from sdlora.lora import dialects
+from sdlora.lora.header import contents
 
 if TYPE_CHECKING:
     from sdlora.lora.delta import Adapter, Adapters, Dtype, Tensor
@@ -19,13 +20,14 @@ TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bf
                "F8_E5M2": "float8_e5m2", "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8",
                "BOOL": "bool"}
 FILE_NAMES = {name: key for key, name in TORCH_NAMES.items()}
-KOHYA_LEAVES = {  # {kind: {role: leaf}}; a role that is not listed keeps its name (lora-files.md 2.3)
+KOHYA_LEAVES = {  # {kind: {role: leaf}} beside those that any kind may have (lora-files.md 2.3)
     "lora": {"down": "lora_down.weight", "up": "lora_up.weight", "mid": "lora_mid.weight"},
     "loha": {role: f"hada_{role}" for role in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
     "lokr": {role: f"lokr_{role}" for role in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
-    "oft": {"blocks": "oft_blocks", "diag": "oft_diag"},
+    "oft": {"blocks": "oft_blocks", "diag": "oft_diag", "rescale": "rescale"},
     "glora": {role: f"{role}.weight" for role in ("a1", "a2", "b1", "b2", "bm")},
-    "full": {"set": "set_weight"}, "ia3": {}}
+    "full": {"diff": "diff", "set": "set_weight"}, "ia3": {"weight": "weight", "on_input": "on_input"}}
+ANY_KIND = {"dora_scale": "dora_scale", "diff_b": "diff_b"}
 WITHOUT_ALPHA = {"full", "ia3"}
 LEGACY_SPAN = slice(0x100000, 0x110000)  # the bytes of the file that kohya's first hash covers
 
@@ -46,9 +48,7 @@ def write(path: Path, adapters: "Adapters", metadata: dict[str, str], *, dialect
         if value.is_floating_point() and not torch.isfinite(value.float()).all():
             raise UserError(f"{Path(path).name} was not written: {name} does not fit the number format {dtype}.",
                             "Save it as bf16 or fp32, or use an earlier saved point.")
-    metadata = {str(key): str(value) for key, value in ({"format": "pt"} | metadata | said).items()
-                if not key.startswith("sshs_") and key != "modelspec.hash_sha256"}
-    return storage.write_atomic(Path(path), serialized(tensors, metadata))
+    return storage.write_atomic(Path(path), serialized(tensors, fresh({"format": "pt"} | metadata | said)))
 
 
 def kohya_tensors(adapters: "Adapters", kind: "Dtype | None", family: str) -> "tuple[dict[str, Tensor], dict[str, str]]":
@@ -57,6 +57,8 @@ def kohya_tensors(adapters: "Adapters", kind: "Dtype | None", family: str) -> "t
 
     tensors = {}
     for path, adapter in sorted(adapters.items()):
+        if not kohya_holds(adapter):
+            raise UserError(f"{path} is of a kind that kohya files cannot hold.", "Convert it to a plain LoRA first.")
         name = dialects.kohya_name(path, family)
         for role, value in adapter.tensors.items():
             tensors[f"{name}.{kohya_leaf(adapter, role)}"] = cast(shaped(adapter, role, value), kind)
@@ -68,11 +70,16 @@ def kohya_tensors(adapters: "Adapters", kind: "Dtype | None", family: str) -> "t
     return tensors, {}
 
 
+def kohya_holds(adapter: "Adapter") -> bool:
+    """Whether a kohya file has a name for every tensor of an adapter; it has none for the OFT of PEFT, which turns inputs."""
+    return adapter.tensors.keys() <= KOHYA_LEAVES[adapter.kind].keys() | ANY_KIND.keys()
+
+
 def kohya_leaf(adapter: "Adapter", role: str) -> str:
     """The end of a tensor's name. The differences of a norm have names of their own, which readers expect as a pair."""
     if adapter.kind == "full" and {"diff", "diff_b"} <= adapter.tensors.keys() and adapter.tensors["diff"].ndim == 1:
-        return {"diff": "w_norm", "diff_b": "b_norm"}.get(role, role)
-    return KOHYA_LEAVES[adapter.kind].get(role, role)
+        return {"diff": "w_norm", "diff_b": "b_norm"}[role]
+    return (KOHYA_LEAVES[adapter.kind] | ANY_KIND)[role]
 
 
 def shaped(adapter: "Adapter", role: str, value: "Tensor") -> "Tensor":
@@ -161,10 +168,7 @@ def exact(adapter: "Adapter", kind: "Dtype | None") -> bool:
 
 
 def serialized(tensors: "dict[str, Tensor]", metadata: dict[str, str]) -> bytes:
-    """The bytes of a safetensors file in a fixed order (the library orders metadata differently every time), with its hashes.
-
-    kohya's two hashes are over a file with only ss_* metadata as kohya makes them, ModelSpec's over the tensor bytes.
-    """
+    """The bytes of a safetensors file in a fixed order (the library orders metadata differently every time), with its hashes."""
     import torch
 
     entries, parts, at = {}, [], 0
@@ -174,7 +178,28 @@ def serialized(tensors: "dict[str, Tensor]", metadata: dict[str, str]) -> bytes:
         entries[name] = {"dtype": FILE_NAMES[str(value.dtype).removeprefix("torch.")], "shape": list(value.shape),
                          "data_offsets": [at, at + value.nbytes]}
         at += value.nbytes
-    data = b"".join(parts)
+    return hashed(entries, b"".join(parts), metadata)
+
+
+def rewrite(path: Path, out: Path, metadata: dict[str, str]) -> Path:
+    """The file `path` under other metadata, every tensor byte for byte, with fresh hashes; `out` may be `path` itself.
+
+    Raises UserError for a file that is no safetensors, or when the disk refuses.
+    """
+    found, data = contents(Path(path))
+    entries = {name: {"dtype": dtype, "shape": list(shape), "data_offsets": list(found.spans[name])}
+               for name, (dtype, shape) in found.tensors.items()}
+    return storage.write_atomic(Path(out), hashed(entries, bytes(data), fresh({"format": "pt"} | metadata)))
+
+
+def fresh(metadata: dict[str, str]) -> dict[str, str]:
+    """Metadata as texts, without the hashes of another file."""
+    return {str(key): str(value) for key, value in metadata.items()
+            if not key.startswith("sshs_") and key != "modelspec.hash_sha256"}
+
+
+def hashed(entries: dict[str, dict], data: bytes, metadata: dict[str, str]) -> bytes:
+    """A whole file: kohya's two hashes are over a file with only ss_* metadata as kohya makes them, ModelSpec's over the data."""
     content = hashlib.sha256(data).hexdigest()
     hashes = {"sshs_model_hash": content, "modelspec.hash_sha256": f"0x{content}"}
     alone = head({key: value for key, value in metadata.items() if key.startswith("ss_")}, entries)

@@ -1,5 +1,6 @@
 """Files of every kind: LyCORIS, diffusers with PEFT and our own reader find the change that was meant."""
 
+import hashlib
 import json
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from lycoris.modules import get_module, make_module
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import load_file, safe_open
+from safetensors.torch import load_file, safe_open, save
 from torch import nn
 
 from sdlora.errors import UserError
@@ -165,6 +166,37 @@ def test_what_a_diffusers_file_cannot_hold_is_a_sentence(tmp_path):
     with pytest.raises(UserError, match="Some modules are DoRA"):
         write.write(tmp_path / "a.safetensors", mixed, {}, dialect="diffusers", family="mini")
     assert list(tmp_path.glob("*.safetensors")) == []
+
+
+def test_other_metadata_over_the_same_bytes(tmp_path):
+    path = write.write(tmp_path / "a.safetensors", {LINEAR: adapter("loha", LINEAR), TEXT: adapter("lora", TEXT)},
+                       {"ss_x": "1", "sdlora_note": "old"}, dtype=None, family="mini")
+    out = write.rewrite(path, tmp_path / "b.safetensors", {"ss_x": "1", "sdlora_note": "new", "sshs_model_hash": "f" * 64})
+    before, after = load_file(path), load_file(out)
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    told, new = file.header(path).metadata, file.header(out).metadata
+    assert new == told | {"sdlora_note": "new"} and len(new["sshs_model_hash"]) == 64
+    assert write.rewrite(out, out, told).read_bytes() == path.read_bytes()
+
+
+def test_the_hashes_are_those_of_kohya(tmp_path):
+    """sd-scripts/library/train_util.py: SHA-256 of all that follows the header; 8 letters of that of the second MB's start."""
+    big = {LINEAR: Adapter("lora", {"down": numbers(1500, TABLE[LINEAR][1]), "up": numbers(TABLE[LINEAR][0], 1500)}, 1.0, 1500,
+                           "unet")}
+    told = {"ss_output_name": "a", "sdlora_note": "not hashed", "modelspec.title": "nor this"}
+    path = write.write(tmp_path / "a.safetensors", big, told, dtype="fp32", family="mini")
+    raw, metadata = path.read_bytes(), file.header(path).metadata
+    start = 8 + int.from_bytes(raw[:8], "little")
+    assert metadata["sshs_model_hash"] == hashlib.sha256(raw[start:]).hexdigest()
+    assert metadata["modelspec.hash_sha256"] == "0x" + metadata["sshs_model_hash"]
+    alone = save(load_file(path), {"ss_output_name": "a"})
+    assert metadata["sshs_legacy_hash"] == hashlib.sha256(alone[0x100000:0x110000]).hexdigest()[:8]
+
+
+def test_a_kind_without_a_name_is_a_sentence(tmp_path):
+    odd = Adapter("oft", {"inputs": torch.eye(8).repeat(2, 1, 1)}, 0.0, 0, "unet")
+    with pytest.raises(UserError, match="cannot hold"):
+        write.write(tmp_path / "a.safetensors", {SQUARE: odd}, {}, family="mini")
 
 
 NAMES = {  # what A1111, ComfyUI, InvokeAI and kohya's own tools all read (lora-files.md 2.3, 2.4, 2.8)
