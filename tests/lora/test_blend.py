@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from sdlora.errors import UserError
-from sdlora.lora.blend import Ingredient
+from sdlora.lora.blend import Ingredient, blend_biases
 from sdlora.lora.blend import blend as blend_ingredients
-from sdlora.lora.delta import Adapter
+from sdlora.lora.delta import Adapter, delta
 
 WEIGHTS = {"a": torch.randn(12, 8, generator=torch.Generator().manual_seed(0)),
            "b": torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(1))}
@@ -76,3 +76,45 @@ def test_the_result_is_rounded_once_to_the_weights_dtype():
 def test_no_strength_but_a_number_in_range(strength):
     with pytest.raises(UserError, match="strength"):
         blend([(style(1), strength)], WEIGHTS)
+
+
+def test_kinds_that_depend_on_the_weight_are_summed_relative_to_the_pristine_one_in_any_order():
+    generator = torch.Generator().manual_seed(9)
+    dora = {"a": Adapter("lora", style(1)["a"].tensors | {"dora_scale": torch.rand(12, 1, generator=generator)}, 2.0, 3, "unet")}
+    full = {"a": Adapter("full", {"diff": torch.randn(12, 8, generator=generator)}, 0.0, 0, "unet")}
+    loras = [(dora, 0.8), (full, -0.3), (style(2), 1.2), (dora, 0.1)]
+    results = [blend(order, WEIGHTS)["a"] for order in itertools.permutations(loras)]
+    assert all(torch.equal(results[0], other) for other in results)
+    wanted = WEIGHTS["a"] + sum(strength * delta(adapters["a"], WEIGHTS["a"]) for adapters, strength in loras)
+    torch.testing.assert_close(results[0], wanted)
+
+
+def test_block_weights_and_the_strength_of_the_text_encoders_multiply():
+    path, text = "up_blocks.0.attentions.1.proj_in", "te1:text_model.encoder.layers.0.self_attn.q_proj"
+    weights = {path: torch.zeros(12, 8), text: torch.zeros(12, 8)}
+    adapters = {path: style(1)["a"], text: style(2)["a"]}
+    whole = blend_ingredients([Ingredient(adapters)], weights)
+    for strengths, blocks, unet, of_text in (((2.0, None), {}, 2.0, 2.0), ((2.0, 0.5), {}, 2.0, 0.5),
+                                             ((2.0, -1.0), {"OUT01": 0.25}, 0.5, -1.0),
+                                             ((1.0, None), {"BASE": 0.5, "OUT00": 7.0}, 1.0, 0.5)):
+        blended = blend_ingredients([Ingredient(adapters, *strengths, blocks=blocks, family="sdxl")], weights)
+        torch.testing.assert_close(blended[path], whole[path] * unet)
+        torch.testing.assert_close(blended[text], whole[text] * of_text)
+    assert list(blend_ingredients([Ingredient(adapters, blocks={"OUT01": 0.0}, family="sdxl")], weights)) == [text]
+    with pytest.raises(UserError, match="strength"):
+        blend_ingredients([Ingredient(adapters, 1.0, 5.0)], weights)
+
+
+def test_biases_are_summed_too():
+    changes = [torch.randn(12, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)]
+    loras = [{"a": Adapter("full", {"diff_b": change}, 0.0, 0, "unet")} for change in changes]
+    bias = torch.linspace(-1, 1, 12)
+    blended = blend_biases([Ingredient(loras[0], 0.5), Ingredient(loras[1], -2), Ingredient(style(1))], {"a": bias, "b": bias})
+    torch.testing.assert_close(blended["a"], bias + 0.5 * changes[0] - 2 * changes[1])
+    assert list(blended) == ["a"]
+    assert torch.equal(blend_ingredients([Ingredient(loras[0])], WEIGHTS).get("a", WEIGHTS["a"]), WEIGHTS["a"])
+
+
+def test_what_does_not_fit_the_weight_raises():
+    with pytest.raises(ValueError, match="fit"):
+        blend([(style(1), 1.0)], {"a": torch.zeros(12, 9)})
