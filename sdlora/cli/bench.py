@@ -41,3 +41,23 @@ def train(
     if result.peft_s is not None:
         typer.echo(f"  with PEFT's layers    {result.peft_s * 1000:7.1f} ms   "
                    f"{result.peft_s / result.floor_s:.2f}x of the floor, {result.ratio_peft:.2f}x of ours")
+
+
+@bench.command()
+def library(
+    files: Annotated[int, typer.Option(min=10, max=100_000, help="LoRA files on the shelf that is measured")] = 10_000,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object")] = False,
+) -> None:
+    """The shelf with thousands of files: first scan, later start, search. They are made in a temporary folder and removed."""
+    from sdlora.bench.library import measure
+
+    result = measure(files)
+    if as_json:
+        typer.echo(json.dumps(asdict(result)))
+        return
+    typer.echo(f"{result.files} files ({result.files_mb:.0f} MB of headers and sidecars), {result.problems} not understood")
+    typer.echo(f"  first scan    {result.scan_s:7.1f} s    {result.scan_memory_mb:.0f} MB of memory")
+    typer.echo(f"  later start   {result.restart_s:7.2f} s    {result.restart_memory_mb:.0f} MB of memory, "
+               f"index {result.index_mb:.0f} MB")
+    typer.echo(f"  search        {result.search_ms:7.1f} ms   at worst {result.search_worst_ms:.1f} ms, "
+               f"a page of all {result.page_ms:.1f} ms")
