@@ -4,18 +4,22 @@ Knows nothing about tensors. Never says captions, paths or user names: a file is
 """
 
 import base64
+import hashlib
 import io
 import json
 import struct
 import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdlora import __version__, storage
 from sdlora.config import TrainConfig
 from sdlora.lora.header import header
+from sdlora.lora.privacy import private as private
+from sdlora.lora.privacy import stripped as stripped
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -26,6 +30,7 @@ ARCHITECTURES = {"mini": "sdlora-mini/lora", "sd1": "stable-diffusion-v1/lora", 
 IMPLEMENTATIONS = {"sdxl": "https://github.com/Stability-AI/generative-models"}
 A1111_VERSIONS = {"sd_v1": "SD1", "sd_v2": "SD2", "sd_v2_v": "SD2", "sdxl_base_v1-0": "SDXL"}
 PRIVATE = {"default_caption", "sample_prompts", "base", "device"}  # captions, a path, the artist's machine
+FIELDS = {"author": "modelspec.author", "licence": "modelspec.license", "consent": "sdlora_consent", "note": "sdlora_note"}
 THUMBNAIL_PX = 256
 PNG = b"\x89PNG\r\n\x1a\n"
 MARK = b"sdlora"
@@ -109,6 +114,73 @@ def modelspec(config: TrainConfig, base: BaseFacts, making: Making) -> dict[str,
     return {f"modelspec.{key}": value for key, value in values.items()}
 
 
+def derived(told: Mapping[str, str], *, title: str, ranks: Sequence[int], alphas: Sequence[float],
+            recipe: dict) -> dict[str, str]:
+    """Metadata of a LoRA made from one other: all that was told, with what has changed put right and `recipe` kept.
+
+    ranks, alphas: of all modules; "Dynamic" where they differ, as kohya's tools write it.
+    """
+    return {**told, **numbers(ranks, alphas), **origin(title, recipe)}
+
+
+def merged(sources: Sequence[Mapping[str, str]], family: str, *, title: str, ranks: Sequence[int], alphas: Sequence[float],
+           recipe: dict) -> dict[str, str]:
+    """Metadata of a LoRA made from several, or from none: the minimum that kohya's tools demand, modelspec and the recipe.
+
+    sources: their metadata. Of an unknown `family` ("") it says no more than is known.
+    """
+    version = next((told["ss_base_model_version"] for told in sources if told.get("ss_base_model_version")), None)
+    triggers = dict.fromkeys(filter(None, (trigger_of(told) for told in sources)))
+    titles = [told.get("modelspec.title") or told.get("ss_output_name") or "" for told in sources]
+    made = {"ss_v2": str(family == "sd2"), "ss_base_model_version": version or BASE_VERSIONS.get(family, ""),
+            "ss_network_module": "networks.lora", "ss_network_args": "{}",
+            "modelspec.sai_model_spec": "1.0.1", "modelspec.architecture": ARCHITECTURES.get(family, ""),
+            "modelspec.implementation": IMPLEMENTATIONS.get(family, "diffusers"),
+            "modelspec.trigger_phrase": ", ".join(triggers), "sdlora_trigger": ", ".join(triggers), "sdlora_base_family": family,
+            "modelspec.merged_from": ", ".join(filter(None, (name.replace(",", " ") for name in titles)))}
+    for key in ("sdlora_base_identity", "sdlora_base_title"):
+        values = {told[key] for told in sources if told.get(key)}
+        made[key] = values.pop() if len(values) == 1 else ""
+    made |= numbers(ranks, alphas) | origin(title, recipe)
+    return {key: value for key, value in made.items() if value != ""}
+
+
+def trigger_of(told: Mapping[str, str]) -> str:
+    """The trigger word by ours or by ModelSpec's key, or ""."""
+    return told.get("sdlora_trigger") or told.get("modelspec.trigger_phrase", "")
+
+
+def numbers(ranks: Sequence[int], alphas: Sequence[float]) -> dict[str, str]:
+    """kohya's rank and alpha: one number, or Dynamic."""
+    return {"ss_network_dim": str(ranks[0]) if len(set(ranks)) == 1 else "Dynamic",
+            "ss_network_alpha": f"{alphas[0]:g}" if len(set(alphas)) == 1 else "Dynamic"}
+
+
+def origin(title: str, recipe: dict) -> dict[str, str]:
+    """Name, time and recipe of a file made from others."""
+    return {"ss_output_name": title, "modelspec.title": title, "modelspec.implementation_version": f"sdlora {__version__}",
+            "modelspec.date": datetime.now(UTC).isoformat(timespec="seconds"), "sdlora_version": __version__,
+            "sdlora_recipe": json.dumps(recipe, ensure_ascii=False, sort_keys=True)}
+
+
+def filled(told: Mapping[str, str], **fields: str | None) -> dict[str, str]:
+    """`told` with what the artist wrote into author, licence, consent or note; None leaves a field, "" empties it."""
+    new = dict(told)
+    for field, value in fields.items():
+        if value is not None:
+            new[FIELDS[field]] = storage.clean_text(value, 2000)
+    return {key: value for key, value in new.items() if value != "" or key not in FIELDS.values()}
+
+
+def file_hashes(path: Path) -> dict[str, str]:
+    """The names a file has out there: sha256 (of all bytes), AutoV2 (its first 10), AutoV3 (12 of the tensor hash inside)."""
+    with Path(path).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    told = header(path).metadata
+    inside = told.get("sshs_model_hash") or told.get("modelspec.hash_sha256", "").removeprefix("0x")
+    return {"sha256": digest, "AutoV2": digest[:10]} | ({"AutoV3": inside[:12]} if inside else {})
+
+
 def data_url(picture: "Image.Image") -> str:
     """A picture as a small JPEG data URL, 256 x 256 px: its middle square."""
     from PIL import Image, ImageOps
@@ -140,8 +212,8 @@ def a1111_card(told: dict[str, str]) -> dict[str, object]:
     """The sidecar's content from a file's own metadata."""
     return {"description": told.get("modelspec.description", ""),
             "sd version": A1111_VERSIONS.get(told.get("ss_base_model_version", ""), "Unknown"),
-            "activation text": told.get("sdlora_trigger", ""), "preferred weight": 1, "negative text": "",
-            "notes": told.get("ss_training_comment", ""),
+            "activation text": trigger_of(told), "preferred weight": 1, "negative text": "",
+            "notes": told.get("sdlora_note") or told.get("ss_training_comment", ""),
             "sdlora": {"version": __version__, "name": told.get("ss_output_name", ""), "run": told.get("sdlora_run", ""),
                        "base": told.get("sdlora_base_title", "")}}
 

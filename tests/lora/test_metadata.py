@@ -1,6 +1,7 @@
 """What a file says about itself: everything the readers need, nothing the artist would not give away."""
 
 import base64
+import hashlib
 import io
 import json
 
@@ -84,3 +85,32 @@ def test_a_sidecar_of_somebody_else_is_left_alone(shelf):
 def test_the_hash_of_the_file_does_not_depend_on_what_is_said_about_it(shelf):
     other = file.write(shelf.with_name("b.safetensors"), style(), {"sdlora_trigger": "other"}, family="mini")
     assert file.header(shelf).metadata["sshs_model_hash"] == file.header(other).metadata["sshs_model_hash"]
+
+
+def test_a_merge_says_what_it_was_made_from_and_takes_no_hash_along():
+    sources = [metadata.build(CONFIG, MINI, MAKING) | {"sshs_model_hash": "a" * 64},
+               {"ss_output_name": "other, style", "modelspec.trigger_phrase": "oth"}]
+    recipe = {"method": "concat", "sources": [{"name": "a", "hash": "1"}]}
+    told = metadata.merged(sources, "mini", title="both", ranks=[8, 4], alphas=[8.0, 4.0], recipe=recipe)
+    assert set(MINIMUM) <= set(told) and (told["ss_network_dim"], told["ss_network_alpha"]) == ("Dynamic", "Dynamic")
+    assert told["modelspec.merged_from"] == "Stained glass, other  style" and told["modelspec.title"] == "both"
+    assert json.loads(told["sdlora_recipe"]) == recipe and told["sdlora_trigger"] == "stglass, oth"
+    assert told["sdlora_base_identity"] == "ab" * 32 and "sshs_model_hash" not in told and "ss_num_train_images" not in told
+    one = metadata.derived(sources[0], title="small", ranks=[4, 4], alphas=[2.5, 2.5], recipe={})
+    assert (one["ss_network_dim"], one["ss_network_alpha"], one["ss_output_name"]) == ("4", "2.5", "small")
+    assert one["sdlora_trigger"] == "stglass" and one["ss_num_train_images"] == "12"
+    assert metadata.merged([{}], "", title="x", ranks=[1], alphas=[1.0], recipe={}).keys() >= {"ss_v2", "modelspec.title"}
+
+
+def test_the_artists_fields_are_filled_and_emptied():
+    told = metadata.filled({"a": "b"}, author="Ann", licence="CC BY 4.0", consent="own pictures", note="be\nkind")
+    assert told == {"a": "b", "modelspec.author": "Ann", "modelspec.license": "CC BY 4.0", "sdlora_consent": "own pictures",
+                    "sdlora_note": "be kind"}
+    assert metadata.filled(told, author="", note=None) == {key: told[key] for key in told if key != "modelspec.author"}
+    assert metadata.a1111_card(told)["notes"] == "be kind"
+
+
+def test_the_names_of_a_file_out_there(shelf):
+    """Civitai's: sha256sum of the file, its first ten letters, twelve of the hash inside."""
+    found, whole = metadata.file_hashes(shelf), hashlib.sha256(shelf.read_bytes()).hexdigest()
+    assert found == {"sha256": whole, "AutoV2": whole[:10], "AutoV3": file.header(shelf).metadata["sshs_model_hash"][:12]}
