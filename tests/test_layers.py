@@ -16,8 +16,8 @@ SIDEWAYS = {("train", "draw"), ("config", "errors"), ("config", "storage"), ("st
 HEAVY = {"torch", "diffusers", "transformers", "accelerate", "peft", "safetensors.torch"}
 LIGHT = ["errors.py", "config.py", "storage.py", "train/events.py", "train/plan.py", "jobs/table.py", "lora/file.py",
          "lora/write.py", "lora/metadata.py", "lora/privacy.py", "lora/header.py", "lora/dialects.py", "lora/modules.py",
-         "lora/layout.py", "lora/report.py", "lora/blocks.py", "lora/leaves.py", "lora/sgm.py", "lora/positional.py", "lora/peft_config.py",
-         "lora/shapes.py", "lora/foreign.py"]
+         "lora/layout.py", "lora/report.py", "lora/blocks.py", "lora/leaves.py", "lora/sgm.py",
+         "lora/positional.py", "lora/peft_config.py", "lora/shapes.py", "lora/foreign.py"]
 LIGHT_FOLDERS = ["ui", "library", "dataset", "cli"]
 
 
