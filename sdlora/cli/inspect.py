@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+BAR = 40                                                       # signs of the longest bar
+
 
 def register(app: typer.Typer) -> None:
     app.command()(inspect)
@@ -18,24 +20,35 @@ def inspect(
 ) -> None:
     """Report what a LoRA file holds: kind, family, rank, strength, how many modules fit, and what is wrong with it."""
     from sdlora.base import catalog
-    from sdlora.lora import file as lora_file
+    from sdlora.lora.report import inspect as inspected
 
-    resolved = catalog.resolve(base) if base else None
-    report = lora_file.inspect(file, resolved)
-    if report["family"] == "mini":
-        identity = catalog.identity(resolved or catalog.resolve("mini"))
-        report["problems"] += lora_file.other_build(report, identity)
+    resolved, weights, mini = catalog.resolve(base) if base else None, None, catalog.resolve("mini")
+    if resolved is not None:
+        from sdlora.base.weights import Weights
+
+        weights = Weights(resolved)
+        mini = resolved if weights.family == "mini" else mini
+    report = inspected(file, resolved, weights=weights, identity=catalog.identity(mini))
     if as_json:
         typer.echo(json.dumps(report, ensure_ascii=False))
         return
+    show(file.name, report)
+
+
+def show(name: str, report: dict) -> None:
+    """The report as lines, with the push of every block as a small picture."""
     parts = ", ".join(f"{part} {count['matched']}/{count['modules']}" for part, count in report["parts"].items())
     ranks = report["rank"] if len(report["ranks"]) == 1 else f"{report['ranks'][0]} to {report['rank']}"
-    typer.echo(f"{file.name}: {report['kind']}, {report['spelling']} spelling, {report['file_bytes'] / 1e6:.2f} MB")
+    typer.echo(f"{name}: {report['kind']}, {report['spelling']} spelling, {report['file_bytes'] / 1e6:.2f} MB")
     typer.echo(f"  family   {shown(report['family']) or 'none that sdlora knows'}")
     typer.echo(f"  matched  {report['matched']} of {report['modules']} ({parts})")
     typer.echo(f"  rank     {ranks}, alpha {shown(report['alpha'])}, scale {shown(report['effective_scale'])}")
     against = "the weights" if report["push_against"] == "weights" else "weights of typical size"
     typer.echo(f"  push     {report['push']:.3f} of {against}")
+    most = max((block["push"] for block in report["blocks"].values()), default=0.0)
+    for block, size in report["blocks"].items():
+        bar = "#" * round(BAR * size["push"] / most) if most else ""
+        typer.echo(f"    {block:<6} {size['push']:<8.4f} {bar}".rstrip())
     if report["trigger"]:
         typer.echo(f"  trigger  {report['trigger']}")
     for problem in report["problems"]:

@@ -31,7 +31,7 @@ from sdlora.library.look import id_of
 from sdlora.library.rows import put, shown
 from sdlora.library.scan import forget, scan
 from sdlora.library.table import connected, writing
-from sdlora.lora.report import inspect
+from sdlora.lora.report import summary
 from sdlora.storage import MAX_NAME, clean_text, place, slug, write_atomic, write_json
 
 __all__ = ["Folder", "LoraEntry", "State", "UserError", "add", "add_folder", "annotate", "background", "by_hash", "by_name",
@@ -46,7 +46,7 @@ WRITTEN = {"name": 80, "trigger": 200, "notes": 2000, "description": 2000}  # wh
 def add(path: Path, name: str = "") -> LoraEntry:
     """Check a LoRA file from outside, copy it to the shelf under a name of ours and return its entry.
 
-    The same bytes are kept once. Raises UserError for everything that `lora.report.inspect` refuses, for files without effect
+    The same bytes are kept once. Raises UserError for everything that `lora.report.summary` refuses, for files without effect
     on any Stable Diffusion, with values that are no numbers, or above 2 GB.
     """
     path = Path(path)
@@ -56,7 +56,7 @@ def add(path: Path, name: str = "") -> LoraEntry:
         raise UserError(f"{path.name} could not be opened ({error.strerror}).", "Choose the file again.") from error
     if size > MAX_BYTES:
         raise UserError(f"{path.name} is larger than 2 GB.", "A LoRA file has a few MB: this is something else.")
-    report = inspect(path)
+    report = summary(path)
     wrong = next((problem for problem in report["problems"] if "burnt style" in problem or "another" in problem), None)
     if wrong and (not report["matched"] or "burnt" in wrong):
         raise UserError(f"{path.name}: {wrong}", "Choose another file.")

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from sdlora.errors import UserError
 from sdlora.lora.header import Header, header
 from sdlora.lora.layout import opened_lora
-from sdlora.lora.report import inspect, other_build
-from sdlora.lora.write import TORCH_NAMES, same, write
+from sdlora.lora.report import inspect
+from sdlora.lora.write import same, write
 
 if TYPE_CHECKING:
-    from sdlora.lora.delta import Adapters, Tensor
+    from sdlora.lora.delta import Adapters
 
-__all__ = ["Header", "LoraFile", "header", "inspect", "other_build", "read", "verify", "write"]
+__all__ = ["Header", "LoraFile", "header", "inspect", "read", "verify", "write"]
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,11 @@ def read(path: Path) -> LoraFile:
     """
     import torch
 
-    from sdlora.lora.unpack import adapter_of
+    from sdlora.lora.unpack import adapters_of
 
     path = Path(path)
     found, data, plan = opened_lora(path)
-    adapters = {}
-    for module, entry in plan.modules.items():
-        tensors = {role: tensor(found, data, key) for role, key in entry.tensors.items()}
-        adapters[module] = adapter_of(entry, tensors, module.split(":")[0] if ":" in module else "unet")
+    adapters = adapters_of(found, data, plan.modules)
     burnt = next((module for module, adapter in adapters.items()
                   for value in adapter.tensors.values() if not torch.isfinite(value.float()).all()), None)
     if burnt:
@@ -53,18 +50,6 @@ def read(path: Path) -> LoraFile:
     ignored = (f"{len(plan.ignored)} tensors were ignored ({plan.ignored[0][1]}).",) if plan.ignored else ()
     return LoraFile(adapters, found.metadata, plan.dialect, plan.families[0] if len(plan.families) == 1 else "",
                     plan.families, plan.notes + ignored)
-
-
-def tensor(found: Header, data: bytearray, name: str) -> "Tensor":
-    """One tensor of the file as torch, in the file's dtype. It shares the private copy `data`."""
-    import torch
-
-    dtype, shape = found.tensors[name]
-    begin, end = found.spans[name]
-    kind = getattr(torch, TORCH_NAMES[dtype])
-    if begin % kind.itemsize:                                  # only a hand-made file is not aligned
-        return torch.frombuffer(data[begin:end], dtype=kind).reshape(shape)
-    return torch.frombuffer(data, dtype=kind, offset=begin, count=(end - begin) // kind.itemsize).reshape(shape)
 
 
 def verify(path: Path, adapters: "Adapters", unet: object | None = None) -> LoraFile:

@@ -1,48 +1,84 @@
-"""What an artist may know about a LoRA file before using it. Knows nothing about torch, drawing or the shelf."""
+"""What an artist may know about a LoRA file before using it. Knows nothing about drawing or the shelf.
+
+`summary` does without torch, for the web process; `inspect` measures the change too.
+"""
 
 import json
-import math
-from functools import lru_cache
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sdlora import storage
 from sdlora.errors import UserError
-from sdlora.lora.header import Header, array, contents, header
-from sdlora.lora.layout import Layout, Module, matching, opened_lora
+from sdlora.lora.header import Header, array, header
+from sdlora.lora.layout import Layout, matching, opened_lora
 from sdlora.lora.modules import Table, family_table, folder_table
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SHOWN = 2000
 EXPECTED_TRIGGERS = ("sdlora_trigger", "modelspec.trigger_phrase", "ss_trigger_words")
+IDENTITY = "sdlora_base_identity"
+TITLES = {"mini": "mini", "sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "Stable Diffusion XL"}
 
 
-def inspect(path: Path, base: Path | None = None) -> dict[str, object]:
+def inspect(path: Path, base: Path | None = None, *, weights: "Mapping[str, Tensor] | None" = None,
+            identity: str = "") -> dict[str, object]:
     """The report on one file, against a base (a resolved folder or single file) or else against the family's module table.
 
-    Keys: dialect spelling kind family rank ranks alpha modules matched parts ignored effective_scale push push_against
-    trigger name metadata problems file_bytes. `push` is |dW| / |W| over all modules. A file that is no LoRA is a UserError.
+    weights: those of the base by "PATH.weight", as base.weights.Weights gives them; mini's own are at hand. identity: of the
+    build of mini in use, to tell LoRAs of another one. Keys: those of `summary`, and push (|dW| / |W| over all modules that
+    match) push_against ("weights", or "typical" ones) blocks {block: {"modules", "push"}}. A file that is no LoRA is a UserError.
+    """
+    from sdlora.lora import push
+    from sdlora.lora.unpack import adapters_of
+
+    found, data, plan = opened_lora(path)
+    table = base_table(base) if base else family_table(plan.families[0]) if plan.families else {}
+    report = summed(found, plan, table, burnt(found, data, plan))
+    fitting = matching(plan.modules, table)
+    adapters = adapters_of(found, data, {name: plan.modules[name] for name in fitting})
+    there = at_hand(fitting, weights, plan.families if base is None else ())
+    sizes = push.sizes(adapters, table, there)
+    if fitting and not any(moved for moved, _ in sizes.values()) and not report["burnt"]:
+        report["problems"].append("It changes nothing: all its values are zero.")
+    if identity and "mini" in plan.families:
+        report["problems"] += other_build(found.metadata, identity)
+    blocks = push.by_block(sizes, plan.families[0]) if plan.families else {}
+    return report | {"push": push.total(sizes), "push_against": "weights" if len(there) == len(fitting) else "typical",
+                     "blocks": blocks}
+
+
+def summary(path: Path, base: Path | None = None) -> dict[str, object]:
+    """All of the report that needs no torch. Raises UserError for a file that is no LoRA.
+
+    Keys: dialect spelling kind family rank ranks alpha modules matched parts ignored effective_scale trigger name metadata
+    burnt (paths that hold values which are no numbers) problems file_bytes.
     """
     found, data, plan = opened_lora(path)
     table = base_table(base) if base else family_table(plan.families[0]) if plan.families else {}
+    return summed(found, plan, table, burnt(found, data, plan))
+
+
+def summed(found: Header, plan: Layout, table: Table, nan: list[str]) -> dict[str, object]:
+    """The keys of `summary`. nan: paths whose values are not finite."""
     fitting = matching(plan.modules, table)
-    changes, burnt = changes_of(plan, found, data)
-    weights, against = weight_norms(fitting, table, base, plan)
-    ranks = sorted({module.rank for module in plan.modules.values()})
-    scales = [module.alpha / module.rank for module in plan.modules.values()]
-    alphas = sorted({module.alpha for module in plan.modules.values()})
-    push = math.sqrt(sum(changes[name] ** 2 for name in fitting)) / weights if weights else 0.0
+    ranks = sorted({module.rank for module in plan.modules.values()} - {0}) or [0]
+    scales = sorted({module.scale for module in plan.modules.values()})
+    alphas = sorted({module.alpha for module in plan.modules.values() if module.rank}) or [0.0]
     return {
-        "dialect": plan.dialect, "spelling": plan.spelling, "kind": "LoCon" if any(convolution(plan)) else "LoRA",
+        "dialect": plan.dialect, "spelling": plan.spelling, "kind": plan.kind,
         "family": plan.families[0] if len(plan.families) == 1 else list(plan.families),
         "rank": ranks[-1], "ranks": ranks, "alpha": alphas[0] if len(alphas) == 1 else alphas,
         "modules": len(plan.modules), "matched": len(fitting), "parts": parts(plan, fitting),
         "ignored": [{"name": name, "reason": reason} for name, reason in plan.ignored],
-        "effective_scale": scales[0] if len(set(scales)) == 1 else sorted(set(scales)),
-        "push": push if math.isfinite(push) else 0.0, "push_against": against,
+        "effective_scale": scales[0] if len(scales) == 1 else scales,
         "trigger": trigger(found.metadata), "name": found.metadata.get("ss_output_name", "")[:SHOWN],
         "metadata": {storage.clean_text(key, 200): storage.clean_text(value, SHOWN) for key, value in found.metadata.items()},
-        "problems": problems(plan, fitting, table, burnt, max(changes.values(), default=0.0)), "file_bytes": found.file_bytes,
+        "burnt": nan, "problems": problems(plan, fitting, table, nan), "file_bytes": found.file_bytes,
     }
 
 
@@ -58,52 +94,19 @@ def base_table(base: Path) -> Table:
     return family_table(known[width])
 
 
-def changes_of(plan: Layout, found: Header, data: bytearray) -> tuple[dict[str, float], list[str]]:
-    """({path: Frobenius norm of dW}, paths whose values are not finite)."""
-    norms, burnt = {}, []
-    with np.errstate(all="ignore"):
-        for path, module in plan.modules.items():
-            norms[path] = change(module, found, data)
-            if not math.isfinite(norms[path]):
-                burnt.append(path)
-    return {path: norm if math.isfinite(norm) else 0.0 for path, norm in norms.items()}, burnt
+def burnt(found: Header, data: bytearray, plan: Layout) -> list[str]:
+    """Paths of modules that hold NaN or infinity."""
+    return [path for path, module in plan.modules.items()
+            if not all(np.isfinite(array(found, data, name)).all() for name in module.tensors.values())]
 
 
-def change(module: Module, found: Header, data: bytearray) -> float:
-    """|alpha / rank x up @ down| without forming the product: |BA|^2 = sum((B'B) * (AA'))."""
-    up, down = (array(found, data, module.tensors[role]).astype(np.float64) for role in ("up", "down"))
-    if "mid" in module.tensors:
-        middle = array(found, data, module.tensors["mid"]).astype(np.float64)
-        down = np.einsum("ijkl,jm->imkl", middle, down.reshape(module.rank, -1))
-    up, down = up.reshape(up.shape[0], -1), down.reshape(module.rank, -1)
-    return module.alpha / module.rank * math.sqrt(max(float(((up.T @ up) * (down @ down.T)).sum()), 0.0)) \
-        if np.isfinite(up).all() and np.isfinite(down).all() else math.nan
+def at_hand(names: list[str], weights: "Mapping[str, Tensor] | None", families: tuple[str, ...]) -> "dict[str, Tensor]":
+    """The weights of a base under the names of their modules, as far as they are there; mini's UNet ships with sdlora."""
+    if weights is None and families == ("mini",):
+        from safetensors.torch import load_file
 
-
-def weight_norms(names: list[str], table: Table, base: Path | None, plan: Layout) -> tuple[float, str]:
-    """(norm of the weights under `names`, what it was taken from: "weights" of a diffusers folder or "typical").
-
-    Without the weights at hand a weight is taken to be as large as PyTorch makes a new one: rms 1 / sqrt(3 in).
-    """
-    folder = base or (storage.shipped("assets", "mini") if plan.families == ("mini",) else None)
-    weights = folder / "unet" / "diffusion_pytorch_model.safetensors" if folder and folder.is_dir() else None
-    if weights and weights.is_file():
-        squares = weight_squares(weights, weights.stat().st_mtime_ns)
-        if all(name in squares for name in names):
-            return math.sqrt(sum(squares[name] for name in names)), "weights"
-    return math.sqrt(sum(table[name][0] / 3 for name in names)), "typical"
-
-
-@lru_cache(maxsize=4)
-def weight_squares(path: Path, changed_ns: int) -> dict[str, float]:
-    """{module path: sum of its squared weights} of a UNet file, kept until the file changes."""
-    found, data = contents(path)
-    return {name.removesuffix(".weight"): float(np.square(array(found, data, name), dtype=np.float64).sum())
-            for name in found.tensors if name.endswith(".weight")}
-
-
-def convolution(plan: Layout) -> list[bool]:
-    return [len(module.shape) == 4 and module.shape[2:] != (1, 1) for module in plan.modules.values()]
+        weights = load_file(storage.shipped("assets", "mini", "unet", "diffusion_pytorch_model.safetensors"))
+    return {name: weights[f"{name}.weight"] for name in names if f"{name}.weight" in weights} if weights is not None else {}
 
 
 def parts(plan: Layout, fitting: list[str]) -> dict[str, dict[str, int]]:
@@ -129,28 +132,38 @@ def trigger(metadata: dict[str, str]) -> str:
     return storage.clean_text(told, 200) if isinstance(told, str) else ""
 
 
-def problems(plan: Layout, fitting: list[str], table: Table, burnt: list[str], largest: float) -> list[str]:
+def problems(plan: Layout, fitting: list[str], table: Table, nan: list[str]) -> list[str]:
     """Sentences about everything that keeps the file from acting as its author meant."""
     found = list(plan.notes)
     if not table:
         found.append("It was made for another kind of base model: its cross-attention is none of Stable Diffusion's.")
     elif not fitting:
-        found.append("It fits no module of this base: it was made for another one.")
+        made_for = f" ({' or '.join(TITLES[family] for family in plan.families)})" if plan.families else ""
+        found.append(f"It fits no module of this base: it was made for another one{made_for}.")
     elif len(fitting) < len(plan.modules):
         odd = next(name for name in plan.modules if name not in set(fitting))
         found.append(f"{len(plan.modules) - len(fitting)} of {len(plan.modules)} modules do not fit this base ({odd}).")
     if plan.ignored:
-        found.append(f"{len(plan.ignored)} tensors are ignored ({plan.ignored[0][1]}).")
-    if burnt:
-        found.append(f"It is a burnt style: {burnt[0]} holds values that are no numbers.")
-    elif not largest:
-        found.append("It changes nothing: all its values are zero.")
+        reasons = dict.fromkeys(reason for _, reason in plan.ignored)
+        found.append(f"{len(plan.ignored)} tensors are ignored ({', '.join(reasons)}).")
+    if nan:
+        found.append(f"It is a burnt style: {nan[0]} holds values that are no numbers.")
     return found
 
 
-def other_build(report: dict[str, object], identity: str) -> list[str]:
-    """A sentence when the file names another base than the one of `identity` (catalog.identity), else nothing."""
-    told = report["metadata"].get("sdlora_base_identity", "")
+def other_build(metadata: Mapping[str, str], identity: str) -> list[str]:
+    """A sentence when a LoRA names another build of mini than that of `identity` (catalog.identity), else nothing."""
+    told = metadata.get(IDENTITY, "")
     if not told or told == identity:
         return []
-    return ["It was made for another build of this base: its colours and shapes may come out differently."]
+    return ["It was made for another build of mini: its colours and shapes would come out wrong."]
+
+
+def refuse_other_build(metadata: Mapping[str, str], identity: str, name: str) -> None:
+    """Raises UserError when the LoRA `name` was made for another build of mini than that of `identity`.
+
+    To be asked only when drawing with mini: LoRAs of the public families are meant for any base of theirs.
+    """
+    if other_build(metadata, identity):
+        raise UserError(f"{name} was made for another build of mini, so its colours and shapes would come out wrong.",
+                        "Train it again on this one, or draw with the mini that came with the sdlora it was made with.")

@@ -1,4 +1,4 @@
-"""One module's tensors as files keep them -> an Adapter. Knows nothing about names, headers or models.
+"""A file's bytes and their layout -> adapters. Knows nothing about key names, families or models.
 
 kohya's and LyCORIS' tensors are taken as they are; PEFT keeps some under other shapes or meanings.
 """
@@ -8,10 +8,28 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from sdlora.lora.delta import Adapter
+from sdlora.lora.delta import Adapter, Adapters
+from sdlora.lora.header import Header
 from sdlora.lora.layout import Module
+from sdlora.lora.write import TORCH_NAMES
 
 SCALED = {"full": ("diff", "diff_b"), "lokr": ("w1",), "ia3": ("weight",)}  # what carries a scale where no alpha can
+
+
+def adapters_of(found: Header, data: bytearray, modules: Mapping[str, Module]) -> Adapters:
+    """{path: Adapter} of these modules. Tensors share the private copy `data` where nothing had to be computed."""
+    return {path: adapter_of(module, {role: tensor(found, data, name) for role, name in module.tensors.items()},
+                             path.split(":")[0] if ":" in path else "unet") for path, module in modules.items()}
+
+
+def tensor(found: Header, data: bytearray, name: str) -> Tensor:
+    """One tensor of the file as torch, in the file's dtype. It shares the private copy `data`."""
+    dtype, shape = found.tensors[name]
+    begin, end = found.spans[name]
+    kind = getattr(torch, TORCH_NAMES[dtype])
+    if begin % kind.itemsize:                                  # only a hand-made file is not aligned
+        return torch.frombuffer(data[begin:end], dtype=kind).reshape(shape)
+    return torch.frombuffer(data, dtype=kind, offset=begin, count=(end - begin) // kind.itemsize).reshape(shape)
 
 
 def adapter_of(module: Module, tensors: Mapping[str, Tensor], part: str) -> Adapter:
