@@ -10,7 +10,7 @@ import logging.handlers
 import re
 import secrets
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import gradio as gr
@@ -131,11 +131,17 @@ def uploads(value: object) -> list[Path]:
     """Files that were really uploaded: Gradio sees to that, and we look again. Raises UserError."""
     if not isinstance(value, list) or not all(isinstance(file, str) for file in value):
         raise UserError(words.NOT_UNDERSTOOD)
-    folder = Path(get_upload_folder()).resolve()
-    files = [Path(file) for file in value]
-    if any("\0" in str(file) or not file.resolve().is_relative_to(folder) for file in files):
+    folder = Path(get_upload_folder())
+    for file in value:
+        storage.confine(folder, file)
+    return [Path(file) for file in value]
+
+
+def one_of(value: object, known: Collection[str]) -> str:
+    """One of the known texts; raises UserError."""
+    if not isinstance(value, str) or value not in known:
         raise UserError(words.NOT_UNDERSTOOD)
-    return files
+    return value
 
 
 def fields(value: object) -> dict:

@@ -16,8 +16,8 @@ from sdlora.dataset.picture import open_picture
 from sdlora.errors import UserError
 
 HERE = Path(__file__).parent
-CSS = (HERE / "page.css").read_text(encoding="utf-8")
-HEAD = f"<script>{(HERE / 'page.js').read_text(encoding='utf-8')}</script>"
+CSS = "".join((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "gallery.css"))
+HEAD = "".join(f"<script>{(HERE / name).read_text(encoding='utf-8')}</script>" for name in ("page.js", "gallery.js"))
 BLANK = "<div></div>"
 
 PAPER = colors.Color(
@@ -109,15 +109,17 @@ def widget(
     value: object = None,
     elem_id: str | None = None,
     server_functions: list | None = None,
+    events: tuple[str, ...] = ("select", "delete", "expand"),
+    data: dict | None = None,
 ) -> gr.HTML:
     """A gr.HTML that page.js draws. The template is constant, so nothing from outside is ever run or parsed as HTML."""
     draw = f"const draw = () => window.sdlora.{name}({calls}); draw(); watch(['data', 'value'], draw);"
-    draw += " /* its events: 'select' 'delete' 'expand' */"
+    draw += f" /* its events: {' '.join(map(repr, events))} */"
     return gr.HTML(
         value=value,
         html_template=BLANK,
         js_on_load=draw,
-        data={},
+        data=data or {},
         elem_id=elem_id,
         apply_default_css=False,
         server_functions=server_functions,

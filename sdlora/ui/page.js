@@ -177,42 +177,5 @@
       make("dl", {}, ...(data.rows || []).flatMap(([name, value]) => [make("dt", { textContent: name }), make("dd", { textContent: value })]))] : []));
   };
 
-  // ---- the shelf: choose several, a strength each; the choice is the widget's value
-  const shelf = (element, props, trigger) => {
-    const host = root(element, "shelf"), data = props.data || {}, cards = data.cards || [], words = data.words || {};
-    const ids = JSON.stringify(cards.map((card) => [card.id, card.title, card.line]));
-    const chosen = () => ({ ...(props.value || {}) });
-    const paint = () => host.querySelectorAll("figure[data-id]").forEach((figure) => {
-      const now = props.value || {}, on = figure.dataset.id in now, [tick, range] = figure.querySelectorAll("input");
-      figure.classList.toggle("on", on);
-      tick.checked = on;
-      range.disabled = !on;
-      if (on) range.value = now[figure.dataset.id];
-      figure.querySelector("output").textContent = on ? Number(now[figure.dataset.id]).toFixed(2) : "";
-    });
-    if (host.dataset.ids === ids) { paint(); return; }
-    host.dataset.ids = ids;
-    host.replaceChildren(...(cards.length ? cards.map((card) => {
-      const set = (strength) => {
-        const now = chosen();
-        if (strength === null) delete now[card.id]; else now[card.id] = strength;
-        props.value = now;
-        paint();
-      };
-      const tick = make("input", { type: "checkbox", disabled: Boolean(card.problem), on: { change: () => set(tick.checked ? Number(range.value) : null) } });
-      const range = make("input", { type: "range", min: -1, max: 2, step: 0.05, value: 1, disabled: true,
-        "aria-label": `${words.strength}: ${card.title}`, on: { input: () => set(Number(range.value)) } });
-      return make("figure", { "data-id": card.id }, make("label", { className: "card" }, tick,
-        card.src ? make("img", { src: card.src, alt: "" }) : make("span", { className: "blank", textContent: "✦" }),
-        make("strong", { textContent: card.title })),
-        make("span", { className: "trigger", textContent: card.trigger ? `“${card.trigger}”` : "" }),
-        make("span", { className: card.problem ? "with said bad" : "with", textContent: card.problem || card.line }),
-        make("span", { className: "strength" }, range, make("output")),
-        make("span", { className: "acts" }, button(words.download, () => trigger("select", { id: card.id })),
-          button(words.remove, () => { if (confirm(words.sure)) trigger("delete", { id: card.id }); }, { "aria-label": `${words.remove}: ${card.title}` })));
-    }) : [make("p", { className: "none", textContent: data.none || "" })]));
-    paint();
-  };
-
-  window.sdlora = { captions, notes, progress, pill, strip, drawn, runs, facts, shelf };
+  window.sdlora = { captions, notes, progress, pill, strip, drawn, runs, facts, kit: { make, button, root, look } };
 })();

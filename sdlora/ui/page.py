@@ -2,7 +2,7 @@
 
 import gradio as gr
 
-from sdlora.ui import gallery, guard, history, past, pictures, train, try_, watching, words
+from sdlora.ui import blend, gallery, guard, history, past, pictures, shelf, train, try_, watching, words
 from sdlora.ui.guard import QUIET, TICK, guarded, silent
 from sdlora.ui.look import widget
 
@@ -21,22 +21,22 @@ def build() -> gr.Blocks:
                 act3 = try_.layout()
             # children from the start: what arrives while a tab is being opened for the first time may be lost
             with gr.Tab(words.TAB_GALLERY, id="gallery", render_children=True) as gallery_tab:
-                shelf = gallery.layout()
+                act4 = gallery.layout()
             with gr.Tab(words.TAB_RUNS, id="runs", render_children=True) as runs_tab:
                 runs = past.layout()
         opened = gr.BrowserState(None, storage_key="sdlora-set", secret="not a secret")
         train.connect(form, act1)
         watching.connect(watch)
         try_.connect(act3)
-        gallery.connect(shelf, act3.history)
+        gallery.connect(act4, act3.history)
         past.connect(runs)
         between(act1, form, watch, act3)
         from_past(runs, form, act1, watch, tabs)
-        gallery_tab.select(guarded(gallery.show), shelf.shelf, shelf.shelf, **QUIET)
+        gallery_tab.select(guarded(shelf.show), act4.shelf.looking, act4.shelf.cards, **QUIET)
         runs_tab.select(guarded(past.show), runs.run, runs.shown, **QUIET)
         act1.menu.change(silent(keep_open), act1.menu, opened, **QUIET)
         demo.load(silent(train.new_once), None, form.once, **TICK)
-        on_load(demo, (act1, watch, act3, shelf), opened)
+        on_load(demo, (act1, watch, act3, act4), opened)
     return demo
 
 
@@ -95,13 +95,13 @@ def from_past(runs: past.Past, form: train.Form, act1: pictures.Pictures, watch:
 
 def on_load(demo: gr.Blocks, acts: tuple, opened: gr.BrowserState) -> None:
     """A page that loads, or loads again, shows what the stores hold: the set, the live run, what is being drawn."""
-    act1, watch, act3, shelf = acts
+    act1, watch, act3, act4 = acts
     demo.load(silent(pictures.load), opened, act1.shown, **TICK)
     demo.load(silent(first_run), None, watch.shown, **TICK)
     demo.load(silent(first_style), None, [act3.style, act3.prompt, act3.slider, act3.history], **TICK)
-    demo.load(silent(gallery.show), None, shelf.shelf, **TICK)
+    demo.load(silent(shelf.show), None, act4.shelf.cards, **TICK)
     demo.load(silent(try_.resume_drawing), None, act3.drawing.shown, **TICK)
-    demo.load(silent(gallery.resume_drawing), None, shelf.drawing.shown, **TICK)
+    demo.load(silent(blend.resume), None, act4.form.drawing.shown, **TICK)
 
 
 def first_run() -> tuple:

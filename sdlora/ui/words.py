@@ -105,13 +105,69 @@ NO_HISTORY = "What you draw is kept here with its settings."
 AGAIN, SAVE, REMOVE = "Use these settings", "Save", "Delete"
 SURE_PICTURE = "Delete this picture?"
 
-# gallery
-GALLERY_LEAD = "Your style files. Tick one or several, set how strongly each acts, and draw."
-GALLERY_DRAW = "Draw with what is ticked"
+# gallery: the shelf
+GALLERY_LEAD = "Your style files. Choose one or several: they go onto the mixing desk below."
+SEARCH, ALL_FAMILIES, STARRED = "Search names, trigger words, tags and notes", "All kinds of base", "Starred"
+SORTS = {
+    "new": "Newest first", "name": "By name", "favourite": "Starred first", "kind": "By kind", "rank": "By rank",
+    "size": "Largest first",
+}  # fmt: skip
+KIND_RANK, MEGABYTES = "{kind} {rank}", "{size:.1f} MB"
 NO_STYLES = "Nothing on the shelf yet. A finished training puts its style here; you can also add a file."
+NO_MATCH, MORE_STYLES = "Nothing on the shelf fits that.", "Show more"
 UPLOAD_STYLE = "Add a style file (.safetensors)"
-SURE_STYLE = "Delete this style file from the shelf?"
 DOWNLOAD = "Download"
+DELETED_STYLE = "“{name}” is off the shelf."
+SHELF = {
+    "choose": "Choose", "details": "Details", "download": DOWNLOAD, "remove": "Delete", "undo": "Bring it back", "star": "Star",
+    "close": "Close", "reading": "Reading the file …", "writing": "Writing the file …", "save": "Save", "saved": "saved",
+    "unsaved": "the studio does not answer",
+}  # fmt: skip
+
+# gallery: the report of a file
+REPORT_BARS = "How strongly it changes each block"
+REPORT_IGNORED = "{count} entries are not used"
+REPORT_MATCHED, REPORT_OF, REPORT_PART = "Layers that act", "{matched} of {modules} ({parts})", "{part} {matched} of {modules}"
+REPORT_FAMILY, REPORT_KIND, REPORT_RANK, REPORT_ALPHA = "Made for", "Kind and spelling", "Detail it can hold (rank)", "Alpha"
+REPORT_SCALE, REPORT_PUSH, REPORT_SIZE = "Built-in strength (alpha / rank)", "Push against the weights", "Size"
+FACTS = {"name": "Name", "trigger": "Trigger word", "tags": "Tags, with commas between", "notes": "Notes"}
+NAME_EMPTY = "A style needs a name. Write one."
+DOWNLOADS = {"kohya": "For ComfyUI, A1111, Forge", "diffusers": "For diffusers", "zip": "All in one zip"}
+
+# gallery: the mixing desk
+DESK_TITLE = "Mixing desk"
+DESK_LEAD = "One row per chosen style. 0 is off, 1 as it was trained, below 0 pushes away from it."
+DESK_EMPTY = "Choose a style above: it gets a row here."
+DESK = {
+    "on": "On", "strength": "Strength", "text": "Strength on the words (text encoder)", "as_strength": "same",
+    "start": "Begins after, % of the drawing", "end": "Ends after, % of the drawing", "blocks": "Where in the network",
+    "all_blocks": "everywhere", "more": "More", "remove": "Take off the desk", "push_info": "How far it pushes the base",
+    "balance": "Balance", "balance_info": "Strengths at which all push equally hard", "suggested": "Use the suggested strengths",
+    "unsaved": "the studio does not answer",
+}  # fmt: skip
+ENDS_BEFORE = "{name} ends before it begins. Change when it begins or ends."
+METHOD, METHOD_INFO = "How several styles act", "The sum is exact; the others are for styles that fight each other."
+METHODS = {
+    "sum": "Together (sum)",
+    "switch": "Taking turns (LoRA Switch)",
+    "composite": "Each on its own, averaged (LoRA Composite, slower)",
+    "style-subject": "First the subject, then the style: the stronger one wins in each layer",
+}
+SWITCH_EVERY, SWITCH_EVERY_INFO = "Steps until the next takes its turn", "Only for taking turns."
+
+# gallery: drawing
+GALLERY_DRAW = "Draw with the desk"
+PROMPT_TAGS = "What to draw. Names on the shelf work too: <lora:name:0.8>"
+COMPARE, COMPARED_BLEND = "Draw the base alone too, to compare", "Base model on the left, with your blend on the right"
+SAMPLER, SAMPLER_AUTO = "Sampler", "The base's own"
+WIDTH, HEIGHT, SIZE_AUTO = "Width", "Height", "the base's own"
+INIT, INIT_DROP = "Begin from a picture", "Drop a picture here"
+INIT_LEAD = "The drawing starts from this picture instead of from nothing."
+INIT_STRENGTH, INIT_STRENGTH_INFO = "How much it may change", "0.2 keeps nearly everything, 1 keeps nothing."
+CANVAS = {
+    "alt": "The picture to begin from", "paint": "Paint over what shall be drawn anew; leave it clean to redraw all of it.",
+    "brush": "Brush", "clear": "Clear the paint", "remove": "Begin from nothing",
+}  # fmt: skip
 
 # past runs
 NO_RUNS = "No trainings yet."
@@ -183,7 +239,6 @@ NO_STYLE_YET = "There is no style to try yet. Train one above, or add a style fi
 BASE_AUTO = "The one the styles were made on"
 DOWNLOAD_ALL = "Download all these pictures"
 DELETED = "Deleted."
-SHELF_LINE = "{family} · {size:.1f} MB"
 FAMILIES = {"mini": "Mini", "sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "Stable Diffusion XL"}
 FACT_TITLE = "{name}: settings"
 FACT_STATE, FACT_BEGUN, FACT_PICTURES, FACT_PROBLEM, FACT_SKIPPED = "State", "Begun", "Pictures", "What happened", "Left out"

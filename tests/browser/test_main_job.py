@@ -133,16 +133,15 @@ def try_the_style(page: Page) -> None:
 
 
 def blend_two(page: Page, point: Path, tmp_path: Path) -> None:
-    """A second style is added from a file; both are ticked, each with its own strength, and drawn together."""
+    """A second style is added from a file; both are chosen, each with its own strength, and drawn together."""
     page.get_by_role("tab", name="Gallery").click()
     expect(page.locator("#shelf figure")).to_have_count(1)
     page.locator("#shelf-upload input[type=file]").set_input_files(str(point))
     expect(page.locator("#shelf figure")).to_have_count(2)
     for number, strength in ((0, "0.6"), (1, "0.4")):
-        card = page.locator("#shelf figure").nth(number)
-        card.get_by_role("checkbox").check()
-        card.get_by_role("slider").fill(strength)
-        expect(card.locator("output")).to_have_text(f"{float(strength):.2f}")
+        page.locator("#shelf .card").nth(number).click()
+        page.locator("#desk .row").nth(number).get_by_role("slider").fill(strength)
+        expect(page.locator("#desk .row").nth(number).get_by_role("spinbutton").first).to_have_value(strength)
     field(page, "gallery-prompt").fill("htchng, a green tree, meadow")
     page.locator("#gallery-draw").click()
     expect(page.locator("#gallery-results figure")).to_have_count(2)
@@ -159,6 +158,7 @@ def tidy_up(page: Page, home: Path) -> None:
     """A style, a run, a picture of the set, and the set itself go; nothing else does."""
     page.locator("#shelf figure").last.get_by_role("button", name=re.compile("^Delete")).click()
     expect(page.locator("#shelf figure")).to_have_count(1)
+    expect(page.locator("#desk .row")).to_have_count(1)
     page.get_by_role("tab", name="Past runs").click()
     expect(page.locator("#run-facts")).to_contain_text("Hatching")
     page.get_by_role("button", name="Delete this run").click()

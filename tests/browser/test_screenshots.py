@@ -50,7 +50,7 @@ def test_the_readme_shows_the_page_as_it_is(studio, page):
     settle(page, "#act-try")
     shot(page, "trying", "#act-try")
     page.get_by_role("tab", name="Gallery").click()
-    page.locator("#shelf figure").first.get_by_role("checkbox").check()
+    page.locator("#shelf .card").first.click()
     page.locator("#gallery-prompt textarea").fill(f"{trigger}, a yellow cat, city, at night")
     page.locator("#gallery-draw").click()
     expect(page.locator("#gallery-results figure")).to_have_count(2, timeout=MINUTES)

@@ -44,7 +44,8 @@ def test_a_mistake_and_a_bug_fail_one_question_only(answers, monkeypatch):
     monkeypatch.setitem(tasks.ANSWERS, "bug", lambda *_: {}["secret"])
     wrong, bug, fine = desk.submit("wrong", {}), desk.submit("bug", {}), desk.submit("echo", {"value": float(2)})
     tasks.answer_all(no_base)
-    assert (desk.view(wrong).state, desk.view(wrong).problem, desk.view(wrong).hint) == ("failed", "It is no LoRA.", "Choose another.")
+    seen = desk.view(wrong)
+    assert (seen.state, seen.problem, seen.hint) == ("failed", "It is no LoRA.", "Choose another.")
     assert "code" in desk.view(bug).problem and "secret" not in desk.view(bug).problem
     assert "secret" in (home() / "logs" / "drawer.log").read_text()
     assert desk.view(fine).state == "done"

@@ -15,7 +15,8 @@ def lora(tmp_path):
     name, (rows, columns) = "lora_unet_" + path.replace(".", "_"), family_table("mini")[path]
     tensors = {f"{name}.lora_up.weight": torch.randn(rows, 4), f"{name}.lora_down.weight": torch.randn(4, columns),
                f"{name}.alpha": torch.tensor(2.0)}
-    save_file(tensors, tmp_path / "one.safetensors", {"ss_network_module": "networks.lora", "modelspec.thumbnail": "data:" + "x" * 999})
+    about = {"ss_network_module": "networks.lora", "modelspec.thumbnail": "data:" + "x" * 999}
+    save_file(tensors, tmp_path / "one.safetensors", about)
     return tmp_path / "one.safetensors"
 
 

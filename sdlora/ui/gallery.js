@@ -1,0 +1,249 @@
+// The gallery's widgets: the shelf, the mixing desk, the report of a file. As page.js: data in, ids and numbers out.
+(() => {
+  const { make, button, root, look } = window.sdlora.kit;
+  const pause = (ms) => new Promise((done) => setTimeout(done, ms));
+
+  // ---- a question to the drawing process: asked, then looked after until it is answered
+  const ask = async (server, kind, about, unsaved) => {
+    const lost = () => ({ problem: unsaved });
+    let told = await server.ask([kind, about]).catch(lost);
+    for (let wait = 120; told.waiting; wait = Math.min(wait * 1.3, 1000)) {
+      await pause(wait);
+      told = await server.answered(told.waiting).catch(lost);
+    }
+    return told;
+  };
+
+  // ---- what is chosen: one row a style file, kept as the value of the desk's widget and shown on both
+  const desk = {
+    rows: [], cards: {}, watchers: [], keep: () => {},
+    set(rows) { desk.rows = rows; desk.keep(rows); desk.watchers.forEach((paint) => paint()); },
+    has: (id) => desk.rows.some((row) => row.id === id),
+    toggle(card) {
+      desk.cards[card.id] = card;
+      desk.set(desk.has(card.id) ? desk.rows.filter((row) => row.id !== card.id)
+        : [...desk.rows, { id: card.id, on: true, strength: 1, text: null, start: 0, end: 1, blocks: "" }]);
+    },
+    change(id, facts) { desk.set(desk.rows.map((row) => (row.id === id ? { ...row, ...facts } : row))); },
+  };
+
+  // ---- the shelf: a page of cards, chosen with a click
+  const shelf = (element, props, trigger, server) => {
+    const host = root(element, "shelf"), data = props.data || {}, cards = data.cards || [], words = data.words || {};
+    const paint = () => host.querySelectorAll("figure[data-id]").forEach((figure) => {
+      figure.classList.toggle("on", desk.has(figure.dataset.id));
+      figure.querySelector(".card").setAttribute("aria-pressed", String(desk.has(figure.dataset.id)));
+    });
+    desk.watchers[0] = paint;
+    const now = JSON.stringify(data);
+    if (host.now === now) { paint(); return; }
+    host.now = now;
+    cards.forEach((card) => { desk.cards[card.id] = card; });
+    const card = (card) => make("figure", { "data-id": card.id },
+      make("button", { type: "button", className: "card", disabled: Boolean(card.problem), "aria-label": `${words.choose}: ${card.title}`,
+        on: { click: () => desk.toggle(card) } },
+        card.src ? make("img", { src: card.src, alt: "", loading: "lazy" }) : make("span", { className: "blank", textContent: "✦" })),
+      button(card.starred ? "★" : "☆", () => trigger("favourite", { id: card.id }), { className: "star", title: words.star,
+        "aria-pressed": String(card.starred), "aria-label": `${words.star}: ${card.title}` }),
+      make("strong", { textContent: card.title }),
+      make("span", { className: "trigger", textContent: card.trigger ? `“${card.trigger}”` : "" }),
+      make("span", { className: card.problem ? "with said bad" : "with", textContent: card.problem || card.line }),
+      make("span", { className: "acts" },
+        button(words.details, () => details(card, words, server, trigger), { "aria-label": `${words.details}: ${card.title}` }),
+        button(words.download, () => trigger("select", { id: card.id }), { "aria-label": `${words.download}: ${card.title}` }),
+        button(words.remove, () => {
+          if (desk.has(card.id)) desk.toggle(card);
+          trigger("delete", { id: card.id });
+        }, { "aria-label": `${words.remove}: ${card.title}` })));
+    const gone = data.undo ? make("p", { className: "notice", role: "status" }, make("span", { textContent: data.undo.text }),
+      button(words.undo, () => trigger("undo", { id: data.undo.id }))) : null;
+    host.replaceChildren(...[gone, ...cards.map(card), cards.length ? null : make("p", { className: "none", textContent: data.none || "" }),
+      data.more ? make("div", { className: "acts none" }, button(data.more, () => trigger("expand"))) : null].filter(Boolean));
+    paint();
+  };
+
+  // ---- the report of one file, and what the artist may write about it
+  const details = async (card, words, server, trigger) => {
+    const body = make("div", { className: "body" }, make("p", { textContent: words.reading }));
+    let changed = false;
+    const box = make("dialog", { className: "sd-look sd-details", on: { close: () => { box.remove(); if (changed) trigger("change"); } } },
+      make("h3", { textContent: card.title }), body, button(words.close, () => box.close(), { className: "close" }));
+    document.body.append(box);
+    box.showModal();
+    const told = await ask(server, "report", card.id, words.unsaved);
+    if (told.problem) { body.replaceChildren(make("p", { className: "said bad", textContent: told.problem })); return; }
+    const said = make("span", { className: "said", role: "status" });
+    const inputs = told.fields.map((field) => make(field.long ? "textarea" : "input",
+      { value: field.value, name: field.key, maxLength: field.most, rows: 3, "aria-label": field.label, placeholder: field.hint || "" }));
+    const save = async () => {
+      const facts = Object.fromEntries(inputs.map((input) => [input.name, input.value]));
+      const answer = await server.keep_facts([card.id, facts]).catch(() => ({ problem: words.unsaved }));
+      said.textContent = answer.problem || words.saved;
+      said.classList.toggle("bad", Boolean(answer.problem));
+      changed = changed || !answer.problem;
+    };
+    const fetched = async (way) => {
+      said.textContent = words.writing;
+      const file = await ask(server, "convert", [card.id, way], words.unsaved);
+      said.textContent = file.problem || file.note || "";
+      said.classList.toggle("bad", Boolean(file.problem));
+      if (file.made) trigger("select", { id: card.id, made: file.made });
+    };
+    body.replaceChildren(...[
+      ...told.problems.map((text) => make("p", { className: "notice", textContent: text })),
+      make("dl", {}, ...told.rows.flatMap(([name, value]) => [make("dt", { textContent: name }), make("dd", { textContent: value })])),
+      told.bars.length ? make("figure", { className: "bars", role: "img", "aria-label": told.bars_title },
+        make("figcaption", { textContent: told.bars_title }),
+        make("div", {}, ...told.bars.map((bar) => make("span", { title: `${bar.name}: ${bar.text}` },
+          make("i", { style: { height: `${bar.percent}%` } }), make("small", { textContent: bar.name }))))) : null,
+      told.ignored.length ? make("details", {}, make("summary", { textContent: told.ignored_title }),
+        make("ul", {}, ...told.ignored.map((text) => make("li", { textContent: text })))) : null,
+      make("div", { className: "facts-form" }, ...inputs.map((input, at) => make("label", {}, told.fields[at].label, input)),
+        make("div", { className: "acts" }, button(words.save, save, { className: "solid" }), said)),
+      make("div", { className: "acts" }, ...told.ways.map((way) => button(way.label, () => fetched(way.key))))].filter(Boolean));
+  };
+
+  // ---- the mixing desk: a row per chosen file; what the blend does is measured after every change
+  const mixing = (element, props, trigger, server) => {
+    const host = root(element, "desk"), data = props.data || {}, words = data.words || {};
+    Object.assign(desk.cards, data.cards || {});
+    desk.keep = (rows) => { props.value = rows; };
+    if (!host.now) {
+      host.now = {};
+      host.list = make("div", { className: "rows" });
+      host.told = make("div", { className: "told", "aria-live": "polite" });
+      host.append(host.list, host.told);
+    }
+    const rows = () => (Array.isArray(props.value) ? props.value : []);
+    const limit = (value, low, high, other) => (Number.isFinite(value) ? Math.min(high, Math.max(low, value)) : other);
+    const number = (label, low, high, step, act) => make("input", { type: "number", min: low, max: high, step, inputMode: "decimal",
+      "aria-label": label, on: { change: (e) => act(e.target.value.trim() === "" ? null : limit(Number(e.target.value), low, high, null)) } });
+
+    const made = (row) => {
+      const card = desk.cards[row.id] || { title: row.id, trigger: "", src: "" }, name = card.title;
+      const put = (facts) => desk.change(row.id, facts);
+      const on = make("input", { type: "checkbox", className: "switch", role: "switch", "aria-label": `${words.on}: ${name}`, on: { change: () => put({ on: on.checked }) } });
+      const range = make("input", { type: "range", min: -1, max: 2, step: 0.05, "aria-label": `${words.strength}: ${name}`,
+        on: { input: () => put({ strength: Number(range.value) }) } });
+      const amount = number(`${words.strength}: ${name}`, -4, 4, 0.05, (value) => put({ strength: value === null ? 1 : value }));
+      const text = number(`${words.text}: ${name}`, -4, 4, 0.05, (value) => put({ text: value }));
+      const share = (key, other) => number(`${words[key]}: ${name}`, 0, 100, 5, (value) => put({ [key]: value === null ? other : value / 100 }));
+      const start = share("start", 0), end = share("end", 1);
+      text.placeholder = words.as_strength;
+      const blocks = make("input", { "aria-label": `${words.blocks}: ${name}`, maxLength: 400, placeholder: words.all_blocks, on: { change: () => put({ blocks: blocks.value.trim() }) } });
+      blocks.setAttribute("list", "desk-blocks");
+      const push = make("span", { className: "push", title: words.push_info }, make("i"), make("output"));
+      const node = make("div", { className: "row", "data-id": row.id },
+        make("label", { className: "who" }, on, card.src ? make("img", { src: card.src, alt: "" }) : make("span", { className: "blank", textContent: "✦" }),
+          make("span", {}, make("strong", { textContent: name }), make("span", { className: "trigger", textContent: card.trigger ? `“${card.trigger}”` : "" }))),
+        make("span", { className: "force" }, range, amount), push,
+        button("×", () => desk.set(desk.rows.filter((each) => each.id !== row.id)), { className: "remove", title: words.remove, "aria-label": `${words.remove}: ${name}` }),
+        make("details", { className: "more" }, make("summary", { textContent: words.more }), make("div", {},
+          make("label", {}, words.text, text), make("label", {}, words.start, start), make("label", {}, words.end, end),
+          make("label", { className: "wide" }, words.blocks, blocks))));
+      node.paint = (row) => {
+        node.classList.toggle("off", !row.on);
+        on.checked = row.on;
+        const fill = (input, value) => { if (input !== document.activeElement || Number(input.value) !== value) input.value = value; };
+        fill(range, row.strength);
+        fill(amount, row.strength);
+        fill(text, row.text === null ? "" : row.text);
+        fill(start, Math.round(row.start * 100));
+        fill(end, Math.round(row.end * 100));
+        if (blocks !== document.activeElement) blocks.value = row.blocks;
+      };
+      node.pushed = (told) => {
+        push.querySelector("output").textContent = told ? told.text : "";
+        push.querySelector("i").style.setProperty("--push", told ? `${told.percent}%` : "0%");
+        push.classList.toggle("strong", Boolean(told && told.strong));
+      };
+      return node;
+    };
+
+    const paint = () => {
+      const ids = rows().map((row) => `${row.id} ${(desk.cards[row.id] || {}).title}`).join("|");
+      if (host.now.ids !== ids) {
+        host.now.ids = ids;
+        const blocks = make("datalist", { id: "desk-blocks" }, ...(data.blocks || []).map((name) => make("option", { value: name })));
+        host.list.replaceChildren(...(rows().length ? [...rows().map(made), blocks] : [make("p", { className: "none", textContent: data.none || "" })]));
+      }
+      host.list.querySelectorAll(".row").forEach((node, at) => node.paint(rows()[at]));
+      measure();
+    };
+
+    const tell = (told) => {
+      const strengths = (given) => () => desk.set(desk.rows.map((row) => (row.id in given ? { ...row, strength: given[row.id] } : row)));
+      host.list.querySelectorAll(".row").forEach((node) => node.pushed((told.pushes || {})[node.dataset.id]));
+      host.told.replaceChildren(...[
+        ...(told.lines || []).map((text) => make("p", { className: "with", textContent: text })),
+        told.problem ? make("p", { className: "said bad", textContent: told.problem }) : null,
+        told.warning ? make("p", { className: "notice", role: "alert", textContent: told.warning }) : null,
+        make("div", { className: "acts" },
+          told.suggested ? button(words.suggested, strengths(told.suggested), { className: "solid" }) : null,
+          told.balanced ? button(words.balance, strengths(told.balanced), { title: words.balance_info }) : null)].filter(Boolean));
+    };
+
+    // one question at a time: the next one is about the desk as it is when the answer came
+    const measure = () => {
+      const wanted = JSON.stringify(rows());
+      if (host.now.asked === wanted) return;
+      host.now.asked = wanted;
+      clearTimeout(host.now.timer);
+      if (!rows().some((row) => row.on)) { tell({}); return; }
+      host.now.timer = setTimeout(async () => {
+        if (host.now.busy) { host.now.asked = ""; return; }
+        host.now.busy = true;
+        const asked = JSON.stringify(rows());
+        const told = await ask(server, "interference", rows(), words.unsaved);
+        host.now.busy = false;
+        if (JSON.stringify(rows()) === asked) tell(told); else { host.now.asked = ""; measure(); }
+      }, 500);
+    };
+    desk.rows = rows();
+    desk.watchers[1] = paint;
+    desk.watchers.forEach((each) => each && each());
+  };
+
+  // ---- the picture to begin from; what is painted white is drawn anew
+  const canvas = (element, props) => {
+    const host = root(element, "canvas"), data = props.data || {}, words = data.words || {}, id = (props.value || {}).id;
+    if (host.now === id) return;
+    host.now = id;
+    if (!id || !data.src) { host.replaceChildren(); return; }
+    const image = make("img", { src: data.src, alt: words.alt }), paint = make("canvas", { "aria-label": words.paint });
+    const size = make("input", { type: "range", min: 4, max: 96, value: 36, "aria-label": words.brush });
+    const pen = paint.getContext("2d");
+    let last = null;
+    image.onload = () => { paint.width = image.naturalWidth; paint.height = image.naturalHeight; };
+    const at = (e) => {
+      const box = paint.getBoundingClientRect(), scale = paint.width / box.width;
+      return [(e.clientX - box.left) * scale, (e.clientY - box.top) * scale];
+    };
+    const stroke = (e) => {
+      const [x, y] = at(e);
+      Object.assign(pen, { lineWidth: Number(size.value) * paint.width / 384, lineCap: "round", strokeStyle: "#fff" });
+      pen.beginPath();
+      pen.moveTo(...(last || [x, y]));
+      pen.lineTo(x, y + (last ? 0 : 0.01));
+      pen.stroke();
+      last = [x, y];
+    };
+    const keep = () => {
+      if (!last) return;
+      last = null;
+      const mask = make("canvas", { width: paint.width, height: paint.height }), dark = mask.getContext("2d");
+      dark.fillRect(0, 0, mask.width, mask.height);
+      dark.drawImage(paint, 0, 0);
+      props.value = { id, mask: mask.toDataURL("image/png") };
+    };
+    paint.addEventListener("pointerdown", (e) => { paint.setPointerCapture(e.pointerId); stroke(e); });
+    paint.addEventListener("pointermove", (e) => { if (last) stroke(e); });
+    for (const end of ["pointerup", "pointercancel"]) paint.addEventListener(end, keep);
+    host.replaceChildren(make("div", { className: "board" }, image, paint), make("p", { className: "with", textContent: words.paint }),
+      make("label", {}, words.brush, size), make("div", { className: "acts" },
+        button(words.clear, () => { pen.clearRect(0, 0, paint.width, paint.height); props.value = { id, mask: "" }; }),
+        button(words.remove, () => { props.value = null; })));
+  };
+
+  Object.assign(window.sdlora, { shelf, mixing, canvas, desk, ask });
+})();

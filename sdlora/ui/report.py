@@ -1,0 +1,122 @@
+"""The report of one style file, what the artist writes about it, and its download in another form.
+
+Knows nothing about torch or how a file is read: the drawing process reports, this module says it in the artist's words.
+"""
+
+from pathlib import Path
+
+from sdlora.errors import UserError
+from sdlora.jobs import desk
+from sdlora.library import index
+from sdlora.storage import confine
+from sdlora.ui import words
+from sdlora.ui.asking import Question, asking
+from sdlora.ui.guard import an_id, fields, guarded_server, one_of, text
+
+MOST_LISTED = 200
+
+
+def asked(data: object) -> dict:
+    """A style id -> the payload of the question for its report."""
+    entry = index.find(an_id(data, "style"))
+    return {"id": entry.id, "file": str(entry.path)}
+
+
+def told(answer: desk.Answer) -> dict:
+    """The report as gallery.js shows it: rows of facts, a bar per block, problems, what was left out, fields to fill."""
+    found = answer.result
+    entry = index.find(found["id"])
+    return {
+        "rows": rows(found),
+        "bars": bars(found.get("blocks") or {}),
+        "bars_title": words.REPORT_BARS,
+        "problems": list(found["problems"]),
+        "ignored": [f"{each['name']}: {each['reason']}" for each in found["ignored"][:MOST_LISTED]],
+        "ignored_title": words.REPORT_IGNORED.format(count=len(found["ignored"])),
+        "fields": facts_of(entry),
+        "ways": [{"key": key, "label": label} for key, label in words.DOWNLOADS.items()],
+    }
+
+
+def rows(found: dict) -> list[tuple[str, str]]:
+    """Facts in the order an artist asks for them."""
+    family = found["family"]
+    families = [family] if isinstance(family, str) else list(family)
+    parts = ", ".join(
+        words.REPORT_PART.format(part=part.upper(), **count) for part, count in found["parts"].items() if count["modules"]
+    )
+    listed = [
+        (words.REPORT_MATCHED, words.REPORT_OF.format(matched=found["matched"], modules=found["modules"], parts=parts)),
+        (words.REPORT_FAMILY, ", ".join(words.FAMILIES.get(each, each) for each in families) or "–"),
+        (words.REPORT_KIND, f"{found['kind']} · {found['dialect']}"),
+        (words.REPORT_RANK, written(found.get("ranks") or found["rank"])),
+        (words.REPORT_ALPHA, written(found["alpha"])),
+        (words.REPORT_SCALE, written(found["effective_scale"])),
+        (words.REPORT_PUSH, f"{found['push'] or 0:.1%}"),
+        (words.TRIGGER, found["trigger"]),
+        (words.REPORT_SIZE, words.MEGABYTES.format(size=found["file_bytes"] / 1e6)),
+    ]
+    return [(name, value) for name, value in listed if value]
+
+
+def written(value: object) -> str:
+    """A number or several as text; a long row by its ends."""
+    numbers = value if isinstance(value, list) else [value]
+    said = [f"{each:g}" for each in numbers if isinstance(each, int | float)]
+    return f"{said[0]} … {said[-1]}" if len(said) > 4 else ", ".join(said)
+
+
+def bars(blocks: dict[str, float]) -> list[dict]:
+    """The size of the change per block relative to its weights, the highest bar full."""
+    highest = max((size or 0 for size in blocks.values()), default=0) or 1
+    return [
+        {"name": name, "text": f"{size or 0:.1%}", "percent": round(100 * (size or 0) / highest, 1)}
+        for name, size in blocks.items()
+    ]
+
+
+def facts_of(entry: index.LoraEntry) -> list[dict]:
+    """What the artist may write about a file."""
+    known = {"name": entry.name, "trigger": entry.trigger, "tags": ", ".join(entry.tags), "notes": entry.notes}
+    return [
+        {"key": key, "label": label, "value": known[key], "most": 80 if key == "name" else 2000, "long": key == "notes"}
+        for key, label in words.FACTS.items()
+    ]
+
+
+@guarded_server
+def keep_facts(data: object) -> dict:
+    """Called by gallery.js: [style id, {field: text}] -> {} once they are kept."""
+    style, facts = data if isinstance(data, list) and len(data) == 2 else (None, None)
+    entry = index.find(an_id(style, "style"))
+    said = {key: text(fields(facts).get(key)) for key in words.FACTS if key in fields(facts)}
+    if not said.get("name", entry.name):
+        raise UserError(words.NAME_EMPTY)
+    if said.get("name", entry.name) != entry.name:
+        index.rename(entry.id, said["name"])
+    tags = tuple(tag.strip() for tag in said.get("tags", "").split(",") if tag.strip())
+    index.annotate(entry.id, notes=said.get("notes", ""), tags=tags, trigger=said.get("trigger", entry.trigger))
+    return {}
+
+
+def conversion(data: object) -> dict:
+    """[style id, way] -> the payload of the question for a file in another form."""
+    style, way = data if isinstance(data, list) and len(data) == 2 else (None, None)
+    entry = index.find(an_id(style, "style"))
+    return {"file": str(entry.path), "way": one_of(way, words.DOWNLOADS), "name": entry.name}
+
+
+def converted(answer: desk.Answer) -> dict:
+    """The file is there: the browser asks for it by the question's id."""
+    return {"made": answer.id, "note": answer.result.get("note", "")}
+
+
+def made(ask_id: object) -> Path:
+    """The file that was made for a question. Raises UserError."""
+    answer = desk.view(an_id(ask_id, "file"))
+    if answer.kind != "convert" or answer.state != "done":
+        raise UserError(words.CHOOSE_FIRST.format(what="file"))
+    return confine(answer.folder, str(answer.result["file"]))
+
+
+SERVER = [keep_facts, *asking({"report": Question(asked, told), "convert": Question(conversion, converted)})]
