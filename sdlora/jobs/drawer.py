@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from sdlora.config import DrawConfig
+from sdlora.draw.infotext import write_picture
 from sdlora.errors import UserError
 from sdlora.jobs.desk import sweep_answers
 from sdlora.jobs.execute import DRAWING_LOCK, log_bug
@@ -19,9 +20,11 @@ from sdlora.jobs.pictures import (
     DRAWER_LOCK,
     EVENTS,
     PREVIEW,
+    SHEET,
     draw_folder,
     items_of,
     picture_path,
+    sheet_of,
     sweep_draws,
     tell,
     told,
@@ -145,17 +148,20 @@ class Drawer:
         def cancelled() -> bool:
             return (folder / CANCEL).exists()
 
+        made_of: dict[str, tuple[Path, dict[str, object]]] = {}
         number = 0
         for label, config in items_of(folder):
             for made in self.draw(self.base(config.base, config.device), config, stop=cancelled):
                 if hasattr(made, "settings"):
-                    self.keep(folder, number, label, config, made)
+                    made_of[label] = self.keep(folder, number, label, config, made), made.settings
                     number += 1
                 else:
                     self.show(folder, label, made)
             if cancelled():
                 return False
             answer_all(self.base)  # a grid of many cells keeps nobody waiting
+        if asked := sheet_of(folder):
+            self.keep_sheet(folder, number, asked, made_of)
         return True
 
     def show(self, folder: Path, label: str, made: object) -> None:
@@ -166,16 +172,33 @@ class Drawer:
         tell(folder, "preview", item=label, prompt_index=made.prompt_index, image_index=made.image_index,
              step=made.step, steps=made.steps)
 
-    def keep(self, folder: Path, number: int, label: str, config: DrawConfig, made: object) -> None:
-        """Keep a finished picture with its settings in the dated folder."""
-        from sdlora.draw.infotext import write_picture
+    def keep(self, folder: Path, number: int, label: str, config: DrawConfig, made: object) -> Path:
+        """Keep a finished picture with its settings in the dated folder; where it lies."""
+        asked = config.model_dump(mode="json", exclude={"prompts", "count", "device"})
+        settings = {**asked, **made.settings, "base": config.base, "loras": asked["loras"]}
+        return self.written(folder, f"{folder.name}-{number:03d}", {"item": label, "settings": settings},
+                            lambda path: write_picture(path, made.image, made.settings))
 
-        picture_id = f"{folder.name}-{number:03d}"
+    def keep_sheet(self, folder: Path, number: int, asked: dict, cells: dict[str, tuple[Path, dict[str, object]]]) -> None:
+        """Put the cells of a grid together, with their labels, as one more picture."""
+        from sdlora.draw.grid import Axis, sheet_settings
+        from sdlora.draw.sheet import sheet
+
+        axes = [Axis(**axis) for axis in asked["axes"]]
+        places = {(int(label[3:]), int(label[:2])): path for label, (path, _) in cells.items()}
+        columns, rows = axes[0].labels, axes[1].labels if axes[1:] else ("",)
+        image = sheet(places, columns, rows, title=asked["title"])
+        settings = sheet_settings([settings for _, settings in cells.values()], *axes)
+        named = [{"file": lora["name"], "strength": lora["strength"]} for lora in settings["loras"]]
+        told_too = {"base": items_of(folder)[0][1].base, "loras": named}
+        self.written(folder, f"{folder.name}-{number:03d}", {"item": SHEET, "settings": settings | told_too},
+                     lambda path: write_picture(path, image, settings))
+
+    def written(self, folder: Path, picture_id: str, facts: dict[str, object], write: Callable[[Path], object]) -> Path:
+        """Write a picture and what is known of it, then tell that it is there."""
         path = picture_path(picture_id)
         path.parent.mkdir(parents=True, exist_ok=True)
-        asked = config.model_dump(mode="json", exclude={"prompts", "count", "device"})
-        write_json(path.with_suffix(".json"), {"item": label, "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-                                               "settings": {**asked, **made.settings, "base": config.base,
-                                                            "loras": asked["loras"]}})
-        write_picture(path, made.image, made.settings)
-        tell(folder, "picture", id=picture_id, item=label)
+        write_json(path.with_suffix(".json"), {"created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **facts})
+        write(path)
+        tell(folder, "picture", id=picture_id, item=facts["item"])
+        return path

@@ -4,6 +4,7 @@ Knows nothing about torch: `drawer.py` is the process that draws. A draw is one 
 `events.jsonl`, `preview.png` and a `cancel` flag; what it drew is kept in pictures/<date>/<picture id>.png and .json.
 """
 
+import itertools
 import json
 import re
 import secrets
@@ -27,6 +28,8 @@ DRAWER_LOCK = "drawer.lock"
 DRAW_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 INPUT_ID = re.compile(r"[0-9a-f]{24}")
 PICTURE_ID = re.compile(r"(\d{4})(\d\d)(\d\d)-\d{6}-[0-9a-f]{6}-\d{3,5}")
+CELL = re.compile(r"\d\d-\d\d")  # the label of a grid's cell, as draw.grid names it
+SHEET = "sheet"
 ENDINGS = ("done", "failed", "cancelled")
 KEPT_DAYS = 2
 
@@ -64,10 +67,11 @@ class DrawView:
 
 
 def submit_draw(items: DrawConfig | Sequence[DrawConfig], *, labels: Sequence[str] | None = None,
-                once: str | None = None) -> str:
+                once: str | None = None, sheet: dict[str, object] | None = None) -> str:
     """Queue pictures; the draw's id. Several items (base and LoRA at the same seed, say) are one job, drawn in order.
 
-    The same `once` again is the same draw. Raises UserError when a LoRA file is not there.
+    The same `once` again is the same draw. sheet: {"title", "axes": one or two of grid.Axis as dicts} of a grid whose items
+    are labelled with the names of its cells. Raises UserError when a LoRA file is not there.
     """
     items = [items] if isinstance(items, DrawConfig) else list(items)
     labels = list(labels or [str(number) for number in range(len(items))])
@@ -79,7 +83,7 @@ def submit_draw(items: DrawConfig | Sequence[DrawConfig], *, labels: Sequence[st
         return known.target
     draw_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
     parts = [{"label": label, "config": config.model_dump(mode="json")} for label, config in zip(labels, items, strict=True)]
-    write_json(place("draws", draw_id) / SPEC, {"version": 1, "id": draw_id, "items": parts})
+    write_json(place("draws", draw_id) / SPEC, {"version": 1, "id": draw_id, "items": parts, "sheet": sheet})
     return table.submit("draw", draw_id, once=once).target
 
 
@@ -94,6 +98,11 @@ def draw_folder(draw_id: str) -> Path:
 def items_of(folder: Path) -> list[tuple[str, DrawConfig]]:
     """(label, settings) of every part of a draw."""
     return [(item["label"], make(DrawConfig, item["config"])) for item in read_json(folder / SPEC)["items"]]
+
+
+def sheet_of(folder: Path) -> dict[str, object] | None:
+    """What `submit_draw` was given as `sheet`."""
+    return read_json(folder / SPEC).get("sheet")
 
 
 def told(folder: Path) -> list[dict[str, object]]:
@@ -120,7 +129,7 @@ def tell(folder: Path, event: str, **facts: object) -> None:
 def view_draw(draw_id: str) -> DrawView:
     """The draw as it is now."""
     folder = draw_folder(draw_id)
-    total = sum(len(config.prompts) * config.count for _, config in items_of(folder))
+    total = sum(len(config.prompts) * config.count for _, config in items_of(folder)) + bool(sheet_of(folder))
     events = told(folder)
     last = events[-1] if events else {"event": "queued"}
     begun = max((number for number, event in enumerate(events) if event["event"] == "started"), default=None)
@@ -183,11 +192,12 @@ def find_picture(picture_id: str) -> DrawnPicture:
 
 
 def list_pictures(limit: int = 200) -> list[DrawnPicture]:
-    """The newest kept pictures, newest first."""
+    """The newest kept pictures, newest first. Of a grid the sheet stands for its cells."""
     found: list[DrawnPicture] = []
     for day in sorted((home() / "pictures").glob("????-??-??"), reverse=True):
         names = sorted((path.stem for path in day.glob("*.png")), reverse=True)
-        found += [picture for picture in map(picture_of, names[:limit - len(found)]) if picture]
+        pictures = (picture for picture in map(picture_of, names) if picture and not CELL.fullmatch(picture.item))
+        found += itertools.islice(pictures, limit - len(found))
         if len(found) >= limit:
             break
     return found

@@ -7,13 +7,14 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from sdlora.config import DrawConfig, LoraChoice
+from sdlora.draw import grid
 from sdlora.errors import UserError
 from sdlora.jobs import drawer as drawer_module
 from sdlora.jobs.drawer import Drawer
@@ -265,6 +266,22 @@ def test_it_leaves_when_the_worker_is_gone(monkeypatch, drawer):
         assert thread.is_alive() and view_draw(draw).state == "done"
     thread.join(3)
     assert not thread.is_alive()
+
+
+def test_a_grid_ends_with_its_sheet_which_stands_for_its_cells(drawer):
+    columns, rows = grid.parse("seed=3,4"), grid.parse("guidance=1,5")
+    cells = grid.cells(config(prompts=("a house",), count=1), columns, rows)
+    asked = {"title": "a house", "axes": [asdict(columns), asdict(rows)]}
+    draw = submit_draw([cell.config for cell in cells], labels=[cell.name for cell in cells], sheet=asked)
+    assert view_draw(draw).total == 5
+    drawer.turn()
+    seen = view_draw(draw)
+    assert (seen.state, seen.done) == ("done", 5), seen.problem
+    assert [picture.item for picture in seen.pictures] == ["00-00", "00-01", "01-00", "01-01", "sheet"]
+    with Image.open(seen.pictures[-1].path) as image, Image.open(seen.pictures[0].path) as cell:
+        assert image.width > 2 * cell.width and image.height > 2 * cell.height
+        assert "X Type: Seed" in image.info["parameters"] and "Script: X/Y/Z plot" in image.info["parameters"]
+    assert [picture.item for picture in list_pictures()] == ["sheet"]
 
 
 def test_asking_and_watching_need_no_torch():
