@@ -1,0 +1,239 @@
+"""A grid of pictures that differ in one thing or two: its axes, its cells, the order to draw them in, what its sheet says.
+
+Knows nothing about torch, the shelf or layout: axes over LoRAs are given files, and `sheet.py` puts the pictures together.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+
+from sdlora.config import DrawConfig, LoraChoice, make
+from sdlora.draw.a1111 import decimal
+from sdlora.errors import UserError
+from sdlora.storage import clean_text
+
+MAX_VALUES, MAX_CELLS = 64, 400
+# What an axis may vary, in the order in which it is applied: (type of its values, the name A1111's X/Y/Z plot has for it or ours)
+KINDS: dict[str, tuple[type, str]] = {
+    "pairs": (str, "Base and LoRA"), "lora": (str, "LoRA"), "point": (str, "Saved point"), "strength": (float, "LoRA strength"),
+    "text": (float, "LoRA text strength"), "blocks": (str, "LoRA blocks"), "start": (float, "LoRA start"),
+    "end": (float, "LoRA end"), "method": (str, "LoRA method"), "prompt": (str, "Prompt"), "negative": (str, "Negative prompt"),
+    "replace": (str, "Prompt S/R"), "seed": (int, "Seed"), "steps": (int, "Steps"), "guidance": (float, "CFG Scale"),
+    "sampler": (str, "Sampler"), "denoise": (float, "Denoising"),
+}
+NAMES = {kind.removesuffix("s"): kind for kind in KINDS if kind != "pairs"} | {
+    "cfg": "guidance", "sr": "replace", "weight": "strength", "denoising": "denoise"}
+OF_PICTURE = {"method": "method", "negative": "negative", "seed": "seed", "steps": "steps", "guidance": "guidance",
+              "sampler": "sampler", "denoise": "init_strength"}
+OF_LORA = {"strength": "strength", "text": "text_strength", "blocks": "blocks", "start": "start", "end": "end"}
+SAID = {"text": "text strength", "denoise": "denoising"}  # before a number on the sheet, where not the kind
+NUMBER = r"([+-]?\d{1,10}(?:\.\d{1,10})?)"
+RANGE = re.compile(rf"{NUMBER}\s*-\s*{NUMBER}\s*(?:\({NUMBER}\)|\[(\d{{1,3}})\])?")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One side of a grid. values: what `kind` takes, in order; labels: as the sheet shows them.
+
+    which: for what belongs to a LoRA, its number from 1; 0: all of them. Values of "lora" and "point" are LoraChoice or None.
+    """
+    kind: str
+    values: tuple[object, ...]
+    labels: tuple[str, ...]
+    which: int = 0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One picture of a grid: its place, counted from 0, what it is called, and how it is drawn (one prompt, one picture)."""
+    column: int
+    row: int
+    label: str
+    config: DrawConfig
+
+    @property
+    def name(self) -> str:
+        """A name for its file or its part of a job: "01-03" is row 1, column 3."""
+        return f"{self.row:02d}-{self.column:02d}"
+
+
+def parse(text: str) -> Axis:
+    """`strength=0,0.5,1`, `seed=1-4`, `strength2=0-1 (+0.25)`, `steps=10-30 [3]`, `prompt=a house|a boat` -> an axis.
+
+    Ranges as in A1111's X/Y/Z plot. Texts are split at | where there is one, else as CSV. Values of lora and point stay texts:
+    `lora_axis` makes the axis of them. Raises UserError.
+    """
+    head, _, tail = text.partition("=")
+    named = re.fullmatch(r"\s*([a-z]+?)s?([1-9]\d?)?\s*=", f"{head.lower()}=") if "=" in text else None
+    kind, which = (NAMES.get(named[1], ""), int(named[2] or 0)) if named else ("", 0)
+    if not kind or (which and kind not in OF_LORA):
+        raise UserError(f"{clean_text(text, 60)!r} is no axis of a grid.",
+                        f"Write it as strength=0,0.5,1 or seed=1-4. There are: {', '.join(dict.fromkeys(NAMES.values()))}.")
+    values = texts(tail) if KINDS[kind][0] is str else numbers(kind, tail)
+    if len(values) > MAX_VALUES:
+        raise too_many(kind)
+    return Axis(kind, tuple(values), tuple(label(kind, value, which) for value in values), which)
+
+
+def texts(tail: str) -> list[str]:
+    """`a|b, c` -> ["a", "b, c"]; `a,"b, c"` -> the same, as A1111 reads it."""
+    if "|" in tail:
+        return [part.strip() for part in tail.split("|")]
+    try:
+        return [part.strip() for row in csv.reader([tail], skipinitialspace=True) for part in row] or [""]
+    except csv.Error as error:
+        raise UserError(f"The values of a grid are not understood ({error}).", "Put a | between them.") from error
+
+
+def numbers(kind: str, tail: str) -> list[int | float]:
+    """`1,2-4,0-1 (+0.25),0-1 [5]` -> the numbers, in that order. Decimals are exact: 0.1 + 0.2 is 0.3."""
+    found: list[Decimal] = []
+    for part in filter(None, map(str.strip, tail.split(","))):
+        between = RANGE.fullmatch(part)
+        if between:
+            found += spread(kind, *between.groups())
+        elif re.fullmatch(NUMBER, part):
+            found.append(Decimal(part))
+        else:
+            raise UserError(f"{part[:40]!r} is no number for the {kind} of a grid.", f"Write it as {kind}=1,2 or {kind}=1-4.")
+        if len(found) > MAX_VALUES:
+            raise too_many(kind)
+    if not found:
+        raise UserError(f"The axis {kind} has no values.", f"Write it as {kind}=1,2 or {kind}=1-4.")
+    whole = KINDS[kind][0] is int
+    if whole and any(value != int(value) for value in found):
+        raise UserError(f"{kind} takes whole numbers.", f"Write it as {kind}=1,2 or {kind}=1-4.")
+    return [KINDS[kind][0](value) for value in found]
+
+
+def spread(kind: str, first: str, last: str, step: str | None, count: str | None) -> list[Decimal]:
+    """From first to last, both included, in steps of `step` (1 unless given) or in `count` even steps."""
+    begin, end = Decimal(first), Decimal(last)
+    if count:
+        if int(count) > MAX_VALUES:
+            raise too_many(kind)
+        places = [begin + (end - begin) * at / max(int(count) - 1, 1) for at in range(int(count))]
+        return [place.to_integral_value() if KINDS[kind][0] is int else round(place, 6).normalize() for place in places]
+    by = Decimal(step or 1)
+    if not by or (end - begin) / by < 0:
+        raise UserError(f"The range {first}-{last} has no values.", "Write it as 0-1 (+0.25), or 1-0 (-0.25) downward.")
+    if (end - begin) / by >= MAX_VALUES:
+        raise too_many(kind)
+    return [begin + by * at for at in range(int((end - begin) / by) + 1)]
+
+
+def too_many(kind: str) -> UserError:
+    return UserError(f"The axis {kind} has more than {MAX_VALUES} values.", "Leave some out, or draw several grids.")
+
+
+def label(kind: str, value: object, which: int = 0) -> str:
+    """What the sheet calls a value: numbers with what they are, texts as they are."""
+    of = f"LoRA {which} " if which else ""
+    if KINDS[kind][0] is not str:
+        return f"{of}{SAID.get(kind, kind)} {decimal(value)}"
+    return of + clean_text(str(value), 300) or {"blocks": "all blocks", "sampler": "the base's sampler"}.get(kind, "(nothing)")
+
+
+def pairs(config: DrawConfig) -> Axis:
+    """The axis of base-vs-LoRA pairs: without the LoRAs of `config`, and with them. Raises UserError when it has none."""
+    if not config.loras:
+        raise UserError("There is no LoRA to compare the base with.", "Give one with --lora FILE.")
+    names = " + ".join(Path(choice.file).stem for choice in config.loras)
+    return Axis("pairs", (False, True), ("base alone", clean_text(f"with {names}", 300)))
+
+
+def lora_axis(kind: str, choices: Sequence[tuple[str, LoraChoice | None]]) -> Axis:
+    """An axis over LoRA files or saved points ("lora" or "point"): (label, file or None for none) each."""
+    if len(choices) > MAX_VALUES:
+        raise too_many(kind)
+    return Axis(kind, tuple(choice for _, choice in choices), tuple(clean_text(name, 300) for name, _ in choices))
+
+
+def cells(config: DrawConfig, x: Axis, y: Axis | None = None) -> list[Cell]:
+    """The pictures of a grid, in an order that makes drawing cheap: see `in_order`.
+
+    config: what all have in common, with one prompt. Raises UserError: more than 400 cells, a value out of range, a LoRA
+    number that is none, words to replace that do not occur.
+    """
+    if len(config.prompts) != 1 or config.count != 1:
+        raise UserError("A grid has one prompt and one picture a cell.", 'Vary the prompt with "prompt=a house|a boat".')
+    rows = y.values if y else (None,)
+    if len(x.values) * len(rows) > MAX_CELLS:
+        raise UserError(f"A grid of {len(x.values)} x {len(rows)} is too large (at most {MAX_CELLS} pictures).",
+                        "Leave some values out, or draw several grids.")
+    made = []
+    for row in range(len(rows)):
+        for column in range(len(x.values)):
+            sides = [(x, column), *([(y, row)] if y else [])]
+            values = config.model_dump()
+            for axis, at in sorted(sides, key=lambda side: list(KINDS).index(side[0].kind)):
+                values |= applied(values, axis, axis.values[at])
+            name = " · ".join(axis.labels[at] for axis, at in sides)
+            made.append(Cell(column, row, name, make(DrawConfig, values)))
+    return in_order(made)
+
+
+def applied(values: dict[str, object], axis: Axis, value: object) -> dict[str, object]:
+    """The fields of a DrawConfig that a value of an axis changes."""
+    loras = list(values["loras"])
+    if axis.kind in OF_PICTURE:
+        return {OF_PICTURE[axis.kind]: value}
+    if axis.kind == "prompt":
+        return {"prompts": (value,)}
+    if axis.kind == "replace":
+        return replaced(values, str(axis.values[0]), str(value))
+    if axis.kind == "pairs":
+        return {"loras": loras if value else []}
+    if axis.kind in ("lora", "point"):
+        return {"loras": [*loras, *([value.model_dump()] if value else [])]}
+    if not 0 <= axis.which <= len(loras) or not loras:
+        raise UserError(f"The axis {axis.kind}{axis.which or ''} needs LoRA {axis.which or 1}, and {len(loras)} are chosen.",
+                        "Give LoRAs with --lora FILE.")
+    changes = {OF_LORA[axis.kind]: value, **({"text_strength": None} if axis.kind == "strength" else {})}
+    return {"loras": [lora | changes if axis.which in (0, number) else lora for number, lora in enumerate(loras, start=1)]}
+
+
+def replaced(values: dict[str, object], old: str, new: str) -> dict[str, object]:
+    """Prompt S/R: the first value of the axis is what the others take the place of."""
+    prompt, negative = values["prompts"][0], values["negative"]
+    if not old or (old not in prompt and old not in negative):
+        raise UserError(f"{clean_text(old, 60)!r} is not in the prompt.",
+                        "The first value of replace= is what the others take the place of.")
+    return {"prompts": (prompt.replace(old, new),), "negative": negative.replace(old, new)}
+
+
+def in_order(made: Sequence[Cell]) -> list[Cell]:
+    """The cells so that equal blends come together, and within them equal texts: weights are merged and texts read once each.
+
+    Only the order of drawing: no picture depends on it.
+    """
+    def blend(cell: Cell) -> str:
+        return json.dumps([cell.config.model_dump(mode="json")[key] for key in ("loras", "method", "switch_every")])
+
+    def words(cell: Cell) -> tuple[tuple[str, ...], str]:
+        return cell.config.prompts, cell.config.negative
+
+    blends = {key: rank for rank, key in enumerate(dict.fromkeys(map(blend, made)))}
+    known = {key: rank for rank, key in enumerate(dict.fromkeys(map(words, made)))}
+    return sorted(made, key=lambda cell: (blends[blend(cell)], known[words(cell)], cell.row, cell.column))
+
+
+def sheet_settings(drawn: Sequence[dict[str, object]], x: Axis, y: Axis | None = None) -> dict[str, object]:
+    """What the sheet says of itself: all that the cells (settings of pipeline.Picture) have in common, and its axes.
+
+    The axes stand in the words of A1111's X/Y/Z plot, which takes them up where it knows the kind. LoRAs are those of any cell.
+    """
+    common = {key: value for key, value in drawn[0].items() if all(other.get(key) == value for other in drawn)}
+    loras = {(lora["name"], lora.get("hash")): lora for settings in drawn for lora in settings.get("loras", [])}
+    axes = {"Script": "X/Y/Z plot"}
+    for name, axis in (("X", x), ("Y", y)):
+        if axis:
+            plain = KINDS[axis.kind][0] is str
+            said = axis.labels if plain else [decimal(value) for value in axis.values]
+            axes[f"{name} Type"] = KINDS[axis.kind][1] + (f" {axis.which}" if axis.which else "")
+            axes[f"{name} Values"] = ", ".join(json.dumps(part, ensure_ascii=False) if "," in part else part for part in said)
+    return {"prompt": drawn[0]["prompt"]} | common | {"loras": list(loras.values()), "other": axes}
