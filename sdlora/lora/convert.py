@@ -13,7 +13,7 @@ from torch import Tensor
 from sdlora.errors import UserError
 from sdlora.lora.delta import Adapter, Adapters, delta, factors, shape_of
 from sdlora.lora.resize import Limit, Shapes, WeightOf, compress, low_rank, narrow, without
-from sdlora.lora.write import plain
+from sdlora.lora.write import diffusers_holds
 
 USUAL = Limit(rank=128, keep=0.99)
 
@@ -42,7 +42,7 @@ def to_factors(adapters: Adapters, *, dora: bool, limit: Limit = USUAL, shapes: 
             adapter = without(adapter, "diff_b")
         if adapter.kind == "full" and narrow(adapter):
             left_out += [f"{path} (norm)"] if adapter.tensors else []
-        elif plain(adapter) and (dora or "dora_scale" not in adapter.tensors):
+        elif diffusers_holds(adapter) and (dora or "dora_scale" not in adapter.tensors):
             made[path] = adapter
         else:
             expanded.append(path)

@@ -114,13 +114,23 @@ def modelspec(config: TrainConfig, base: BaseFacts, making: Making) -> dict[str,
     return {f"modelspec.{key}": value for key, value in values.items()}
 
 
+def completed(told: Mapping[str, str], family: str, ranks: Sequence[int], alphas: Sequence[float]) -> dict[str, str]:
+    """`told`, with the few keys that other programs cannot do without where they are missing (A1111 takes a file for SD 1.x
+    and hides it, when ss_base_model_version does not say otherwise)."""
+    least = {"ss_v2": str(family == "sd2"), "ss_base_model_version": BASE_VERSIONS.get(family, ""),
+             "ss_network_module": "networks.lora", "ss_network_args": "{}", "modelspec.sai_model_spec": "1.0.1",
+             "modelspec.architecture": ARCHITECTURES.get(family, "")} | numbers(ranks, alphas)
+    return {key: value for key, value in (least | dict(told)).items() if value and key != "lora_adapter_metadata"}
+
+
 def derived(told: Mapping[str, str], *, title: str, ranks: Sequence[int], alphas: Sequence[float],
             recipe: dict) -> dict[str, str]:
     """Metadata of a LoRA made from one other: all that was told, with what has changed put right and `recipe` kept.
 
     ranks, alphas: of all modules; "Dynamic" where they differ, as kohya's tools write it.
     """
-    return {**told, **numbers(ranks, alphas), **origin(title, recipe)}
+    kept = {key: value for key, value in told.items() if key != "lora_adapter_metadata"}  # PEFT's ranks and alphas, now others
+    return kept | numbers(ranks, alphas) | origin(title, recipe)
 
 
 def merged(sources: Sequence[Mapping[str, str]], family: str, *, title: str, ranks: Sequence[int], alphas: Sequence[float],
@@ -200,12 +210,16 @@ def write_sidecars(path: Path, picture: Path | None = None) -> list[Path]:
     told = header(path).metadata
     card = path.with_suffix(".json")
     if not card.exists() or our_json(card):
-        text = json.dumps(a1111_card(told), indent=2, ensure_ascii=False)
-        written.append(storage.write_atomic(card, text.encode()))
+        written.append(storage.write_atomic(card, sidecar(told)))
     cover = path.with_suffix(".png")
     if picture is not None and (not cover.exists() or our_png(cover)):
         written.append(storage.write_atomic(cover, marked(Path(picture).read_bytes())))
     return written
+
+
+def sidecar(told: dict[str, str]) -> bytes:
+    """The bytes of name.json."""
+    return json.dumps(a1111_card(told), indent=2, ensure_ascii=False).encode()
 
 
 def a1111_card(told: dict[str, str]) -> dict[str, object]:

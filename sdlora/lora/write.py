@@ -103,7 +103,7 @@ def diffusers_tensors(adapters: "Adapters", kind: "Dtype | None") -> "tuple[dict
     kind = torch.float32 if way == "fp32" else kind
     tensors, configs = {}, {}
     for path, adapter in sorted(adapters.items()):
-        if not plain(adapter):
+        if not diffusers_holds(adapter):
             raise UserError(f"{path} is of a kind that diffusers files cannot hold.", "Write a kohya file, or convert it first.")
         name = dialects.diffusers_name(path)
         alpha = adapter.alpha if way == "header" else float(adapter.rank)
@@ -134,7 +134,7 @@ def told(config: dict[str, object]) -> dict[str, object]:
             "alpha_pattern": {key: value for key, value in config["alpha_pattern"].items() if value != alpha}}
 
 
-def plain(adapter: "Adapter") -> bool:
+def diffusers_holds(adapter: "Adapter") -> bool:
     """Whether a diffusers file can hold an adapter as it is: up x down, perhaps with DoRA's magnitude of every output."""
     if adapter.kind != "lora" or not adapter.tensors.keys() <= {"up", "down", "dora_scale"}:
         return False
@@ -150,7 +150,7 @@ def alpha_goes(adapters: "Adapters", kind: "Dtype | None") -> Literal["kept", "f
     """
     if all(adapter.alpha == adapter.rank for adapter in adapters.values()):
         return "kept"
-    if all(plain(adapter) and exact(adapter, kind) for adapter in adapters.values()):
+    if all(diffusers_holds(adapter) and exact(adapter, kind) for adapter in adapters.values()):
         return "folded"
     return "header" if kind else "fp32"
 

@@ -1,0 +1,197 @@
+"""LoRA files -> a LoRA file: converted, resized or blended, then reported on. Knows nothing about bases on disk.
+
+weights, wherever it is asked for: those of a base by "PATH.weight", as base.weights.Weights gives them; None where there is no
+base at hand. What is returned is a report of plain JSON values.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sdlora.config import LoraChoice
+from sdlora.errors import UserError
+from sdlora.lora import blocks, merge, metadata
+from sdlora.lora.blend import Ingredient
+from sdlora.lora.convert import USUAL, Converted, to_factors
+from sdlora.lora.delta import Adapters, delta, norm, shape_of
+from sdlora.lora.file import LoraFile, read
+from sdlora.lora.modules import family_table
+from sdlora.lora.resize import Limit, Shapes, WeightOf, resize, without
+from sdlora.lora.write import alpha_goes, diffusers_holds, kohya_holds, same, write
+
+Weights = Mapping[str, Tensor] | None
+Dtype = Literal["fp16", "bf16", "fp32"] | None
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, None: None}
+ALPHA = {"kept": "alpha is the rank: tensors are copied as they are", "folded": "alpha / rank went into one factor, exactly",
+         "header": "alpha stays in the header (lora_adapter_metadata)", "fp32": "alpha / rank was folded in, so the file is fp32",
+         "data": "alpha stays as data"}
+
+
+def convert_file(path: Path, out: Path, dialect: Literal["kohya", "diffusers"], *, plain: bool = False, dtype: Dtype = None,
+                 limit: Limit = USUAL, weights: Weights = None) -> dict[str, object]:
+    """Write the LoRA `path` in another dialect to `out`, lossless for every kind that it can express, and compare.
+
+    plain: everything as plain LoRA, DoRA too. dtype None: each tensor keeps its own. limit: for what must be approximated.
+    Report: file out dialect modules_in modules_out alpha (a sentence) difference (the largest, relative, of the modules that
+    were not approximated) approximated ({path: retained energy}) left_out problems bytes_in bytes_out. Raises UserError.
+    """
+    found, family = opened(path)
+    shapes, weight_of = shapes_of(found, weights), weight_finder(weights)
+    odd = plain or dialect == "diffusers" or not all(kohya_holds(each) for each in found.adapters.values())
+    made = to_factors(found.adapters, dora=not plain, limit=limit, shapes=shapes, weight_of=weight_of) if odd \
+        else Converted(found.adapters, {}, (), ())
+    way = alpha_goes(made.adapters, DTYPES[dtype]) if dialect == "diffusers" else "data"
+    told = metadata.completed(found.metadata, family, *sizes(made.adapters))
+    write(out, made.adapters, told, dialect=dialect, dtype=dtype, family=family)
+    again = read(out)
+    exact = [name for name in again.adapters if name not in made.energy and name in found.adapters]
+    return {"file": str(path), "out": str(out), "dialect": dialect, "modules_in": len(found.adapters),
+            "modules_out": len(again.adapters), "alpha": ALPHA[way],
+            "difference": difference(found, again, exact, shapes, weight_of),
+            "approximated": made.energy, "expanded": list(made.expanded), "left_out": list(made.left_out),
+            "problems": list(found.problems), "bytes_in": Path(path).stat().st_size, "bytes_out": Path(out).stat().st_size}
+
+
+def resize_file(path: Path, out: Path, limit: Limit, *, dtype: Dtype = None, weights: Weights = None) -> dict[str, object]:
+    """Write the LoRA `path` with fewer ranks to `out`, in the dialect it came in where that can hold it.
+
+    Report: file out ranks_before ranks_after (smallest, largest) energy (of all) blocks ({block: energy}) bytes_in bytes_out.
+    """
+    found, family = opened(path)
+    made, energy = resize(found.adapters, limit, shapes=shapes_of(found, weights), weight_of=weight_finder(weights))
+    dialect = "diffusers" if found.dialect == "diffusers" and all(map(diffusers_holds, made.values())) else "kohya"
+    recipe = {"method": "resize", "rank": limit.rank, "keep": limit.keep, "fro": limit.fro, "sources": [source(path, found)]}
+    told = metadata.derived(found.metadata, title=Path(out).stem, ranks=sizes(made)[0], alphas=sizes(made)[1],
+                            recipe=recipe)
+    write(out, made, told, dialect=dialect, dtype=dtype or dtype_of(found.adapters), family=family)
+    return {"file": str(path), "out": str(out), "ranks_before": ends(found.adapters), "ranks_after": ends(made),
+            **retained(made, energy, family), "bytes_in": Path(path).stat().st_size, "bytes_out": Path(out).stat().st_size}
+
+
+def merge_files(choices: Sequence[LoraChoice], out: Path, *, method: Literal["concat", "svd"] = "concat", rank: int | None = None,
+                dtype: Dtype = "fp32", weights: Weights = None) -> dict[str, object]:
+    """Write the blend of `choices` as one new LoRA: strengths, text strengths and block weights are in it.
+
+    Report: out method modules ranks energy blocks bytes_out notes (sentences: what a file cannot hold). Raises UserError.
+    """
+    if method == "svd" and not rank:
+        raise UserError("An SVD needs a rank.", "Give --rank 32, say.")
+    files = [opened(Path(choice.file)) for choice in choices]
+    family = common_family(choices, [found for found, _ in files])
+    ingredients = [Ingredient(found.adapters, choice.strength, choice.text_strength,
+                              blocks.parse(choice.blocks, family) if family else {}, name=Path(choice.file).stem, family=family)
+                   for choice, (found, _) in zip(choices, files, strict=True)]
+    known = {"shapes": merged_shapes([found for found, _ in files], weights), "weight_of": weight_finder(weights)}
+    if method == "svd":
+        made, energy = merge.svd(ingredients, rank, **known)
+    else:
+        made, energy = merge.concat(ingredients, **known), {}
+    recipe = {"method": method, "rank": rank, "sources": [
+        source(Path(choice.file), found) | {"strength": choice.strength, "text_strength": choice.text_strength,
+                                            "blocks": choice.blocks} for choice, (found, _) in zip(choices, files, strict=True)]}
+    told = metadata.merged([found.metadata for found, _ in files], family, title=Path(out).stem, ranks=sizes(made)[0],
+                           alphas=sizes(made)[1], recipe=recipe)
+    write(out, made, told, dtype=dtype, family=family)
+    return {"out": str(out), "method": method, "modules": len(made), "ranks": ends(made), **retained(made, energy, family),
+            "bytes_out": Path(out).stat().st_size, "notes": notes(choices, made)}
+
+
+def opened(path: Path) -> tuple[LoraFile, str]:
+    """A LoRA file, and the family by which its modules are named ("" where its tensors do not tell)."""
+    found = read(path)
+    return found, found.families[0] if found.families else ""
+
+
+def common_family(choices: Sequence[LoraChoice], files: Sequence[LoraFile]) -> str:
+    """The family that all files can belong to. Raises UserError when there is none."""
+    shared = set(files[0].families).intersection(*(found.families for found in files[1:]))
+    if not shared and any(found.families for found in files):
+        names = " and ".join(Path(choice.file).name for choice in choices)
+        raise UserError(f"{names} were made for different kinds of base models.", "Blend LoRAs of one family only.")
+    return next((family for family in files[0].families if family in shared), "")
+
+
+def shapes_of(found: LoraFile, weights: Weights) -> Shapes:
+    """{path: shape of its weight}, as the base, the family or the tensors themselves tell it."""
+    told = {name: shape for name, shape in ((name, shape_of(each)) for name, each in found.adapters.items()) if shape}
+    table = family_table(found.families[0]) if found.families else {}
+    told |= {name: table[name] for name in found.adapters if name in table}
+    return told if weights is None else told | {name: tuple(weights[f"{name}.weight"].shape) for name in found.adapters
+                                                if f"{name}.weight" in weights}
+
+
+def merged_shapes(files: Sequence[LoraFile], weights: Weights) -> Shapes:
+    return {name: shape for found in files for name, shape in shapes_of(found, weights).items()}
+
+
+def weight_finder(weights: Weights) -> WeightOf:
+    return (lambda path: None) if weights is None else lambda path: weights.get(f"{path}.weight")
+
+
+def difference(before: LoraFile, after: LoraFile, paths: Sequence[str], shapes: Shapes, weight_of: WeightOf) -> float:
+    """The largest |dW_before - dW_after| of `paths`, relative to the largest |dW_before| of the module; 0 is bit for bit.
+
+    Kinds that depend on the weight are compared on the base's, or else on one made of noise.
+    """
+    worst = 0.0
+    for path in paths:
+        old, new = (without(each.adapters[path], "diff_b") for each in (before, after))
+        if same(old, new) and old.alpha == new.alpha or path not in shapes or not old.tensors:
+            continue
+        weight = weight_of(path)
+        weight = torch.randn(shapes[path], generator=torch.Generator().manual_seed(0)) if weight is None else weight
+        change = delta(old, weight)
+        worst = max(worst, float((change - delta(new, weight)).abs().max() / change.abs().max().clamp(min=1e-30)))
+    return worst
+
+
+def retained(made: Adapters, energy: Mapping[str, float], family: str) -> dict[str, object]:
+    """{"energy": of all modules together, "blocks": {block: energy}}; what is not named in `energy` is exact."""
+    sums: dict[str, list[float]] = {}
+    for path, adapter in made.items():
+        kept = norm(without(adapter, "dora_scale")) ** 2 if adapter.kind == "lora" else 0.0
+        slot = blocks.block_of(path, family) if family else "all"
+        for name in (slot, ""):
+            pair = sums.setdefault(name, [0.0, 0.0])
+            pair[0] += kept
+            pair[1] += kept / max(energy.get(path, 1.0), 1e-12)
+    shares = {name: kept / total if total else 1.0 for name, (kept, total) in sums.items()}
+    return {"energy": shares.pop("", 1.0), "blocks": dict(sorted(shares.items()))}
+
+
+def notes(choices: Sequence[LoraChoice], made: Adapters) -> list[str]:
+    """What of a blend one file cannot hold, or holds in a large way."""
+    told = []
+    timed = [Path(choice.file).name for choice in choices if (choice.start, choice.end) != (0.0, 1.0)]
+    if timed:
+        told.append(f"Start and end cannot be in one file: {', '.join(timed)} acts all the time in it.")
+    whole = sum("diff" in adapter.tensors and adapter.tensors["diff"].ndim > 1 for adapter in made.values())
+    if whole:
+        told.append(f"{whole} modules are whole differences of weights: the file is large. The method svd makes it small.")
+    return told
+
+
+def sizes(made: Adapters) -> tuple[list[int], list[float]]:
+    """Ranks and alphas of all modules that have any, for the metadata."""
+    ranked = [adapter for adapter in made.values() if adapter.rank] or list(made.values())
+    return [adapter.rank for adapter in ranked], [adapter.alpha for adapter in ranked]
+
+
+def ends(made: Adapters) -> list[int]:
+    """The smallest and the largest rank."""
+    return [min(sizes(made)[0]), max(sizes(made)[0])]
+
+
+def source(path: Path, found: LoraFile) -> dict[str, object]:
+    """What a recipe says of a file: its name (never its folder) and the hash of its tensors."""
+    return {"name": path.stem, "hash": metadata.file_hashes(path)["sha256"]}
+
+
+def dtype_of(adapters: Adapters) -> Dtype:
+    """The number format most tensors of a file have, for a file made from it: one of the three that are written."""
+    counts = {name: sum(value.dtype == kind for adapter in adapters.values() for value in adapter.tensors.values())
+              for name, kind in DTYPES.items() if name}
+    return max(counts, key=counts.get) if any(counts.values()) else "fp16"
