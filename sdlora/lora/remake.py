@@ -16,11 +16,11 @@ from sdlora.errors import UserError
 from sdlora.lora import blocks, merge, metadata
 from sdlora.lora.blend import Ingredient
 from sdlora.lora.convert import USUAL, Converted, to_factors
-from sdlora.lora.delta import Adapters, delta, norm, shape_of
+from sdlora.lora.delta import Adapter, Adapters, delta, norm, shape_of
 from sdlora.lora.file import LoraFile, read
 from sdlora.lora.modules import family_table
 from sdlora.lora.resize import Limit, Shapes, WeightOf, resize, without
-from sdlora.lora.write import alpha_goes, diffusers_holds, kohya_holds, same, write
+from sdlora.lora.write import alpha_goes, diffusers_holds, kohya_holds, write
 
 Weights = Mapping[str, Tensor] | None
 Dtype = Literal["fp16", "bf16", "fp32"] | None
@@ -139,13 +139,19 @@ def difference(before: LoraFile, after: LoraFile, paths: Sequence[str], shapes: 
     worst = 0.0
     for path in paths:
         old, new = (without(each.adapters[path], "diff_b") for each in (before, after))
-        if same(old, new) and old.alpha == new.alpha or path not in shapes or not old.tensors:
+        if equal(old, new) or path not in shapes or not old.tensors:
             continue
         weight = weight_of(path)
         weight = torch.randn(shapes[path], generator=torch.Generator().manual_seed(0)) if weight is None else weight
         change = delta(old, weight)
         worst = max(worst, float((change - delta(new, weight)).abs().max() / change.abs().max().clamp(min=1e-30)))
     return worst
+
+
+def equal(one: Adapter, other: Adapter) -> bool:
+    """Whether two adapters hold the same numbers."""
+    return (one.kind, one.alpha, one.rank, one.tensors.keys()) == (other.kind, other.alpha, other.rank, other.tensors.keys()) \
+        and all(torch.equal(one.tensors[role].double(), other.tensors[role].double()) for role in one.tensors)
 
 
 def retained(made: Adapters, energy: Mapping[str, float], family: str) -> dict[str, object]:

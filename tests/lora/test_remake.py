@@ -1,0 +1,121 @@
+"""Whole files in, whole files out: what the reports say is what the files do."""
+
+import json
+
+import pytest
+import torch
+
+from sdlora.config import LoraChoice
+from sdlora.errors import UserError
+from sdlora.lora import file, remake, write
+from sdlora.lora.blend import Ingredient, blend
+from sdlora.lora.delta import Adapter, delta
+from sdlora.lora.resize import Limit
+from tests.lora.test_write import CONV, LINEAR, POINT, SQUARE, TABLE, TEXT, adapter, numbers
+
+WEIGHTS = {f"{path}.weight": numbers(*TABLE[path], seed=9) for path in (LINEAR, SQUARE, CONV, POINT, TEXT)}
+TOLD = {"ss_output_name": "glass", "sdlora_trigger": "gls", "sshs_model_hash": "0" * 64}
+
+
+def made(where, kinds, name="a", **options):
+    adapters = {path: adapter(kind, path) for path, kind in kinds.items()}
+    return write.write(where / f"{name}.safetensors", adapters, TOLD, dtype="fp32", family="mini", **options)
+
+
+def changes(path):
+    return {name: delta(each, WEIGHTS[f"{name}.weight"]) for name, each in file.read(path).adapters.items()}
+
+
+def assert_same_changes(first, second, tolerance=1e-5):
+    ours, theirs = changes(first), changes(second)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert torch.allclose(ours[name], theirs[name], atol=tolerance * float(theirs[name].abs().max())), name
+
+
+def test_there_and_back_is_the_same_lora(tmp_path):
+    path = made(tmp_path, {LINEAR: "lora", SQUARE: "lora", CONV: "lora", TEXT: "lora"})
+    there = remake.convert_file(path, tmp_path / "b.safetensors", "diffusers")
+    back = remake.convert_file(tmp_path / "b.safetensors", tmp_path / "c.safetensors", "kohya")
+    for report in (there, back):
+        assert (report["modules_in"], report["modules_out"], report["difference"]) == (4, 4, 0.0), report
+        assert report["approximated"] == {} and report["left_out"] == []
+    assert there["alpha"].endswith("exactly") and back["alpha"] == "alpha stays as data"
+    assert_same_changes(path, tmp_path / "c.safetensors", 0)
+    told = file.header(tmp_path / "c.safetensors").metadata
+    assert told["sdlora_trigger"] == "gls" and told["ss_base_model_version"] == "sdlora_mini"
+    assert "lora_adapter_metadata" not in told and told["sshs_model_hash"] != "0" * 64
+
+
+def test_every_kind_survives_a_kohya_file_and_its_report_is_honest(tmp_path):
+    path = made(tmp_path, {LINEAR: "loha", SQUARE: "oft", CONV: "tucker", POINT: "lokr", TEXT: "dora"})
+    report = remake.convert_file(path, tmp_path / "b.safetensors", "kohya")
+    assert report["difference"] == 0.0 and report["modules_out"] == 5 and report["approximated"] == {}
+    assert_same_changes(path, tmp_path / "b.safetensors", 0)
+    with pytest.raises(UserError, match="--base"):
+        remake.convert_file(path, tmp_path / "c.safetensors", "diffusers")
+    report = remake.convert_file(path, tmp_path / "c.safetensors", "diffusers", weights=WEIGHTS)
+    assert set(report["approximated"]) == {SQUARE} and report["approximated"][SQUARE] >= 0.99
+    assert report["difference"] < 1e-5 and report["modules_out"] == 5
+    assert "dora_scale" in file.read(tmp_path / "c.safetensors").adapters[TEXT].tensors
+    plain = remake.convert_file(path, tmp_path / "d.safetensors", "kohya", plain=True, weights=WEIGHTS, limit=Limit(keep=1.0))
+    assert {each.kind for each in file.read(tmp_path / "d.safetensors").adapters.values()} == {"lora"}
+    assert set(plain["approximated"]) == {SQUARE, TEXT}
+    assert_same_changes(path, tmp_path / "d.safetensors", 1e-4)
+
+
+def test_a_rounded_file_says_how_far_it_is_off(tmp_path):
+    path = made(tmp_path, {LINEAR: "lora"})
+    report = remake.convert_file(path, tmp_path / "b.safetensors", "kohya", dtype="bf16")
+    off = (changes(path)[LINEAR] - changes(tmp_path / "b.safetensors")[LINEAR]).abs().max() / changes(path)[LINEAR].abs().max()
+    assert report["difference"] == pytest.approx(float(off), rel=1e-4) and 1e-5 < report["difference"] < 0.02
+
+
+def test_resizing_reports_every_block(tmp_path):
+    path = made(tmp_path, {LINEAR: "lora", SQUARE: "lora", TEXT: "lora"})
+    report = remake.resize_file(path, tmp_path / "b.safetensors", Limit(rank=2))
+    assert (report["ranks_before"], report["ranks_after"]) == ([4, 4], [2, 2]) and report["bytes_out"] < report["bytes_in"]
+    before, after = changes(path), changes(tmp_path / "b.safetensors")
+
+    def kept(paths):
+        return 1 - sum(float((before[p] - after[p]).square().sum()) for p in paths) / sum(
+            float(before[p].square().sum()) for p in paths)
+
+    assert report["blocks"] == {"BASE": pytest.approx(kept([TEXT]), rel=1e-4),
+                                "IN01": pytest.approx(kept([LINEAR, SQUARE]), rel=1e-4)}
+    assert report["energy"] == pytest.approx(kept([TEXT, LINEAR, SQUARE]), rel=1e-4)
+    told = file.header(tmp_path / "b.safetensors").metadata
+    assert told["ss_network_dim"] == "2" and json.loads(told["sdlora_recipe"])["sources"][0]["name"] == "a"
+    both = made(tmp_path, {LINEAR: "lora"}, "d", dialect="diffusers")
+    remake.resize_file(both, tmp_path / "e.safetensors", Limit(rank=2))
+    assert file.read(tmp_path / "e.safetensors").dialect == "diffusers"
+
+
+@pytest.mark.parametrize("method", ["concat", "svd"])
+def test_a_blend_of_files_is_one_file(tmp_path, method):
+    first, second = made(tmp_path, {LINEAR: "lora", TEXT: "lora"}), made(tmp_path, {LINEAR: "loha", SQUARE: "lora"}, "b")
+    choices = [LoraChoice(file=str(first), strength=0.7, text_strength=0.2), LoraChoice(file=str(second), strength=-0.5,
+                                                                                       blocks="OUTALL", end=0.5)]
+    report = remake.merge_files(choices, tmp_path / "c.safetensors", method=method, rank=3 if method == "svd" else None)
+    assert report["modules"] == 2 and any("Start and end" in note and "b.safetensors" in note for note in report["notes"])
+    told = file.header(tmp_path / "c.safetensors").metadata
+    recipe = json.loads(told["sdlora_recipe"])
+    assert [source["strength"] for source in recipe["sources"]] == [0.7, -0.5] and recipe["method"] == method
+    assert told["modelspec.merged_from"] == "glass, glass" and "0" * 64 not in told["sshs_model_hash"]
+    wanted = blend([Ingredient(file.read(first).adapters, 0.7, 0.2)], {p: WEIGHTS[f"{p}.weight"] for p in (LINEAR, TEXT)})
+    found = file.read(tmp_path / "c.safetensors").adapters
+    error = {p: float((WEIGHTS[f"{p}.weight"] + delta(each, WEIGHTS[f"{p}.weight"]) - wanted[p]).abs().max())
+             for p, each in found.items()}
+    assert max(error.values()) < (1e-5 if method == "concat" else 1) and (method == "concat") == (report["energy"] == 1.0)
+
+
+def test_files_that_do_not_go_together_are_sentences(tmp_path):
+    path = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
+    other = write.write(tmp_path / "xl.safetensors", {path: Adapter(
+        "lora", {"down": torch.ones(2, 2048), "up": torch.ones(640, 2)}, 2.0, 2, "unet")}, {}, family="sdxl")
+    choices = [LoraChoice(file=str(made(tmp_path, {LINEAR: "lora"}))), LoraChoice(file=str(other))]
+    with pytest.raises(UserError, match="different kinds of base"):
+        remake.merge_files(choices, tmp_path / "c.safetensors")
+    with pytest.raises(UserError, match="needs a rank"):
+        remake.merge_files(choices[:1], tmp_path / "c.safetensors", method="svd")
+    assert not (tmp_path / "c.safetensors").exists()
