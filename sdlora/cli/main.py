@@ -9,10 +9,10 @@ import sys
 import typer
 
 from sdlora import __version__
-from sdlora.cli import bases, bench, draw, files, inspect, library, studio, train
+from sdlora.cli import bases, bench, draw, files, grid, inspect, library, studio, train
 from sdlora.errors import UserError
 
-GROUPS = (train, draw, files, inspect, library, bases, studio, bench)
+GROUPS = (train, draw, grid, files, inspect, library, bases, studio, bench)
 
 
 def show_version(wanted: bool) -> None:

@@ -12,6 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from sdlora.config import DrawConfig, LoraChoice, make
+from sdlora.draw import samplers
 from sdlora.draw.a1111 import decimal
 from sdlora.errors import UserError
 from sdlora.storage import clean_text
@@ -181,7 +182,7 @@ def applied(values: dict[str, object], axis: Axis, value: object) -> dict[str, o
     """The fields of a DrawConfig that a value of an axis changes."""
     loras = list(values["loras"])
     if axis.kind in OF_PICTURE:
-        return {OF_PICTURE[axis.kind]: value}
+        return {OF_PICTURE[axis.kind]: samplers.official(str(value)) if axis.kind == "sampler" and value else value}
     if axis.kind == "prompt":
         return {"prompts": (value,)}
     if axis.kind == "replace":

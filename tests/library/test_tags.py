@@ -20,7 +20,7 @@ def lora(name, value=0.5, folder=None, **metadata):
     """A tiny LoRA on the shelf; (its file, A1111's hash of it)."""
     path = (folder or place("loras")) / f"{name}.safetensors"
     save_file({f"{MODULE}.lora_down.weight": np.full((2, 128), value, np.float16),
-               f"{MODULE}.lora_up.weight": np.full((128, 2), value, np.float16)}, path, metadata=metadata or None)
+               f"{MODULE}.lora_up.weight": np.full((64, 2), value, np.float16)}, path, metadata=metadata or None)
     data = path.read_bytes()
     return str(path), hashlib.sha256(data[8 + int.from_bytes(data[:8], "little"):]).hexdigest()[:12]
 

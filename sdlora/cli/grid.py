@@ -1,0 +1,147 @@
+"""`sdlora grid`: pictures that differ in one thing or two, each by itself and all on one sheet. Knows nothing about denoising."""
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+
+from sdlora.cli.draw import parse_lora, parse_size
+from sdlora.config import DrawConfig, LoraChoice, make
+from sdlora.draw import grid, sheet
+from sdlora.draw.infotext import write_picture
+from sdlora.errors import UserError
+from sdlora.library.tags import named, with_tags
+from sdlora.lora import blocks
+from sdlora.storage import check_writable, confine, place
+from sdlora.train.points import LORA, point_folder, point_steps
+
+STRIP = "strength=0-1 (+0.25)"
+NONE = ("none", "base", "")
+
+
+def register(app: typer.Typer) -> None:
+    app.command("grid")(draw_grid)
+
+
+def draw_grid(
+    prompt: Annotated[str, typer.Argument(help="What to draw; <lora:name:0.8> names a style of the shelf")],
+    x: Annotated[str, typer.Option("--x", metavar="AXIS=VALUES", help="What the columns vary, such as strength=0,0.5,1")] = "",
+    y: Annotated[str, typer.Option("--y", metavar="AXIS=VALUES", help="What the rows vary, such as seed=1-4")] = "",
+    pairs: Annotated[bool, typer.Option("--pairs", help="Columns: the base alone, and with the LoRAs")] = False,
+    base: Annotated[str, typer.Option(help="mini, a diffusers folder, a .safetensors file or a hub id")] = "mini",
+    lora: Annotated[list[str] | None, typer.Option(metavar="FILE[:STRENGTH]", help="A LoRA; may be given again")] = None,
+    method: Annotated[str, typer.Option(help="How several LoRAs act together: sum, switch, composite or style-subject")] = "sum",
+    negative: Annotated[str, typer.Option(help="What to keep out")] = "",
+    sampler: Annotated[str, typer.Option(help="Such as 'DPM++ 2M Karras'; default: the base's own")] = "",
+    size: Annotated[str, typer.Option(metavar="WxH", help="px; default: the base's own size")] = "",
+    seed: Annotated[int, typer.Option(help="Variation number of every picture")] = 1,
+    steps: Annotated[int, typer.Option(help="Denoising steps")] = 20,
+    guidance: Annotated[float, typer.Option(help="How closely the prompt is followed; 1: no guidance")] = 5.0,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures and the sheet")] = Path(),
+    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line")] = False,
+) -> None:
+    """Draw a grid: OUT/rr-cc.png for row r, column c, and all of them with labels on OUT/grid.png.
+
+    Axes: strength text blocks start end (of all LoRAs, or of the second: strength2), lora (files or names, none), point (RUN or
+    RUN:STEP), prompt, replace (the first value in the prompt gives way to the others), negative, seed, steps, guidance, sampler,
+    method, denoise. Ranges: 1-4, 0-1 (+0.25), 10-30 [3]. Without axes: the strength from 0 to 1.
+    """
+    width, height = parse_size(size)
+    config = with_tags(make(DrawConfig, {
+        "prompts": (prompt,), "negative": negative, "base": base, "loras": [parse_lora(text) for text in lora or []],
+        "method": method, "sampler": sampler, "seed": seed, "steps": steps, "guidance": guidance, "width": width,
+        "height": height, "device": device}))
+    if pairs and x:
+        raise UserError("--pairs are the columns already.", "Leave out --x, or give it as --y.")
+    columns = grid.pairs(config) if pairs else axis(x or STRIP)
+    rows = axis(y) if y else None
+    cells = [replace(cell, config=with_tags(cell.config)) for cell in grid.cells(config, columns, rows)]
+    check_writable(out)
+    draw_cells(config, grid.in_order(cells), (columns, rows), out, as_json)
+
+
+def axis(text: str) -> grid.Axis:
+    """An axis as written, with the files that its values of lora or point name. Raises UserError."""
+    parsed = grid.parse(text)
+    if parsed.kind == "lora":
+        return grid.lora_axis("lora", [chosen(value) for value in parsed.values])
+    if parsed.kind == "point":
+        return grid.lora_axis("point", [point for value in parsed.values for point in points(value)])
+    return parsed
+
+
+def chosen(text: str) -> tuple[str, LoraChoice | None]:
+    """`FILE`, `FILE:0.8`, the name of a style on the shelf, or "none" -> (label, choice)."""
+    if text.lower() in NONE:
+        return "base alone", None
+    file, colon, strength = text.rpartition(":")
+    if Path(text).expanduser().is_file() or (colon and Path(file).expanduser().is_file()):
+        choice = make(LoraChoice, parse_lora(text))
+        return Path(choice.file).stem + (f":{strength}" if choice.strength != 1 else ""), choice
+    entry = named(text)
+    return entry.name, LoraChoice(file=str(entry.path))
+
+
+def points(text: str) -> list[tuple[str, LoraChoice | None]]:
+    """`RUN` (all its saved points) or `RUN:STEP` -> [(label, choice)]; a run is its folder or its id; "none" is the base."""
+    if text.lower() in NONE:
+        return [("base alone", None)]
+    run, colon, step = text.rpartition(":")
+    run, step = (run, step) if colon and step.isdecimal() else (text, "")
+    folder = Path(run).expanduser()
+    folder = folder if (folder / "checkpoints").is_dir() else confine(place("runs"), run)
+    there = point_steps(folder)
+    wanted = [int(step)] if step else there
+    if not wanted or not set(wanted) <= set(there):
+        raise UserError(f"{run} has no saved point{f' at step {step}' if step else ''}.",
+                        f"It has: {', '.join(map(str, there))}." if there else "Give the folder of a run, or its id.")
+    return [(f"step {number}", LoraChoice(file=str(point_folder(folder, number) / LORA))) for number in wanted]
+
+
+def draw_cells(config: DrawConfig, cells: list[grid.Cell], axes: tuple[grid.Axis, grid.Axis | None], out: Path,
+               as_json: bool) -> None:
+    """Draw the cells with one loaded base, telling of each as it is written, and the sheet of them all."""
+    from sdlora.base.load import load_base
+    from sdlora.draw import pipeline
+
+    began = time.monotonic()
+    loaded = load_base(config.base, config.device)
+    for weights in {choice.blocks for cell in cells for choice in cell.config.loras}:
+        blocks.parse(weights, loaded.family)  # a mistake is said before the first picture
+    paths, settings = {}, []
+    with Progress(transient=True, disable=as_json) as progress:
+        bar = progress.add_task(f"Drawing {len(cells)} pictures", total=sum(cell.config.steps for cell in cells))
+        done = 0
+        for cell in cells:
+            for event in pipeline.draw(loaded, cell.config):
+                if isinstance(event, pipeline.Preview):
+                    progress.update(bar, completed=done + event.step)
+                    continue
+                path = write_picture(out / f"{cell.name}.png", event.image, event.settings)
+                paths[cell.column, cell.row] = path
+                settings.append(event.settings)
+                tell({"event": "picture", "column": cell.column, "row": cell.row, "label": cell.label,
+                      "file": str(path.resolve()), **event.settings}, f"{path}  {cell.label}", progress, as_json)
+            done += cell.config.steps
+    columns, rows = (side.labels if side else ("",) for side in axes)
+    title = "" if any(side and side.kind in ("prompt", "replace") for side in axes) else config.prompts[0]
+    path = write_picture(out / "grid.png", sheet.sheet(paths, columns, rows, title), grid.sheet_settings(settings, *axes))
+    boxes = sheet.unreadable([*columns, *rows, title])
+    if boxes:
+        typer.echo(f"On the sheet these letters are boxes, for no font here has them: {' '.join(boxes)}", err=True)
+    seconds = round(time.monotonic() - began, 2)
+    typer.echo(json.dumps({"event": "done", "pictures": len(cells), "sheet": str(path.resolve()), "seconds": seconds}) if as_json
+               else f"{path}: {len(cells)} pictures in {seconds:.1f} s")
+
+
+def tell(facts: dict[str, object], words: str, progress: Progress, as_json: bool) -> None:
+    """One line about a picture, for a program or for a person."""
+    if as_json:
+        typer.echo(json.dumps(facts, ensure_ascii=False))
+    else:
+        progress.console.print(words, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,101 @@
+"""`sdlora grid` as another program calls it: cells and a sheet that say how they were drawn, in any order the same pictures."""
+
+import json
+import shutil
+
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+from sdlora.cli import draw, grid
+from sdlora.draw.infotext import read_infotext
+from sdlora.errors import UserError
+from sdlora.storage import place
+from tests.library.test_tags import lora
+
+SMALL = ("--steps", 1, "--size", "64x64", "--device", "cpu")
+
+
+@pytest.fixture
+def run():
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    draw.register(app)
+    grid.register(app)
+
+    def call(*words):
+        result = CliRunner().invoke(app, [str(word) for word in words])
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
+    return call
+
+
+def pixels(path):
+    with Image.open(path) as opened:
+        return opened.convert("RGB").tobytes()
+
+
+def test_cells_and_sheet_say_how_they_were_drawn(run, tmp_path):
+    file, told = lora("ink", 0.1, folder=tmp_path)
+    lines = run("grid", "a red house", "--x", "strength=0,1", "--y", "seed=3,4", "--lora", file, "--out", tmp_path / "out",
+                "--json", *SMALL)
+    assert [line["event"] for line in lines] == ["picture"] * 4 + ["done"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "00-00.png", "00-01.png", "01-00.png", "01-01.png", "grid.png"]
+    cell, sheet = read_infotext(tmp_path / "out" / "01-01.png"), read_infotext(tmp_path / "out" / "grid.png")
+    assert cell["seed"] == 4 and cell["loras"] == [{"name": "ink", "hash": told, "strength": 1.0}]
+    assert sheet["other"] == {"Script": "X/Y/Z plot", "X Type": "LoRA strength", "X Values": "0, 1", "Y Type": "Seed",
+                              "Y Values": "3, 4"}
+    assert "seed" not in sheet and sheet["steps"] == 1 and lines[-1]["sheet"] == str(tmp_path / "out" / "grid.png")
+    # strength 0 is the base, and a cell is what `draw` draws by itself
+    run("draw", "a red house", "--seed", 4, "--out", tmp_path / "base", *SMALL)
+    run("draw", "a red house", "--seed", 4, "--lora", file, "--out", tmp_path / "with", *SMALL)
+    assert pixels(tmp_path / "out" / "01-00.png") == pixels(tmp_path / "base" / "000-00.png")
+    assert pixels(tmp_path / "out" / "01-01.png") == pixels(tmp_path / "with" / "000-00.png")
+    assert pixels(tmp_path / "out" / "01-01.png") != pixels(tmp_path / "out" / "01-00.png")
+
+
+def test_pairs_tags_and_names_of_the_shelf(run, tmp_path):
+    file, _ = lora("ink", 0.1)
+    pairs = run("grid", "a house <lora:ink:0.5>", "--pairs", "--out", tmp_path / "a", "--json", *SMALL)
+    assert [(line["label"], [one["strength"] for one in line["loras"]], line["prompt"]) for line in pairs[:-1]] == [
+        ("base alone", [], "a house"), ("with ink", [0.5], "a house")]
+    axis = run("grid", "a house", "--x", f"lora=none|ink|{file}:0.5", "--out", tmp_path / "b", "--json", *SMALL)
+    assert [line["label"] for line in axis[:-1]] == ["base alone", "ink", "ink:0.5"]
+    assert pixels(tmp_path / "a" / "00-01.png") == pixels(tmp_path / "b" / "00-02.png")
+
+
+def test_saved_points_of_a_run(run, tmp_path):
+    folder = place("runs", "20260101-000000-ink")
+    for step, value in ((100, 0.1), (200, 0.2)):
+        point = folder / "checkpoints" / f"step-{step:06d}"
+        point.mkdir(parents=True)
+        shutil.copy(lora("lora", value, folder=tmp_path)[0], point / "lora.safetensors")
+        (point / "state.json").write_text("{}")
+    axis = grid.axis("point=none|20260101-000000-ink")
+    assert axis.labels == ("base alone", "step 100", "step 200") and axis.values[0] is None
+    assert grid.axis(f"point={folder}:200").values[0].file == str(point / "lora.safetensors")
+    drawn = run("grid", "a house", "--x", "point=20260101-000000-ink", "--out", tmp_path / "out", "--json", *SMALL)
+    assert [line["label"] for line in drawn[:-1]] == ["step 100", "step 200"]
+    for wrong in ("point=20260101-000000-ink:300", "point=nope", "point=../../etc", "point=a\0b"):
+        with pytest.raises(UserError):
+            grid.axis(wrong)
+
+
+def test_block_weights_that_are_none_are_said_before_the_first_picture(run, tmp_path):
+    file, _ = lora("ink", 0.1, folder=tmp_path)
+    with pytest.raises(UserError, match="no block weights"):
+        run("grid", "x", "--x", "blocks=|nope", "--lora", file, "--out", tmp_path / "out", *SMALL)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("words, said", [
+    (["x", "--x", "size=1"], "no axis"), (["x", "--pairs"], "no LoRA to compare"), (["x"], "needs LoRA 1"),
+    (["x", "--pairs", "--x", "seed=1"], "are the columns already"), (["x", "--x", "seed=1", "--lora", "no.st"], "no.st"),
+    (["x", "--x", "lora=nope"], "no style called"), (["x <lora:nope:1>", "--x", "seed=1"], "no style called"),
+    (["x", "--x", "sampler=Euler,nope"], "no sampler"), (["x", "--x", "prompt=a|b <lora:nope:1>"], "no style called")])
+def test_mistakes_are_sentences(run, words, said, tmp_path):
+    with pytest.raises(UserError, match=said):
+        run("grid", *words, "--out", tmp_path, *SMALL)
