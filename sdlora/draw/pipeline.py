@@ -3,6 +3,7 @@
 Knows nothing about files, jobs or the page; what is drawn is decided by DrawConfig alone.
 """
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,26 +11,24 @@ from typing import NamedTuple
 
 import diffusers
 import torch
-from diffusers.schedulers import KarrasDiffusionSchedulers
 from PIL import Image
 from torch import Tensor
 
 from sdlora import __version__
-from sdlora.base import catalog
 from sdlora.base.load import Base
-from sdlora.config import DrawConfig, LoraChoice
-from sdlora.draw.apply import Applied
+from sdlora.config import DrawConfig
+from sdlora.draw import loras, samplers
+from sdlora.draw.compose import Mix, plan
+from sdlora.draw.easel import Easel, easel_of
 from sdlora.draw.preview import rough
+from sdlora.draw.prompt import encode, together
+from sdlora.draw.start import Start, begin
 from sdlora.errors import UserError
-from sdlora.lora import file as lora_file
 from sdlora.lora.blend import Ingredient
 
-SAMPLERS = {  # diffusers' class -> the name A1111 and its readers know
-    "DPMSolverMultistepScheduler": "DPM++ 2M", "DPMSolverSinglestepScheduler": "DPM++ 2S", "DDIMScheduler": "DDIM",
-    "PNDMScheduler": "PLMS", "EulerDiscreteScheduler": "Euler", "EulerAncestralDiscreteScheduler": "Euler a",
-    "HeunDiscreteScheduler": "Heun", "LMSDiscreteScheduler": "LMS", "UniPCMultistepScheduler": "UniPC",
-}
-STOCHASTIC = {"DDPMScheduler", "EulerAncestralDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "DPMSolverSDEScheduler"}
+MOST_LCM = 50  # LCMScheduler's own number of steps to choose from
+
+Predict = Callable[[Tensor, Tensor, int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -65,97 +64,126 @@ def draw(base: Base, config: DrawConfig, *, blend: Sequence[Ingredient] | None =
     """Yield previews and pictures, prompt by prompt; image j of every prompt uses seed + j.
 
     blend: what is merged while drawing and taken out afterwards; None: read from config.loras;
-    (): draw with the weights as they are. stop() is asked before every denoising step.
+    (): draw with the weights as they are, and keep nothing. stop() is asked before every denoising step.
     Pictures are drawn one at a time with guidance in one batch of 2, so the same seed gives the same bits at any count.
-    Raises UserError: a size the base cannot draw, a LoRA of another family, no memory, numbers out of range.
+    Raises UserError: a size or a sampler that is none, a LoRA that does not fit, no memory, numbers out of range.
     """
-    width, height = config.width or base.resolution, config.height or base.resolution
-    if width % base.factor or height % base.factor:
-        raise UserError(f"{base.title} draws sizes that are a multiple of {base.factor} px, not {width}x{height}.",
-                        f"Try {max(1, width // base.factor) * base.factor}x{max(1, height // base.factor) * base.factor}.")
-    if blend is None:
-        blend = [ingredient(choice) for choice in config.loras]
-    applied = Applied(base)
+    easel = easel_of(base) if blend is None or blend else None
     try:
-        if blend:
-            applied.set(blend)
-        yield from every_picture(base, config, (width, height), stop)
+        start = begin(base, config)
+        if easel:
+            easel.load([loras.ingredient(choice, base) for choice in config.loras] if blend is None else blend)
+        yield from every_picture(base, config, start, easel, stop)
     except torch.OutOfMemoryError as error:
+        width, height = config.width or base.resolution, config.height or base.resolution
         raise UserError(f"There is not enough memory to draw {width}x{height} px with {base.title}.",
                         "Choose a smaller size, or close other programs that use the graphics card.") from error
     finally:
-        applied.clear()
+        if easel:
+            easel.clear()
 
 
-def ingredient(choice: LoraChoice) -> Ingredient:
-    """A LoRA file read, as part of a blend. Raises UserError."""
-    file = Path(choice.file)
-    return Ingredient(lora_file.read(file).adapters, choice.strength, choice.text_strength, start=choice.start, end=choice.end,
-                      name=file.stem)
-
-
-def every_picture(base: Base, config: DrawConfig, size: tuple[int, int],
+def every_picture(base: Base, config: DrawConfig, start: Start, easel: Easel | None,
                   stop: Callable[[], bool]) -> Iterator[Preview | Picture]:
     """All prompts x count, in order; ends early when stop() says so."""
-    common = settings_of(base, config, size)
-    negative = base.encode_text([config.negative])
+    common = settings_of(base, config, start)
+    steps = running(config, start)
+    mixes = plan(config.method, easel.loras if easel else (), steps, config.switch_every, easel and easel.applied.pristine)
     for prompt_index, prompt in enumerate(config.prompts):
-        features = base.encode_text([prompt])
-        if config.guidance > 1:
-            features = {key: torch.cat([negative[key], features[key]]) for key in features}
+        predict = predictor(base, config, prompt, start.size, easel, mixes)
         for image_index in range(config.count):
             seed = config.seed + image_index
-            for now in denoise(base, config, features, size, seed):
+            for now in denoise(base, config, start, seed, predict):
                 if stop():
                     return
-                if now.step < config.steps:
-                    yield Preview(prompt_index, image_index, now.step, config.steps, rough(base, now.guess, size))
+                if now.step < steps:
+                    yield Preview(prompt_index, image_index, now.step, steps, rough(base, now.guess, start.size))
             if not now.latents.isfinite().all():
                 raise UserError("The picture broke: the numbers of the model ran out of range.",
                                 "Lower the strength of the LoRA or the guidance.")
-            yield Picture(prompt_index, image_index, prompt, seed, base.decode(now.latents)[0],
+            yield Picture(prompt_index, image_index, prompt, seed, start.finish(base.decode(now.latents)[0]),
                           {"prompt": prompt, "seed": seed, **common})
 
 
-@torch.no_grad()
-def denoise(base: Base, config: DrawConfig, features: dict[str, Tensor], size: tuple[int, int],
-            seed: int) -> Iterator[Denoising]:
-    """Yield the state after step 0 (pure noise) to `steps`; latents (1, c, h/f, w/f) fp32.
+def running(config: DrawConfig, start: Start) -> int:
+    """How many of the steps run: fewer where a picture is there to begin with."""
+    return config.steps if start.latents is None else max(1, min(config.steps, int(config.steps * start.strength)))
 
-    The same arithmetic as diffusers' StableDiffusionPipeline with the scheduler of the base; noise is made on the CPU.
+
+def predictor(base: Base, config: DrawConfig, prompt: str, size: tuple[int, int], easel: Easel | None,
+              mixes: Sequence[tuple[Mix, ...]]) -> Predict:
+    """What the UNet says of noisy latents (1, c, h, w) in a step, guided, with the LoRAs mixed as that step wants them."""
+    features = {}
+    for mix in dict.fromkeys(mix.text for several in mixes for mix in several):
+        read = (lambda text, factors=mix: easel.read(text, factors)) if easel else (lambda text: encode(base, text))
+        wanted = [read(config.negative), read(prompt)] if config.guidance > 1 else [read(prompt)]
+        features[mix] = together(base, wanted)
+
+    def predict(noisy: Tensor, timestep: Tensor, step: int) -> Tensor:
+        outputs = []
+        for mix in mixes[step]:
+            if easel:
+                easel.mix(mix.unet)
+            rows = len(features[mix.text]["states"])
+            output = base.predict(noisy.expand(rows, -1, -1, -1), timestep.expand(rows), features[mix.text], size)
+            if rows == 2:
+                without, wanted = output.chunk(2)
+                output = without + config.guidance * (wanted - without)
+            outputs.append(output)
+        return outputs[0] if len(outputs) == 1 else torch.stack(outputs).mean(0)
+    return predict
+
+
+@torch.no_grad()
+def denoise(base: Base, config: DrawConfig, start: Start, seed: int, predict: Predict) -> Iterator[Denoising]:
+    """Yield the state before the first step to after the last; latents (1, c, h/f, w/f) fp32.
+
+    The same arithmetic as diffusers' StableDiffusionPipeline, its Img2Img and its Inpaint pipeline (for a UNet that is not
+    told the mask); noise is made on the CPU.
     """
-    scheduler = scheduler_of(base)
+    scheduler = scheduler_of(base, config)
     scheduler.set_timesteps(config.steps, device=base.device)
     generator = torch.Generator("cpu").manual_seed(seed)
-    shape = (1, base.channels, size[1] // base.factor, size[0] // base.factor)
-    latents = torch.randn(shape, generator=generator).to(base.device) * scheduler.init_noise_sigma
-    rows = len(features["states"])
-    yield Denoising(0, latents, latents)
-    calls = len(scheduler.timesteps)  # more than `steps` for second-order samplers
-    for call, timestep in enumerate(scheduler.timesteps, start=1):
+    shape = (1, base.channels, start.size[1] // base.factor, start.size[0] // base.factor)
+    noise = torch.randn(shape, generator=generator).to(base.device)
+    steps, timesteps = running(config, start), scheduler.timesteps
+    if start.latents is not None:
+        first = (config.steps - steps) * scheduler.order
+        timesteps = timesteps[first:]
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(first)
+    from_noise = start.latents is None or (start.mask is not None and steps == config.steps)
+    latents = noise * scheduler.init_noise_sigma if from_noise else scheduler.add_noise(start.latents, noise, timesteps[:1])
+    extra = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
+    yield Denoising(0, latents, latents if start.latents is None else start.latents)
+    calls = len(timesteps)  # more than `steps` for second-order samplers
+    for call, timestep in enumerate(timesteps, start=1):
         noisy = scheduler.scale_model_input(latents, timestep)
-        output = base.predict(noisy.expand(rows, -1, -1, -1), timestep.expand(rows), features, size)
-        if rows == 2:
-            without, wanted = output.chunk(2)
-            output = without + config.guidance * (wanted - without)
+        output = predict(noisy, timestep, (call - 1) * steps // calls)
         guess = clean_guess(scheduler, output, timestep, noisy)
-        extra = {"generator": generator} if type(scheduler).__name__ in STOCHASTIC else {}
         latents = scheduler.step(output, timestep, latents, return_dict=False, **extra)[0]
-        yield Denoising(max(1, call * config.steps // calls), latents, guess)
+        if start.mask is not None:
+            known = start.latents if call == calls else scheduler.add_noise(start.latents, noise, timesteps[call:call + 1])
+            latents = (1 - start.mask) * known + start.mask * latents
+        yield Denoising(max(1, call * steps // calls), latents, guess)
 
 
-def scheduler_of(base: Base) -> object:
-    """A fresh scheduler of the class and settings the base comes with.
+def scheduler_of(base: Base, config: DrawConfig) -> object:
+    """A fresh scheduler: the one asked for, else the base's own; always with the noise and the prediction type of the base.
 
     Latents may lie outside -1..1 and Stable Diffusion counts from step 1: older configurations do not say so, and
-    diffusers' StableDiffusionPipeline sets it for them as we do.
+    diffusers' StableDiffusionPipeline sets it for them as we do. Raises UserError for a sampler that is none.
     """
-    name = str(base.scheduler_config.get("_class_name"))
-    if name not in KarrasDiffusionSchedulers.__members__:
+    name, options = str(base.scheduler_config.get("_class_name")), {}
+    if config.sampler:
+        name, options = samplers.find(config.sampler)
+    elif name not in {kind for kind, _ in samplers.SOLVERS.values()}:
         raise UserError(f"{base.title} asks for the sampler {name}, which sdlora does not know.",
-                        "Put DPMSolverMultistepScheduler into its scheduler/scheduler_config.json.")
+                        "Choose a sampler by name, such as Euler.")
+    if name == "LCMScheduler":
+        options = options | {"original_inference_steps": max(MOST_LCM, config.steps)}
     corrected = {} if base.family == "sdxl" else {"clip_sample": False, "steps_offset": 1}
-    return getattr(diffusers, name).from_config(base.scheduler_config | corrected)
+    return getattr(diffusers, name).from_config(base.scheduler_config | corrected | options)
 
 
 def clean_guess(scheduler: object, output: Tensor, timestep: Tensor, noisy: Tensor) -> Tensor:
@@ -166,12 +194,12 @@ def clean_guess(scheduler: object, output: Tensor, timestep: Tensor, noisy: Tens
     return (noisy - (1 - kept).sqrt() * output) / kept.sqrt() if scheduler.config.prediction_type == "epsilon" else output
 
 
-def settings_of(base: Base, config: DrawConfig, size: tuple[int, int]) -> dict[str, object]:
-    """What every picture of this job has in common, in plain JSON types."""
-    sampler = str(base.scheduler_config.get("_class_name", ""))
-    return {"negative": config.negative, "steps": config.steps, "sampler": SAMPLERS.get(sampler, sampler),
-            "guidance": config.guidance, "width": size[0], "height": size[1],
+def settings_of(base: Base, config: DrawConfig, start: Start) -> dict[str, object]:
+    """What every picture of this job has in common, in plain JSON types, under the names of DrawConfig."""
+    sampler = samplers.official(config.sampler) if config.sampler else samplers.name_of(base.scheduler_config)
+    several = {"method": config.method, "switch_every": config.switch_every} if len(config.loras) > 1 else {}
+    return {"negative": config.negative, "steps": config.steps, "sampler": sampler, "guidance": config.guidance,
+            "width": start.size[0], "height": start.size[1],
+            **({} if start.latents is None else {"init_strength": start.strength}), **several,
             "model": Path(base.spec).stem if base.spec != "mini" else "sdlora mini", "model_hash": base.identity[:10],
-            "loras": [{"name": Path(choice.file).stem, "strength": choice.strength,
-                       "hash": catalog.identity(Path(choice.file))[:12]} for choice in config.loras],
-            "version": f"sdlora {__version__}"}
+            "loras": [loras.told(choice) for choice in config.loras], "version": f"sdlora {__version__}"}

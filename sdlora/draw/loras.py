@@ -1,0 +1,49 @@
+"""A chosen LoRA file -> a part of a blend. Knows nothing about weights in place or denoising."""
+
+from functools import lru_cache
+from pathlib import Path
+
+from sdlora.base import catalog
+from sdlora.base.load import Base
+from sdlora.config import LoraChoice
+from sdlora.lora import blocks
+from sdlora.lora import file as lora_file
+from sdlora.lora.blend import Ingredient
+
+KEPT_FILES = 8
+
+
+def ingredient(choice: LoraChoice, base: Base) -> Ingredient:
+    """The file of `choice`, read once for as long as it does not change. Raises UserError.
+
+    One that was made for another build of the embedded base is refused: it would only draw noise.
+    """
+    path = Path(choice.file)
+    read = kept(path, *stamp(path))
+    return Ingredient(read.adapters, choice.strength, choice.text_strength, blocks.parse(choice.blocks, base.family),
+                      choice.start, choice.end, path.stem, base.family)
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """Size and time of change; zeros for a file that is gone, which read() then says in a sentence."""
+    try:
+        facts = path.stat()
+    except OSError:
+        return 0, 0
+    return facts.st_size, facts.st_mtime_ns
+
+
+@lru_cache(KEPT_FILES)
+def kept(path: Path, size: int, changed_ns: int) -> lora_file.LoraFile:
+    return lora_file.read(path)
+
+
+def told(choice: LoraChoice) -> dict[str, object]:
+    """What infotext says of a LoRA: its name, the hash that A1111 and kohya know it by, and what was not left as usual.
+
+    The hash is over the tensor bytes (`sshs_model_hash`), so notes in the file do not change it; 12 hex digits.
+    """
+    path, usual = Path(choice.file), LoraChoice(file=choice.file)
+    special = {key for key in ("text_strength", "blocks", "start", "end") if getattr(choice, key) != getattr(usual, key)}
+    return {"name": path.stem, "strength": choice.strength, "hash": catalog.identity(path)[:12],
+            **choice.model_dump(include=special)}
