@@ -1,4 +1,4 @@
-"""Starts the studio: python app.py [--host 127.0.0.1] [--port 7860] [--data FOLDER] [--password WORD].
+"""Starts the studio: python app.py [--host 127.0.0.1] [--port 7860] [--data FOLDER] [--password WORD] [--library FOLDER].
 
 Knows nothing about the page itself; `sdlora studio` does the same from an installed wheel.
 """

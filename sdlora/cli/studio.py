@@ -31,12 +31,13 @@ def studio(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to serve on")] = 7860,
     data: Annotated[Path | None, typer.Option(help="Data folder; default: SDLORA_HOME or the platform's own")] = None,
     password: Annotated[str | None, typer.Option(help="Asked of everybody who opens the page")] = None,
+    library: Annotated[list[Path] | None, typer.Option(help="A folder of LoRA files to show, read in place")] = None,
 ) -> None:
     """Open the studio in the browser: drop pictures, train, try."""
     from sdlora.ui.door import main
 
     try:
-        main(host, port, str(data) if data else None, password)
+        main(host, port, str(data) if data else None, password, [str(folder) for folder in library or ()])
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
 

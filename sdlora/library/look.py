@@ -52,23 +52,22 @@ def look(folder: Folder, *, full: bool) -> bool:
     """
     with connected() as db:
         known = dict(db.execute("SELECT place, mtime_ns FROM places WHERE folder = ?", (folder.id,)))
-        gone = db.execute("SELECT max(gone) FROM files WHERE folder = ?", (folder.id,)).fetchone()[0]
-        changes = compare(db, folder, known, full=full or bool(gone)) if is_here(folder) else None
-        if changes is None:
-            here = False
-        else:
-            left = db.execute("SELECT count(*) FROM files WHERE folder = ?", (folder.id,)).fetchone()[0] - len(changes.lost)
-            here = folder.own or left > 0 or not changes.lost or bool(changes.new)
-    if not here:
-        if gone == 0:
+        was_gone = db.execute("SELECT 1 FROM files WHERE folder = ? AND gone = 1", (folder.id,)).fetchone() is not None
+        changes = compare(db, folder, known, full=full or was_gone) if is_here(folder) else None
+        if changes and changes.lost and not changes.new and not folder.own:
+            kept = db.execute("SELECT count(*) FROM files WHERE folder = ?", (folder.id,)).fetchone()[0] - len(changes.lost)
+            changes = changes if kept else None
+        left = db.execute("SELECT 1 FROM files WHERE folder = ? AND gone = 0", (folder.id,)).fetchone() is not None
+    if changes is None:
+        if left:
             with writing() as db:
                 db.execute("UPDATE files SET gone = 1 WHERE folder = ?", (folder.id,))
-                db.execute("DELETE FROM places WHERE folder = ?", (folder.id,))
-        return gone == 0
-    if not gone and not (changes.new or changes.changed or changes.lost or changes.places or changes.lost_places):
-        return False
-    store(folder, changes)
-    return True
+                db.execute("UPDATE places SET mtime_ns = 0 WHERE folder = ?", (folder.id,))
+        return left
+    if was_gone or changes.new or changes.changed or changes.lost or changes.places or changes.lost_places:
+        store(folder, changes)
+        return True
+    return False
 
 
 def is_here(folder: Folder) -> bool:

@@ -84,7 +84,7 @@ def look_at_all(*, full: bool) -> None:
     """Look at every folder, and forget the rows of folders that are no longer on the shelf."""
     shown = folders()
     with connected() as db:
-        known = {folder for folder, in db.execute("SELECT DISTINCT folder FROM places UNION SELECT DISTINCT folder FROM files")}
+        known = {folder for folder, in db.execute("SELECT DISTINCT folder FROM places")}
     for gone in known - {folder.id for folder in shown}:
         forget(gone)
     for folder in shown:
@@ -98,11 +98,11 @@ def forget(folder_id: str) -> None:
             db.execute(f"DELETE FROM {name} WHERE folder = ?", (folder_id,))
 
 
-def waiting() -> int:
-    """How many files were seen but not read, or have an embedded cover that was not taken out."""
+def waiting() -> bool:
+    """Whether there are files that were seen but not read, or an embedded cover that was not taken out."""
     with connected() as db:
-        return db.execute("SELECT (SELECT count(*) FROM files WHERE facts = '' AND NOT gone) + "
-                          "(SELECT count(*) FROM files WHERE embedded = 1 AND NOT gone)").fetchone()[0]
+        return db.execute("SELECT EXISTS (SELECT 1 FROM files WHERE facts = '' AND NOT gone) OR "
+                          "EXISTS (SELECT 1 FROM files WHERE embedded = 1 AND NOT gone)").fetchone()[0] == 1
 
 
 def read_new(until: float | None) -> Iterator[Step]:

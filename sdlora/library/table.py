@@ -49,6 +49,8 @@ SCHEMA = """
     CREATE INDEX files_created ON files (created);
     CREATE INDEX files_name ON files (name COLLATE NOCASE);
     CREATE INDEX files_unread ON files (n) WHERE facts = '';
+    CREATE INDEX files_covered ON files (n) WHERE embedded = 1;
+    CREATE INDEX files_gone ON files (folder) WHERE gone = 1;
     CREATE INDEX files_tensor_hash ON files (tensor_hash);
     CREATE INDEX files_data_bytes ON files (data_bytes)
 """

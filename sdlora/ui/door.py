@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import gradio as gr
@@ -16,6 +17,7 @@ from starlette.middleware import Middleware
 from sdlora import storage
 from sdlora.errors import UserError
 from sdlora.jobs.worker import announce_web, ensure_worker
+from sdlora.library import index
 from sdlora.ui import gate, words
 from sdlora.ui.look import CSS, HEAD, theme
 from sdlora.ui.page import build
@@ -23,10 +25,23 @@ from sdlora.ui.page import build
 SCRATCH = "sdlora-page-"
 
 
-def main(host: str = "127.0.0.1", port: int = 7860, data: str | None = None, password: str | None = None) -> None:
-    """Serve the studio until it is interrupted. Raises UserError for an open host without password or a taken port."""
+def main(
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    data: str | None = None,
+    password: str | None = None,
+    library: Sequence[str] = (),
+) -> None:
+    """Serve the studio until it is interrupted. `library`: folders of LoRA files to show, read in place.
+
+    Raises UserError for an open host without password, a taken port, or a folder that cannot be shown.
+    """
     if data:
         os.environ["SDLORA_HOME"] = data
+    check_reach(host, port, password)
+    for folder in library:
+        index.add_folder(folder)
+    index.background.start()
     scratch = private_scratch()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -115,6 +130,7 @@ def run(arguments: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=7860, help=words.HELP_PORT)
     parser.add_argument("--data", help=words.HELP_DATA)
     parser.add_argument("--password", help=words.HELP_PASSWORD)
+    parser.add_argument("--library", metavar="FOLDER", action="append", default=[], help=words.HELP_LIBRARY)
     try:
         main(**vars(parser.parse_args(arguments)))
     except UserError as error:

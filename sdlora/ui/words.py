@@ -5,6 +5,7 @@ ABOUT = "The sdlora studio: teach Stable Diffusion your style, in the browser, o
 HELP_HOST = "address to serve on; anything but this computer needs --password"
 HELP_PORT = "port of the page"
 HELP_DATA = "data folder (default: SDLORA_HOME, else the platform's own place)"
+HELP_LIBRARY = "a folder of LoRA files to show (A1111, Forge, ComfyUI...); read in place, never modified"
 HELP_PASSWORD = "password that the page asks for (any user name)"
 REACH_LOCAL = "The studio is open at http://{host}:{port} - only this computer can reach it. Stop it with Ctrl-C."
 REACH_OPEN = (
@@ -131,6 +132,9 @@ REPORT_MATCHED, REPORT_OF, REPORT_PART = "Layers that act", "{matched} of {modul
 REPORT_FAMILY, REPORT_KIND, REPORT_RANK, REPORT_ALPHA = "Made for", "Kind and spelling", "Detail it can hold (rank)", "Alpha"
 REPORT_SCALE, REPORT_PUSH, REPORT_SIZE = "Built-in strength (alpha / rank)", "Push against the weights", "Size"
 FACTS = {"name": "Name", "trigger": "Trigger word", "tags": "Tags, with commas between", "notes": "Notes"}
+ABOUT_TITLE = "Before you give it away"
+ABOUT_FILE = {"author": "Author", "licence": "Licence", "consent": "Whose pictures, and with whose leave", "note": "A note"}
+PRIVATE = "{count} private entries (captions, paths, dates) stay out of the zip."
 NAME_EMPTY = "A style needs a name. Write one."
 DOWNLOADS = {"kohya": "For ComfyUI, A1111, Forge", "diffusers": "For diffusers", "zip": "All in one zip"}
 
@@ -143,8 +147,11 @@ DESK = {
     "start": "Begins after, % of the drawing", "end": "Ends after, % of the drawing", "blocks": "Where in the network",
     "all_blocks": "everywhere", "more": "More", "remove": "Take off the desk", "push_info": "How far it pushes the base",
     "balance": "Balance", "balance_info": "Strengths at which all push equally hard", "suggested": "Use the suggested strengths",
-    "unsaved": "the studio does not answer",
+    "unsaved": "the studio does not answer", "writing": "Writing the file …", "save_name": "Name of the blend",
+    "save_size": "Size of the file", "save_blend": "Save this blend as a style file",
 }  # fmt: skip
+SAVE_EXACT, SAVE_RANK = "exact", "small (rank {rank})"
+SAVED_BLEND = "“{name}” is on the shelf, with {energy} of the blend in it."
 ENDS_BEFORE = "{name} ends before it begins. Change when it begins or ends."
 METHOD, METHOD_INFO = "How several styles act", "The sum is exact; the others are for styles that fight each other."
 METHODS = {
@@ -168,6 +175,27 @@ CANVAS = {
     "alt": "The picture to begin from", "paint": "Paint over what shall be drawn anew; leave it clean to redraw all of it.",
     "brush": "Brush", "clear": "Clear the paint", "remove": "Begin from nothing",
 }  # fmt: skip
+
+# gallery: grids, settings of a picture
+GRID = "Compare in a grid"
+GRID_LEAD = "The prompt and settings from above, with one thing changed from column to column and another from row to row."
+GRID_X, GRID_Y, GRID_NONE = "Columns", "Rows", "one row only"
+GRID_VALUES, GRID_VALUES_INFO = "Values", "1, 2, 3 or 0-1 (+0.25) or 1-4; put | between texts."
+GRID_DRAW, GRID_STRIP, GRID_PAIRS, GRID_SHEET = "Draw the grid", "Strength strip", "Base beside blend", "Download the sheet"
+GRID_TITLE, GRID_NO_X = "The grid", "Choose what the columns change."
+AXES = {
+    "strength": "Strength", "seed": "Variation number", "prompt": "Prompt", "replace": "A word of the prompt", "lora": "Style",
+    "point": "Saved point of a training", "blocks": "Where in the network", "sampler": "Sampler", "steps": "Drawing steps",
+    "guidance": "Closeness to the prompt", "method": "How they act together", "text": "Strength on the words",
+}  # fmt: skip
+AXIS_BEGIN = {
+    "strength": "0, 0.4, 0.7, 1, 1.3", "seed": "1-4", "blocks": "all | style only | content only", "steps": "10, 20, 30",
+    "sampler": "DPM++ 2M Karras | Euler | Euler a", "guidance": "2, 5, 8", "method": "sum | switch | composite",
+    "text": "0, 0.5, 1",
+}  # fmt: skip
+NO_STYLE = {"none", "base", "–", "-"}
+NO_SUCH_RUN, ROUND = "There is no training called “{name}” with saved points.", "after {step}"
+RECALL, RECALLED = "Use the settings of a picture: drop it here", "Settings taken over, {count} styles on the desk."
 
 # past runs
 NO_RUNS = "No trainings yet."

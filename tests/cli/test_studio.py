@@ -64,7 +64,8 @@ def test_studio_opens_the_one_door(sdlora, monkeypatch):
     door.main = lambda *arguments: opened.append(arguments)
     monkeypatch.setitem(sys.modules, "sdlora.ui.door", door)
     assert sdlora("studio", "--port", "7999", "--data", "/x/y")[0] == 0
-    assert opened == [("127.0.0.1", 7999, "/x/y", None)]
+    assert sdlora("studio", "--library", "/a", "--library", "/b")[0] == 0
+    assert opened == [("127.0.0.1", 7999, "/x/y", None, []), ("127.0.0.1", 7860, None, None, ["/a", "/b"])]
     assert sdlora("studio", "--port", "99999")[0] == 2
 
 

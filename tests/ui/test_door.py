@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,16 @@ def test_others_need_a_password():
 def test_a_port_that_is_none_is_a_sentence(port, capsys):
     assert door.run([f"--port={port}"]) == 2
     assert "ports go from 1" in capsys.readouterr().err
+
+
+def test_folders_of_lora_files_are_shown_before_the_page_opens(tmp_path, monkeypatch, capsys):
+    started = []
+    monkeypatch.setattr(door, "start", lambda *_: types.SimpleNamespace(block_thread=lambda: started.append("page")))
+    monkeypatch.setattr(door.index.background, "start", lambda: started.append("scan"))
+    assert door.run(["--library", str(tmp_path / "gone")]) == 2 and "is not a folder" in capsys.readouterr().err
+    (tmp_path / "Lora").mkdir()
+    assert door.run(["--library", str(tmp_path / "Lora")]) == 0 and started == ["scan", "page"]
+    assert [folder.path for folder in door.index.folders()][1:] == [tmp_path / "Lora"]
 
 
 def test_an_open_host_without_password_ends_with_a_sentence(capsys):
