@@ -1,0 +1,112 @@
+"""A blend of LoRAs baked into a copy of a base. Knows nothing about pictures or models in memory.
+
+The copy has the form of the original: a folder stays a folder, a single file keeps its CompVis names, every weight its number
+format. Weights are read, changed and written one at a time; nothing is at its place before all of it is written.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from sdlora.base import catalog
+from sdlora.base.weights import Weights, write_copy
+from sdlora.config import LoraChoice
+from sdlora.errors import UserError
+from sdlora.lora import blocks
+from sdlora.lora.blend import Ingredient, bias_change, change, parts_of
+from sdlora.lora.file import LoraFile, read
+from sdlora.lora.report import refuse_other_build
+
+Parts = dict[str, list]
+
+
+def bake(base: Path, choices: Sequence[LoraChoice], out: Path,
+         progress: Callable[[int, int], object] = lambda done, of: None) -> dict[str, object]:
+    """Write a copy of the resolved `base` to `out`, its weights those of the live blend of `choices`.
+
+    Report: out, weights (how many changed), matched ({LoRA: [modules found, of how many]}), notes. Raises UserError: a LoRA that
+    fits no module or was made for another family, a weight that the base's number format cannot hold, no room on the disk.
+    """
+    weights = Weights(base)
+    check_form(base, out)
+    files = [read(Path(choice.file)) for choice in choices]
+    matched = {}
+    for choice, found in zip(choices, files, strict=True):
+        name = Path(choice.file).stem
+        refuse_misfit(name, found, weights)
+        there = [path for path in found.adapters if f"{path}.weight" in weights]
+        if not there:
+            raise UserError(f"{name} changes nothing in {base.name}: none of its {len(found.adapters)} modules is there.",
+                            "Choose a LoRA that was made for this kind of base.")
+        matched[name] = [len(there), len(found.adapters)]
+    ingredients = [Ingredient(found.adapters, choice.strength, choice.text_strength, blocks.parse(choice.blocks, weights.family),
+                              name=Path(choice.file).stem, family=weights.family)
+                   for choice, found in zip(choices, files, strict=True)]
+    parts = parts_of(ingredients, {path: None for found in files for path in found.adapters if f"{path}.weight" in weights})
+    done: list[str] = []
+    write_copy(weights, counted(changed(weights, parts), done, len(parts), progress), out, recipe(base, choices))
+    timed = [Path(choice.file).name for choice in choices if (choice.start, choice.end) != (0.0, 1.0)]
+    notes = [f"Start and end cannot be in a base: {', '.join(timed)} acts all the time in it."] if timed else []
+    return {"out": str(out), "weights": len(done), "matched": matched, "notes": notes}
+
+
+def changed(weights: Weights, parts: Parts) -> Iterator[tuple[str, Tensor]]:
+    """(name, new weight or bias) of everything the blend changes, as lora.blend.blend computes it."""
+    for path, each in parts.items():
+        name, weight = f"{path}.weight", weights[f"{path}.weight"]
+        if any(adapter.tensors.keys() - {"diff_b"} for adapter, _ in each):
+            try:
+                yield name, checked(name, (weight.float() + change(each, weight)).to(weight.dtype))
+            except ValueError as error:
+                raise UserError(f"{path} has another shape in this base ({error}).",
+                                "Choose LoRAs that were made for this kind of base.") from error
+        bias = bias_change(each)
+        if bias is not None and f"{path}.bias" in weights:
+            old = weights[f"{path}.bias"]
+            yield f"{path}.bias", checked(name, (old.float() + bias).to(old.dtype))
+
+
+def checked(name: str, value: Tensor) -> Tensor:
+    """Raises UserError for a weight that has left the range of its number format."""
+    if not value.float().isfinite().all():
+        raise UserError(f"{name} leaves the range of the base's number format: the blend is too strong.",
+                        "Lower the strengths, or bake into an fp32 base.")
+    return value
+
+
+def counted(changes: Iterator[tuple[str, Tensor]], done: list[str], total: int,
+            progress: Callable[[int, int], object]) -> Iterator[tuple[str, Tensor]]:
+    for name, value in changes:
+        yield name, value
+        done.append(name)
+        progress(len(done), max(total, len(done)))
+
+
+def check_form(base: Path, out: Path) -> None:
+    """Raises UserError where `out` does not name the same kind of thing as `base`, or names the base itself."""
+    if out.resolve() == base.resolve():
+        raise UserError(f"{out.name} is the base itself, which is never changed.", "Give the copy another name with --out.")
+    if base.is_file() != (out.suffix.lower() == ".safetensors"):
+        raise UserError(f"{base.name} is a {'single file' if base.is_file() else 'folder'}, and so its copy will be.",
+                        "Write --out NAME.safetensors." if base.is_file() else "Give --out the name of a folder.")
+
+
+def refuse_misfit(name: str, found: LoraFile, weights: Weights) -> None:
+    """Raises UserError for a LoRA of another family, or of another build of mini."""
+    if found.families and weights.family not in found.families:
+        titles = " or ".join(catalog.FAMILIES[family].title for family in found.families)
+        raise UserError(f"{name} was made for {titles}, and {weights.path.name} is {catalog.FAMILIES[weights.family].title}.",
+                        "Choose a base of the family the LoRA was made for.")
+    if weights.family == "mini":
+        refuse_other_build(found.metadata, catalog.identity(weights.path), name)
+
+
+def recipe(base: Path, choices: Sequence[LoraChoice]) -> dict[str, str]:
+    """What the copy says about itself."""
+    sources = [{"name": Path(choice.file).stem, "strength": choice.strength, "text_strength": choice.text_strength,
+                "blocks": choice.blocks, "hash": catalog.identity(Path(choice.file))} for choice in choices]
+    names = [base.stem, *(Path(choice.file).stem for choice in choices)]
+    return {"format": "pt", "modelspec.merged_from": ", ".join(name.replace(",", " ") for name in names),
+            "sdlora_recipe": json.dumps({"method": "bake", "base": catalog.identity(base), "sources": sources}, sort_keys=True)}
