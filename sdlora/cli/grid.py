@@ -11,8 +11,7 @@ from rich.progress import Progress
 
 from sdlora.cli.draw import parse_lora, parse_size
 from sdlora.config import DrawConfig, LoraChoice, make
-from sdlora.draw import grid, sheet
-from sdlora.draw.infotext import write_picture
+from sdlora.draw import grid
 from sdlora.errors import UserError
 from sdlora.library.tags import named, with_tags
 from sdlora.lora import blocks
@@ -107,7 +106,8 @@ def draw_cells(config: DrawConfig, cells: list[grid.Cell], axes: tuple[grid.Axis
                as_json: bool) -> None:
     """Draw the cells with one loaded base, telling of each as it is written, and the sheet of them all."""
     from sdlora.base.load import load_base
-    from sdlora.draw import pipeline
+    from sdlora.draw import pipeline, sheet
+    from sdlora.draw.infotext import write_picture
 
     began = time.monotonic()
     loaded = load_base(config.base, config.device)

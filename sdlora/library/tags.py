@@ -9,10 +9,11 @@ from pathlib import Path
 
 from sdlora.config import DrawConfig, LoraChoice, make
 from sdlora.draw.a1111 import take_tags
-from sdlora.draw.infotext import LORA_FIELDS, not_taken, read_infotext, settings_from
 from sdlora.errors import UserError
 from sdlora.library import index
 from sdlora.storage import MAX_NAME, clean_text
+
+SETTINGS = tuple(field for field in LoraChoice.model_fields if field != "file")
 
 
 def resolve(prompt: str) -> tuple[str, list[LoraChoice]]:
@@ -78,7 +79,7 @@ def placed(loras: Sequence[dict[str, object]]) -> tuple[list[LoraChoice], list[s
         if told and same is None:
             sentences.append(f"{entry.name} on your shelf has the name that the picture tells, but may be another file: "
                              "its hash differs.")
-        choices.append(choice(str(entry.path), {key: lora[key] for key in LORA_FIELDS if key in lora}))
+        choices.append(choice(str(entry.path), {key: lora[key] for key in SETTINGS if key in lora}))
     return choices, sentences
 
 
@@ -87,6 +88,8 @@ def recall(picture: Path) -> tuple[dict[str, object], list[str]]:
 
     Raises UserError when the file is no picture or does not say how it was drawn.
     """
+    from sdlora.draw.infotext import not_taken, read_infotext, settings_from  # brings Pillow, which no prompt needs
+
     found = read_infotext(picture)
     fields = settings_from(found)
     choices, sentences = placed(fields["loras"])
