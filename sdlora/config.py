@@ -181,7 +181,7 @@ def make(model: type[Model], values: dict[str, object]) -> Model:
         return model(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key = next(part for part in reversed(first["loc"]) if isinstance(part, str))  # "strength" of ("loras", 0, "strength")
         if first["type"] == "extra_forbidden":
             raise UserError(f"There is no setting {key!r}.", nearest(key)) from error
         said = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")

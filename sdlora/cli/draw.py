@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -10,10 +11,15 @@ import typer
 from rich.progress import Progress
 
 from sdlora.config import DrawConfig, make
+from sdlora.draw import samplers
 from sdlora.errors import UserError
-from sdlora.storage import check_writable
+from sdlora.jobs.execute import DRAWING_LOCK
+from sdlora.jobs.lock import hold
+from sdlora.library.tags import with_tags
+from sdlora.storage import check_writable, home
 
 MAX_PROMPTS_BYTES = 4 << 20
+LORA_KEYS = {"te": "text_strength", "blocks": "blocks", "start": "start", "end": "end"}
 
 
 def register(app: typer.Typer) -> None:
@@ -24,7 +30,16 @@ def draw(
     prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPT...", help="What to draw")] = None,
     prompts_file: Annotated[Path | None, typer.Option(help="A text file with one prompt a line")] = None,
     base: Annotated[str, typer.Option(help="mini, a diffusers folder, a .safetensors file or a hub id")] = "mini",
-    lora: Annotated[list[str] | None, typer.Option(metavar="FILE[:STRENGTH]", help="A LoRA; may be given again")] = None,
+    lora: Annotated[list[str] | None, typer.Option(
+        metavar="FILE[:STRENGTH][,te=,blocks=,start=,end=]", help="A LoRA; may be given again. te: its strength in the text "
+        "encoders; blocks: a preset such as style, or a number per block; start, end: shares of the steps")] = None,
+    method: Annotated[str, typer.Option(
+        help="How several LoRAs act: sum, switch, composite, or style-subject (give the style first)")] = "sum",
+    switch_every: Annotated[int, typer.Option(help="Steps until the next LoRA takes over (switch)")] = 5,
+    sampler: Annotated[str, typer.Option(help="Such as 'DPM++ 2M Karras'; default: the base's own")] = "",
+    init: Annotated[Path | None, typer.Option(metavar="PICTURE", help="Begin from this picture")] = None,
+    mask: Annotated[Path | None, typer.Option(metavar="PICTURE", help="White where --init is drawn anew")] = None,
+    strength: Annotated[float, typer.Option(help="How far --init is changed, up to 1")] = 0.6,
     negative: Annotated[str, typer.Option(help="What to keep out")] = "",
     size: Annotated[str, typer.Option(metavar="WxH", help="px; default: the base's own size")] = "",
     seed: Annotated[int, typer.Option(help="Picture j of every prompt uses seed + j")] = 1,
@@ -41,9 +56,13 @@ def draw(
     if not wanted:
         raise UserError("There is nothing to draw.", 'Give a prompt: sdlora draw "a red house" --out pictures')
     width, height = parse_size(size)
-    config = make(DrawConfig, {
+    config = with_tags(make(DrawConfig, {
         "prompts": wanted, "negative": negative, "base": base, "loras": [parse_lora(text) for text in lora or []],
-        "seed": seed, "count": count, "steps": steps, "guidance": guidance, "width": width, "height": height, "device": device})
+        "method": method, "switch_every": switch_every, "sampler": sampler, "init": named_file(init), "mask": named_file(mask),
+        "init_strength": strength, "seed": seed, "count": count, "steps": steps, "guidance": guidance, "width": width,
+        "height": height, "device": device}))
+    if sampler:
+        samplers.official(sampler)  # a misspelt name is said before the base is loaded
     check_writable(out)
     if download:
         from sdlora.cli.bases import fetch
@@ -59,19 +78,17 @@ def write_pictures(config: DrawConfig, out: Path, as_json: bool) -> None:
     began = time.monotonic()
     loaded = load_base(config.base, config.device)
     total = len(config.prompts) * config.count
-    for prompt in config.prompts:
-        if unread := loaded.overlong(prompt):
-            typer.echo(f'"{prompt[:40]}..." is too long for {loaded.title}: "{unread[:80]}" is not read.', err=True)
-    with Progress(transient=True, disable=as_json) as progress:
-        bar = progress.add_task(f"Drawing {total} picture{'s' * (total > 1)}", total=total * config.steps)
+    # a training that runs beside waits meanwhile, as it does for the page
+    with hold(home() / DRAWING_LOCK, 10) or nullcontext(), Progress(transient=True, disable=as_json) as progress:
+        bar = progress.add_task(f"Drawing {total} picture{'s' * (total > 1)}", total=total)
         for event in pipeline.draw(loaded, config):
-            done = (event.prompt_index * config.count + event.image_index) * config.steps
+            done = event.prompt_index * config.count + event.image_index
             if isinstance(event, pipeline.Preview):
-                progress.update(bar, completed=done + event.step)
+                progress.update(bar, completed=done + event.step / event.steps)
                 continue
             path = out / f"{event.prompt_index:03d}-{event.image_index:02d}.png"
             infotext.write_picture(path, event.image, event.settings)
-            progress.update(bar, completed=done + config.steps)
+            progress.update(bar, completed=done + 1)
             if as_json:
                 facts = {"event": "picture", "prompt_index": event.prompt_index, "image_index": event.image_index,
                          "file": str(path.resolve()), **event.settings}
@@ -84,13 +101,22 @@ def write_pictures(config: DrawConfig, out: Path, as_json: bool) -> None:
 
 
 def parse_lora(text: str) -> dict[str, object]:
-    r"""`style.safetensors:0.8` -> file and strength; the last colon counts only where a number follows (C:\loras\a is a path)."""
-    file, colon, strength = text.rpartition(":")
+    r"""`style.safetensors:0.8,te=0.5,blocks=style,start=0.2,end=0.9` -> the fields of a LoraChoice.
+
+    The last colon counts only where a number follows (C:\loras\a is a path), a comma only before one of the four names.
+    """
+    name, *options = re.split(rf",(?=(?:{'|'.join(LORA_KEYS)})=)", text)
+    file, colon, strength = name.rpartition(":")
     is_strength = bool(colon) and re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)", strength) is not None
-    path = Path(file if is_strength else text).expanduser()
+    path = Path(file if is_strength else name).expanduser()
     if not path.is_file():
         raise UserError(f"There is no LoRA file {path}.", "Write it as --lora FILE or --lora FILE:0.8.")
-    return {"file": str(path), "strength": float(strength) if is_strength else 1.0}
+    fields = {LORA_KEYS[key]: value for key, _, value in (option.partition("=") for option in options)}
+    return {"file": str(path), "strength": float(strength) if is_strength else 1.0, **fields}
+
+
+def named_file(path: Path | None) -> str:
+    return str(path.expanduser()) if path else ""
 
 
 def parse_size(text: str) -> tuple[int | None, int | None]:

@@ -9,6 +9,7 @@ from sdlora.config import LoraChoice
 from sdlora.lora import blocks
 from sdlora.lora import file as lora_file
 from sdlora.lora.blend import Ingredient
+from sdlora.lora.report import refuse_other_build
 
 KEPT_FILES = 8
 
@@ -20,6 +21,8 @@ def ingredient(choice: LoraChoice, base: Base) -> Ingredient:
     """
     path = Path(choice.file)
     read = kept(path, *stamp(path))
+    if base.family == "mini":
+        refuse_other_build(read.metadata, base.identity, path.name)
     return Ingredient(read.adapters, choice.strength, choice.text_strength, blocks.parse(choice.blocks, base.family),
                       choice.start, choice.end, path.stem, base.family)
 

@@ -5,12 +5,15 @@ import shutil
 
 import pytest
 import typer
+from PIL import Image
 from typer.testing import CliRunner
 
 from sdlora import storage
 from sdlora.cli import bases, draw
 from sdlora.draw.infotext import read_infotext
 from sdlora.errors import UserError
+from sdlora.jobs.execute import DRAWING_LOCK
+from sdlora.jobs.lock import is_held
 
 
 @pytest.fixture
@@ -46,18 +49,45 @@ def test_a_strength_follows_the_last_colon_only_as_a_number(tmp_path, monkeypatc
                                  (r"C:\loras\a.safetensors", r"C:\loras\a.safetensors", 1.0),
                                  (r"C:\loras\a.safetensors:-.5", r"C:\loras\a.safetensors", -0.5), ("a:b", "a:b", 1.0)):
         assert draw.parse_lora(text) == {"file": file, "strength": strength}
+    assert draw.parse_lora("a, b.safetensors:0.8,te=0.5,blocks=1,0,0.5,end=0.9") == {
+        "file": "a, b.safetensors", "strength": 0.8, "text_strength": "0.5", "blocks": "1,0,0.5", "end": "0.9"}
+
+
+def test_a_picture_to_begin_from_and_a_sampler_are_told_in_the_picture(run, tmp_path):
+    begin, mask = Image.new("RGB", (96, 64), "navy"), Image.new("L", (96, 64))
+    mask.paste(255, (0, 0, 48, 64))
+    begin.save(tmp_path / "begin.png")
+    mask.save(tmp_path / "mask.png")
+    run("draw", "a red house", "--init", tmp_path / "begin.png", "--mask", tmp_path / "mask.png", "--strength", 0.5, "--steps", 4,
+        "--sampler", "euler a", "--size", "96x64", "--out", tmp_path / "out", "--device", "cpu")
+    settings = read_infotext(tmp_path / "out" / "000-00.png")
+    assert (settings["sampler"], settings["init_strength"], settings["width"]) == ("Euler a", 0.5, 96)
+    drawn = Image.open(tmp_path / "out" / "000-00.png")
+    assert drawn.crop((64, 0, 96, 64)).getcolors() == [(32 * 64, (0, 0, 128))]
+    assert drawn.crop((0, 0, 32, 64)).getcolors() != [(32 * 64, (0, 0, 128))]
+
+
+def test_training_beside_waits_while_pictures_are_drawn(run, tmp_path, monkeypatch):
+    held = []
+    monkeypatch.setattr("sdlora.draw.pipeline.draw", lambda *ignored: held.append(is_held(storage.home() / DRAWING_LOCK)) or [])
+    run("draw", "x", "--out", tmp_path, "--device", "cpu")
+    assert held == [True] and not is_held(storage.home() / DRAWING_LOCK)
 
 
 @pytest.mark.parametrize("words, said", [
     (["draw"], "nothing to draw"), (["draw", "x", "--size", "big"], "not a size"),
-    (["draw", "x", "--lora", "no.st:1"], "no LoRA file"),
+    (["draw", "x", "--lora", "no.st:1"], "no LoRA file"), (["draw", "x", "--sampler", "Eulr"], "Did you mean Euler"),
+    (["draw", "x", "--lora", "{lora}:9"], "^strength must be less"),
+    (["draw", "x", "--lora", "{lora},te=x"], "^text_strength must"),
+    (["draw", "x", "--mask", "m.png"], "A mask needs"), (["draw", "<lora:gone:1> x"], "no style called 'gone'"),
     (["draw", "x", "--size", "65x64"], "width must be"), (["draw", "x", "--base", "nope"], "no base model"),
     (["draw", "x", "--steps", "0"], "steps must be"), (["bases", "add", "nope"], "no base model"),
     (["bases", "remove", "mini"], "was not added"),
 ])
-def test_mistakes_are_sentences(run, words, said):
+def test_mistakes_are_sentences(run, tmp_path, words, said):
+    (tmp_path / "a.safetensors").touch()
     with pytest.raises(UserError, match=said):
-        run(*words)
+        run(*(word.replace("{lora}", str(tmp_path / "a.safetensors")) for word in words))
 
 
 def test_a_place_for_no_pictures_is_refused_before_the_first_is_drawn(run, tmp_path, monkeypatch):
