@@ -7,15 +7,17 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from sdlora.config import LoraChoice, make
 from sdlora.errors import UserError
 from sdlora.jobs import desk
 from sdlora.jobs.execute import log_bug
-from sdlora.storage import home, place, read_json, write_json
+from sdlora.storage import home, place, read_json, shipped, slug, write_json
 
 MOST_TRIES = 2
+Loaded = Callable[[str, str], object]  # (spec, device) -> the base, loaded once
 
 
-def answer_all(base: Callable[[str, str], object]) -> bool:
+def answer_all(base: Loaded) -> bool:
     """Answer every waiting question; False when none waits. base(spec, device) -> the loaded base.
 
     A question that ended the process twice is not tried again.
@@ -45,14 +47,54 @@ def readable(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def report(payload: dict, folder: Path, base: Callable) -> dict:
-    """{"id", "file"} -> what `lora.report.inspect` says of it, and the id; the thumbnail in its metadata is left out."""
+def report(payload: dict, folder: Path, base: Loaded) -> dict:
+    """{"id", "file"} -> what `lora.report.inspect` says of it, the id, and which metadata is better not given away.
+
+    The thumbnail that may lie in the metadata is left out.
+    """
+    from sdlora.base.catalog import identity
+    from sdlora.lora.privacy import private
     from sdlora.lora.report import inspect
 
-    told = inspect(Path(payload["file"]))
-    told["id"] = payload["id"]
+    told = inspect(Path(payload["file"]), identity=identity(shipped("assets", "mini")))
+    hidden = private(told["metadata"])
     told["metadata"] = {key: said for key, said in told["metadata"].items() if not key.endswith("thumbnail")}
-    return told
+    return {**told, "id": payload["id"], "private": hidden}
 
 
-ANSWERS = {"report": report}
+def save(payload: dict, folder: Path, base: Loaded) -> dict:
+    """{"base", "loras", "name", "method", "rank"} -> the blend as one file: {"file", "name", energy, ranks, notes}."""
+    from sdlora.base import catalog
+    from sdlora.base.weights import Weights
+    from sdlora.lora.remake import merge_files
+
+    choices = [make(LoraChoice, lora) for lora in payload["loras"]]
+    out = folder / f"{slug(payload['name'])}.safetensors"
+    weights = Weights(catalog.resolve(payload["base"]))
+    told = merge_files(choices, out, method=payload["method"], rank=payload["rank"], weights=weights)
+    return {"file": out.name, "name": payload["name"], **{key: told[key] for key in ("energy", "ranks", "notes")}}
+
+
+def convert(payload: dict, folder: Path, base: Loaded) -> dict:
+    """{"file", "name", "way", "about", "cover"} -> {"file", "note"}: kohya or diffusers, or one zip with card, cover and `about`.
+
+    What is nobody's business does not go into the zip.
+    """
+    from sdlora.lora import card, metadata, privacy
+    from sdlora.lora.header import header
+    from sdlora.lora.remake import convert_file
+    from sdlora.lora.write import rewrite
+
+    path, name = Path(payload["file"]), slug(payload["name"])
+    if payload["way"] != "zip":
+        out = folder / f"{name}-{payload['way']}.safetensors"
+        told = convert_file(path, out, payload["way"])
+        lost = told["problems"] + ([f"{len(told['left_out'])} entries have no place in such a file."] if told["left_out"] else [])
+        return {"file": out.name, "note": " ".join([f"{told['alpha'].capitalize()}.", *lost])}
+    open_told = metadata.filled(privacy.stripped(header(path).metadata), **payload["about"])
+    copy = rewrite(path, folder / f"{name}.safetensors", open_told)
+    cover = [(Path(payload["cover"]), "")] if payload["cover"] else []
+    return {"file": card.pack(copy, folder / f"{name}.zip", cover).name, "note": ""}
+
+
+ANSWERS = {"report": report, "save": save, "convert": convert}

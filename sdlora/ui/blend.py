@@ -17,6 +17,7 @@ from sdlora.dataset.picture import open_picture
 from sdlora.draw import samplers
 from sdlora.jobs import pictures as draws
 from sdlora.jobs.worker import ensure_worker
+from sdlora.library.tags import with_tags
 from sdlora.ui import canvas, desk, drawing, history, words
 from sdlora.ui.bases import base_choices, base_of
 from sdlora.ui.guard import number, one_of, text, whole
@@ -133,7 +134,7 @@ def settings_of(asked: Asked) -> dict:
 def draw(*values: object) -> tuple:
     """Queue pictures with every row that is on; where wanted, those of the base alone before them."""
     asked = Asked(*values)
-    config = make(DrawConfig, settings_of(asked))
+    config = with_tags(make(DrawConfig, settings_of(asked)))
     items = [config.model_copy(update={"loras": ()}), config] if asked.compare is True and config.loras else [config]
     job = draws.submit_draw(items, labels=COMPARED if len(items) == 2 else LABELS)
     ensure_worker()
@@ -164,5 +165,5 @@ def packed(name: str, pictures: list[draws.DrawnPicture]) -> gr.DownloadButton:
 
 def resume() -> tuple:
     """Updates for `Drawing.shown` on load: what was being drawn goes on being watched."""
-    job = drawing.unfinished(set(LABELS)) or drawing.unfinished(set(COMPARED))
+    job = drawing.unfinished(lambda folder: drawing.labelled(LABELS)(folder) or drawing.labelled(COMPARED)(folder))
     return drawing.begin(job) if job else drawing.idle()

@@ -12,13 +12,15 @@ from sdlora.errors import UserError
 from sdlora.jobs import desk
 from sdlora.library import index
 from sdlora.lora.blocks import PRESETS
+from sdlora.storage import confine
 from sdlora.ui import shelf, styles, words
 from sdlora.ui.asking import Question, asking
-from sdlora.ui.guard import an_id, fields, number, text
+from sdlora.ui.guard import an_id, fields, number, text, whole
 from sdlora.ui.look import widget
 
 MOST_ROWS = 32
 STRONG = 0.5
+RANKS = (4, 8, 16, 32, 64, 128)
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,14 @@ class Row:
 
 
 def layout() -> gr.HTML:
-    data = {"words": words.DESK, "none": words.DESK_EMPTY, "blocks": list(PRESETS), "cards": {}}
-    calls = "element, props, trigger, server"
-    return widget("mixing", calls, value=[], elem_id="desk", server_functions=asking(QUESTIONS), data=data)
+    calls, kinds = "element, props, trigger, server", asking(QUESTIONS)
+    return widget("mixing", calls, value=[], elem_id="desk", server_functions=kinds, events=("change",), data=data_of({}))
+
+
+def data_of(cards: dict[str, dict]) -> dict:
+    """What gallery.js draws of the desk beside its value; `cards`: as the shelf's, by style id."""
+    sizes = [(words.SAVE_EXACT, 0), *((words.SAVE_RANK.format(rank=rank), rank) for rank in RANKS)]
+    return {"words": words.DESK, "none": words.DESK_EMPTY, "blocks": list(PRESETS), "sizes": sizes, "cards": cards}
 
 
 def rows_of(value: object) -> list[Row]:
@@ -74,8 +81,7 @@ def row_for(entry: index.LoraEntry, **settings: object) -> dict:
 def filled(rows: list[dict]) -> gr.HTML:
     """The desk with these rows and nothing else."""
     entries = [index.find(row["id"]) for row in rows]
-    data = {"words": words.DESK, "none": words.DESK_EMPTY, "blocks": list(PRESETS)}
-    return gr.HTML(value=rows, data=data | {"cards": {entry.id: shelf.card_of(entry) for entry in entries}})
+    return gr.HTML(value=rows, data=data_of({entry.id: shelf.card_of(entry) for entry in entries}))
 
 
 def base_spec(rows: list[Row]) -> str:
@@ -109,4 +115,25 @@ def weighed(answer: desk.Answer) -> dict:
     return {"pushes": pushes, **{key: found[key] for key in ("lines", "warning", "suggested", "balanced") if found.get(key)}}
 
 
-QUESTIONS = {"interference": Question(weigh, weighed)}
+def blended(data: object) -> dict:
+    """{"rows", "name", "rank"} -> the payload of the question for the blend as a file. Rank 0: exact."""
+    asked = fields(data)
+    rows, name, rank = rows_of(asked.get("rows")), text(asked.get("name"), 80), asked.get("rank")
+    if not rows:
+        raise UserError(words.DESK_EMPTY)
+    if not name:
+        raise UserError(words.NAME_EMPTY)
+    rank = whole(rank, 0, max(RANKS), words.REPORT_RANK)
+    choices = [row.choice.model_dump(mode="json") for row in rows]
+    recipe = {"method": "svd" if rank else "concat", "rank": rank or None}
+    return {"base": base_spec(rows), "loras": choices, "name": name, **recipe}
+
+
+def kept(answer: desk.Answer) -> dict:
+    """Put the written blend on the shelf; what the artist is told."""
+    entry = index.add(confine(answer.folder, str(answer.result["file"])), answer.result["name"])
+    told = words.SAVED_BLEND.format(name=entry.name, energy=f"{answer.result['energy']:.1%}")
+    return {"text": " ".join([told, *answer.result["notes"]])}
+
+
+QUESTIONS = {"interference": Question(weigh, weighed), "save": Question(blended, kept)}

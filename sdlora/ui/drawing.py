@@ -5,6 +5,7 @@ Knows nothing about what is drawn with what: the caller brings the settings and 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import gradio as gr
 
@@ -85,9 +86,14 @@ def cancel(job: object) -> None:
     draws.cancel_draw(an_id(job, "drawing"))
 
 
-def unfinished(labels: set[str]) -> str | None:
-    """The newest draw that still waits or draws and whose parts carry these labels: what a reload comes back to."""
+def unfinished(fits: Callable[[Path], bool]) -> str | None:
+    """The newest draw that still waits or draws and whose folder fits: what a reload comes back to."""
     for job in reversed(Table().jobs("draw", "queued", "running")):
-        if {label for label, _ in draws.items_of(draws.draw_folder(job.target))} == labels:
+        if fits(draws.draw_folder(job.target)):
             return job.target
     return None
+
+
+def labelled(labels: tuple[str, ...]) -> Callable[[Path], bool]:
+    """Whether the parts of a draw carry these labels."""
+    return lambda folder: {label for label, _ in draws.items_of(folder)} == set(labels)

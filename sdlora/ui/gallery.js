@@ -73,18 +73,19 @@
     const told = await ask(server, "report", card.id, words.unsaved);
     if (told.problem) { body.replaceChildren(make("p", { className: "said bad", textContent: told.problem })); return; }
     const said = make("span", { className: "said", role: "status" });
-    const inputs = told.fields.map((field) => make(field.long ? "textarea" : "input",
-      { value: field.value, name: field.key, maxLength: field.most, rows: 3, "aria-label": field.label, placeholder: field.hint || "" }));
+    const form = (fields) => fields.map((field) => make("label", {}, field.label, make(field.long ? "textarea" : "input",
+      { value: field.value, name: field.key, maxLength: field.most, rows: 3 })));
+    const filled = (labels) => Object.fromEntries(labels.map((label) => [label.lastChild.name, label.lastChild.value]));
+    const facts = form(told.fields), about = form(told.about);
     const save = async () => {
-      const facts = Object.fromEntries(inputs.map((input) => [input.name, input.value]));
-      const answer = await server.keep_facts([card.id, facts]).catch(() => ({ problem: words.unsaved }));
+      const answer = await server.keep_facts([card.id, filled(facts)]).catch(() => ({ problem: words.unsaved }));
       said.textContent = answer.problem || words.saved;
       said.classList.toggle("bad", Boolean(answer.problem));
       changed = changed || !answer.problem;
     };
     const fetched = async (way) => {
       said.textContent = words.writing;
-      const file = await ask(server, "convert", [card.id, way], words.unsaved);
+      const file = await ask(server, "convert", [card.id, way, filled(about)], words.unsaved);
       said.textContent = file.problem || file.note || "";
       said.classList.toggle("bad", Boolean(file.problem));
       if (file.made) trigger("select", { id: card.id, made: file.made });
@@ -98,9 +99,10 @@
           make("i", { style: { height: `${bar.percent}%` } }), make("small", { textContent: bar.name }))))) : null,
       told.ignored.length ? make("details", {}, make("summary", { textContent: told.ignored_title }),
         make("ul", {}, ...told.ignored.map((text) => make("li", { textContent: text })))) : null,
-      make("div", { className: "facts-form" }, ...inputs.map((input, at) => make("label", {}, told.fields[at].label, input)),
-        make("div", { className: "acts" }, button(words.save, save, { className: "solid" }), said)),
-      make("div", { className: "acts" }, ...told.ways.map((way) => button(way.label, () => fetched(way.key))))].filter(Boolean));
+      make("div", { className: "facts-form" }, ...facts, make("div", { className: "acts" }, button(words.save, save, { className: "solid" }))),
+      make("details", { className: "sharing" }, make("summary", { textContent: told.about_title }),
+        make("div", { className: "facts-form" }, ...about), told.private ? make("p", { className: "with", textContent: told.private }) : null),
+      make("div", { className: "acts" }, ...told.ways.map((way) => button(way.label, () => fetched(way.key)))), said].filter(Boolean));
   };
 
   // ---- the mixing desk: a row per chosen file; what the blend does is measured after every change
@@ -112,7 +114,8 @@
       host.now = {};
       host.list = make("div", { className: "rows" });
       host.told = make("div", { className: "told", "aria-live": "polite" });
-      host.append(host.list, host.told);
+      host.saving = make("div");
+      host.append(host.list, host.told, host.saving);
     }
     const rows = () => (Array.isArray(props.value) ? props.value : []);
     const limit = (value, low, high, other) => (Number.isFinite(value) ? Math.min(high, Math.max(low, value)) : other);
@@ -168,6 +171,8 @@
         host.list.replaceChildren(...(rows().length ? [...rows().map(made), blocks] : [make("p", { className: "none", textContent: data.none || "" })]));
       }
       host.list.querySelectorAll(".row").forEach((node, at) => node.paint(rows()[at]));
+      const some = rows().some((row) => row.on);
+      if (some !== Boolean(host.saving.firstChild)) host.saving.replaceChildren(...(some ? [saving()] : []));
       measure();
     };
 
@@ -181,6 +186,20 @@
         make("div", { className: "acts" },
           told.suggested ? button(words.suggested, strengths(told.suggested), { className: "solid" }) : null,
           told.balanced ? button(words.balance, strengths(told.balanced), { title: words.balance_info }) : null)].filter(Boolean));
+    };
+
+    const saving = () => {
+      const name = make("input", { maxLength: 80, "aria-label": words.save_name, placeholder: words.save_name });
+      const small = make("select", { "aria-label": words.save_size }, ...data.sizes.map(([label, rank]) => make("option", { value: rank, textContent: label })));
+      const said = make("span", { className: "said", role: "status" });
+      const save = async () => {
+        said.textContent = words.writing;
+        const told = await ask(server, "save", { rows: rows(), name: name.value, rank: Number(small.value) }, words.unsaved);
+        said.textContent = told.problem || told.text || "";
+        said.classList.toggle("bad", Boolean(told.problem));
+        if (!told.problem) trigger("change");
+      };
+      return make("div", { className: "saving" }, name, small, button(words.save_blend, save, { className: "solid" }), said);
     };
 
     // one question at a time: the next one is about the desk as it is when the answer came

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from sdlora.ui import blend, canvas, desk, drawing, history, shelf, words
+from sdlora.ui import blend, canvas, desk, drawing, grid, history, recall, shelf, words
 from sdlora.ui.guard import QUIET, guarded
 
 
@@ -16,6 +16,8 @@ class Gallery:
     shelf: shelf.Shelf
     desk: gr.HTML
     form: blend.Form
+    grid: grid.Grid
+    recall: recall.Recall
 
 
 def layout() -> Gallery:
@@ -28,8 +30,12 @@ def layout() -> Gallery:
         method, every = blend.methods()
     with gr.Column(elem_classes="act", elem_id="act-blend"):
         gr.Markdown(f"## {words.GALLERY_DRAW}")
+        again = recall.layout()
         form = blend.layout(rows, method, every)
-    return Gallery(cards, rows, form)
+    with gr.Column(elem_classes="act", elem_id="act-grid"):
+        gr.Markdown(f"## {words.GRID}")
+        cells = grid.layout()
+    return Gallery(cards, rows, form, cells, again)
 
 
 def connect(act: Gallery, kept: gr.HTML) -> None:
@@ -40,6 +46,9 @@ def connect(act: Gallery, kept: gr.HTML) -> None:
     form.draw.click(guarded(blend.draw), form.fields, form.drawing.shown, **QUIET)
     form.prompt.submit(guarded(blend.draw), form.fields, form.drawing.shown, **QUIET)
     drawing.connect(form.drawing, blend.finished, [form.slider, form.results, form.zip, kept])
+    act.desk.change(guarded(shelf.show), act.shelf.looking, act.shelf.cards, **QUIET)  # a blend was saved
+    grid.connect(act.grid, form, kept)
+    recall.connect(act.recall, form, act.desk)
     form.results.delete(guarded(forget), None, form.results, **QUIET)
 
 

@@ -2,7 +2,7 @@
 
 import gradio as gr
 
-from sdlora.ui import blend, gallery, guard, history, past, pictures, shelf, train, try_, watching, words
+from sdlora.ui import blend, gallery, grid, guard, history, past, pictures, shelf, train, try_, watching, words
 from sdlora.ui.guard import QUIET, TICK, guarded, silent
 from sdlora.ui.look import widget
 
@@ -102,6 +102,7 @@ def on_load(demo: gr.Blocks, acts: tuple, opened: gr.BrowserState) -> None:
     demo.load(silent(shelf.show), None, act4.shelf.cards, **TICK)
     demo.load(silent(try_.resume_drawing), None, act3.drawing.shown, **TICK)
     demo.load(silent(blend.resume), None, act4.form.drawing.shown, **TICK)
+    demo.load(silent(grid.resume), None, act4.grid.drawing.shown, **TICK)
 
 
 def first_run() -> tuple:

@@ -34,6 +34,9 @@ def told(answer: desk.Answer) -> dict:
         "ignored": [f"{each['name']}: {each['reason']}" for each in found["ignored"][:MOST_LISTED]],
         "ignored_title": words.REPORT_IGNORED.format(count=len(found["ignored"])),
         "fields": facts_of(entry),
+        "about": about(found["metadata"]),
+        "about_title": words.ABOUT_TITLE,
+        "private": words.PRIVATE.format(count=len(found["private"])) if found["private"] else "",
         "ways": [{"key": key, "label": label} for key, label in words.DOWNLOADS.items()],
     }
 
@@ -66,13 +69,11 @@ def written(value: object) -> str:
     return f"{said[0]} … {said[-1]}" if len(said) > 4 else ", ".join(said)
 
 
-def bars(blocks: dict[str, float]) -> list[dict]:
+def bars(blocks: dict[str, dict]) -> list[dict]:
     """The size of the change per block relative to its weights, the highest bar full."""
-    highest = max((size or 0 for size in blocks.values()), default=0) or 1
-    return [
-        {"name": name, "text": f"{size or 0:.1%}", "percent": round(100 * (size or 0) / highest, 1)}
-        for name, size in blocks.items()
-    ]
+    pushes = {name: block["push"] or 0 for name, block in blocks.items()}
+    highest = max(pushes.values(), default=0) or 1
+    return [{"name": name, "text": f"{push:.1%}", "percent": round(100 * push / highest, 1)} for name, push in pushes.items()]
 
 
 def facts_of(entry: index.LoraEntry) -> list[dict]:
@@ -81,6 +82,15 @@ def facts_of(entry: index.LoraEntry) -> list[dict]:
     return [
         {"key": key, "label": label, "value": known[key], "most": 80 if key == "name" else 2000, "long": key == "notes"}
         for key, label in words.FACTS.items()
+    ]
+
+
+def about(metadata: dict[str, str]) -> list[dict]:
+    """What may go out with a file that is given away, as it says now."""
+    keys = {"author": "modelspec.author", "licence": "modelspec.license", "consent": "sdlora_consent", "note": "sdlora_note"}
+    return [
+        {"key": key, "label": label, "value": metadata.get(keys[key], ""), "most": 2000, "long": key == "note"}
+        for key, label in words.ABOUT_FILE.items()
     ]
 
 
@@ -100,10 +110,16 @@ def keep_facts(data: object) -> dict:
 
 
 def conversion(data: object) -> dict:
-    """[style id, way] -> the payload of the question for a file in another form."""
-    style, way = data if isinstance(data, list) and len(data) == 2 else (None, None)
+    """[style id, way, what may go out with it] -> the payload of the question for a file in another form."""
+    style, way, said = data if isinstance(data, list) and len(data) == 3 else (None, None, None)
     entry = index.find(an_id(style, "style"))
-    return {"file": str(entry.path), "way": one_of(way, words.DOWNLOADS), "name": entry.name}
+    return {
+        "file": str(entry.path),
+        "name": entry.name,
+        "way": one_of(way, words.DOWNLOADS),
+        "about": {key: text(fields(said).get(key)) for key in words.ABOUT_FILE},
+        "cover": str(entry.thumbnail) if entry.thumbnail else "",
+    }
 
 
 def converted(answer: desk.Answer) -> dict:
@@ -119,4 +135,5 @@ def made(ask_id: object) -> Path:
     return confine(answer.folder, str(answer.result["file"]))
 
 
-SERVER = [keep_facts, *asking({"report": Question(asked, told), "convert": Question(conversion, converted)})]
+QUESTIONS = {"report": Question(asked, told), "convert": Question(conversion, converted)}
+SERVER = [keep_facts, *asking(QUESTIONS)]

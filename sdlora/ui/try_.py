@@ -179,7 +179,7 @@ def newest_style() -> str | None:
 
 def resume_drawing() -> tuple:
     """Updates for `Drawing.shown` on load: what was being drawn goes on being watched."""
-    job = drawing.unfinished(set(LABELS))
+    job = drawing.unfinished(drawing.labelled(LABELS))
     return drawing.begin(job) if job else drawing.idle()
 
 

@@ -1,10 +1,15 @@
 """What the drawing process answers, about real small files on the tiny base."""
 
+import zipfile
+
 import pytest
 import torch
-from safetensors.torch import save_file
+from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from sdlora.jobs import desk, tasks
+from sdlora.lora.delta import delta
+from sdlora.lora.file import read
 from sdlora.lora.modules import family_table
 
 
@@ -37,3 +42,46 @@ def test_a_report_of_no_lora_is_a_sentence(tmp_path):
     (tmp_path / "no.safetensors").write_bytes(b"nothing")
     told = asked("report", {"id": "no", "file": str(tmp_path / "no.safetensors")})
     assert told.state == "failed" and "no.safetensors" in told.problem
+
+
+def test_a_blend_becomes_one_file_that_does_the_same(lora):
+    loras = [{"file": str(lora), "strength": 0.75}, {"file": str(lora), "strength": -0.5}]
+    told = asked("save", {"base": "mini", "loras": loras, "name": "Half & half", "method": "concat", "rank": None})
+    assert told.state == "done", told.problem
+    assert told.result["file"] == "half-half.safetensors" and told.result["name"] == "Half & half" and told.result["energy"] == 1
+    (path, one), (_, made) = *read(lora).adapters.items(), *read(told.folder / told.result["file"]).adapters.items()
+    weight = torch.zeros(family_table("mini")[path])
+    torch.testing.assert_close(delta(made, weight), delta(one, weight) * 0.25)
+
+
+def test_a_blend_that_is_nothing_is_a_sentence(lora):
+    nothing = [{"file": str(lora), "strength": 0}]
+    told = asked("save", {"base": "mini", "loras": nothing, "name": "x", "method": "concat", "rank": None})
+    assert told.state == "failed" and "0" in told.problem
+
+
+@pytest.mark.parametrize("way", ["kohya", "diffusers"])
+def test_a_file_in_another_form_changes_weights_alike(lora, way):
+    told = asked("convert", {"file": str(lora), "name": "One", "way": way, "about": {}, "cover": ""})
+    assert told.state == "done", told.problem
+    (path, before), (_, after) = *read(lora).adapters.items(), *read(told.folder / told.result["file"]).adapters.items()
+    weight = torch.zeros(family_table("mini")[path])
+    torch.testing.assert_close(delta(after, weight), delta(before, weight))
+
+
+def test_what_is_given_away_says_who_made_it_and_nothing_private(tmp_path, lora):
+    about = {"ss_dataset_dirs": '{"/home/ada/pictures": 3}', "ss_network_module": "networks.lora"}
+    save_file(load_file(lora), tmp_path / "private.safetensors", about)
+    Image.new("RGB", (64, 64), "teal").save(tmp_path / "cover.png")
+    told = asked("convert", {"file": str(tmp_path / "private.safetensors"), "name": "Ada's", "way": "zip",
+                             "about": {"author": "Ada", "licence": "CC0"}, "cover": str(tmp_path / "cover.png")})
+    assert told.state == "done", told.problem
+    with zipfile.ZipFile(told.folder / told.result["file"]) as archive:
+        assert {"README.md", "images/00.png"} < set(archive.namelist())
+        whole = b"".join(archive.read(name) for name in archive.namelist())
+    assert b"Ada" in whole and b"CC0" in whole and b"/home/ada" not in whole
+
+
+def test_a_report_names_what_is_private(tmp_path, lora):
+    save_file(load_file(lora), tmp_path / "private.safetensors", {"ss_dataset_dirs": '{"/home/ada/pictures": 3}'})
+    assert "ss_dataset_dirs" in asked("report", {"id": "x", "file": str(tmp_path / "private.safetensors")}).result["private"]

@@ -13,7 +13,7 @@ from gradio.state_holder import SessionState
 
 import sdlora
 from sdlora.dataset import sets
-from sdlora.ui import guard, history, page, pictures
+from sdlora.ui import asking, desk, guard, history, page, pictures, report
 
 OURS = str(Path(sdlora.__file__).parent)
 HOSTILE = [None, True, 3.7, -1, 2**63, float("nan"), "x" * 10_001, "../../etc/passwd", "1 OR 1=1'; DROP TABLE jobs",
@@ -89,8 +89,21 @@ def test_every_handler_is_guarded(demo):
 
 @pytest.mark.parametrize("value", [*HOSTILE, [None] * 3, ["../x", "000", "text"], ["my-set", "../../000", "text"], ["a", "b", 3]])
 def test_server_functions_answer_with_a_sentence(value, bugs):
-    for function in (pictures.save_caption, history.full_picture):
+    for function in (pictures.save_caption, history.full_picture, *report.SERVER, *asking.asking(desk.QUESTIONS)):
         assert set(function(value)) == {"problem"}
+    assert not bugs
+
+
+ROWS = [{"id": "nothing", "on": True, "strength": 1, "text": None, "start": 0, "end": 1, "blocks": ""}]
+
+
+@pytest.mark.parametrize("value", [*HOSTILE, ["a"] * 3, [{"on": True}], ROWS, ROWS * 40, [{**ROWS[0], "strength": "9"}],
+                                   {"rows": ROWS, "name": "x", "rank": 0}, {"rows": [], "name": [], "rank": "1"}])
+def test_questions_of_strangers_are_answered_with_a_sentence(value, bugs, monkeypatch):
+    monkeypatch.setattr("sdlora.jobs.worker.spawn", lambda *_: pytest.fail("a stranger's nonsense started a worker"))
+    for kinds, ask in ((desk.QUESTIONS, asking.asking(desk.QUESTIONS)[0]), (report.QUESTIONS, report.SERVER[1])):
+        for kind in kinds:
+            assert set(ask([kind, value])) == {"problem"}, kind
     assert not bugs
 
 

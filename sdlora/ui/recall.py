@@ -1,0 +1,51 @@
+"""Use the settings of a picture: dropped from anywhere, its prompt, numbers and styles fill the form and the desk.
+
+Knows nothing about how a picture carries them: library/tags.py reads it and finds the files on the shelf.
+"""
+
+from dataclasses import dataclass
+
+import gradio as gr
+
+from sdlora.config import DrawConfig, LoraChoice
+from sdlora.library import index, tags
+from sdlora.ui import blend, desk, words
+from sdlora.ui.guard import guarded, uploads
+from sdlora.ui.look import widget
+
+FIELDS = ("seed", "negative", "sampler", "steps", "guidance", "width", "height", "method")
+
+
+@dataclass(frozen=True)
+class Recall:
+    drop: gr.File
+    notes: gr.HTML
+
+
+def layout() -> Recall:
+    drop = gr.File(label=words.RECALL, file_types=["image"], type="filepath", height=96, elem_id="recall-drop")
+    return Recall(drop, widget("notes", elem_id="recall-notes"))
+
+
+def connect(act: Recall, form: blend.Form, rows: gr.HTML) -> None:
+    asked = blend.Asked(*form.fields)
+    outputs = [rows, asked.prompt, asked.every, *(getattr(asked, name) for name in FIELDS), act.notes, act.drop]
+    told = {"show_progress_on": act.drop, "api_visibility": "private"}
+    act.drop.upload(guarded(recall), act.drop, outputs, **told)
+
+
+def recall(file: object) -> tuple:
+    """Updates of desk, prompt, turns, the fields, the notes, and the emptied drop."""
+    fields, sentences = tags.recall(uploads([file])[0])
+    rows = [row for row in map(row_of, fields.get("loras", [])) if row]
+    values = {name: fields.get(name, DrawConfig.model_fields[name].get_default()) for name in FIELDS}
+    told = {"notes": [words.RECALLED.format(count=len(rows)), *sentences]}
+    every = fields.get("switch_every", gr.skip())
+    return desk.filled(rows), fields["prompts"][0], every, *(values[name] for name in FIELDS), gr.HTML(data=told), None
+
+
+def row_of(choice: LoraChoice) -> dict | None:
+    """The row of a style that lies on the shelf."""
+    entry = next((each for each in index.list_loras() if str(each.path) == choice.file), None)
+    settings = choice.model_dump(exclude={"file", "text_strength"})
+    return desk.row_for(entry, **settings, text=choice.text_strength) if entry else None
