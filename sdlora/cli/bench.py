@@ -2,20 +2,21 @@
 
 import json
 from dataclasses import asdict
+from enum import StrEnum
 from typing import Annotated
 
 import typer
+
+
+class SwitchModel(StrEnum):
+    mini, sd15, sdxl, all = "mini", "sd15", "sdxl", "all"
+
 
 bench = typer.Typer(help="Measure sdlora's speed beside other programs' on this machine.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
     app.add_typer(bench, name="bench")
-
-
-@bench.callback()
-def group() -> None:
-    """Keeps `bench train` a command of its own while it is the only one."""
 
 
 @bench.command()
@@ -41,6 +42,47 @@ def train(
     if result.peft_s is not None:
         typer.echo(f"  with PEFT's layers    {result.peft_s * 1000:7.1f} ms   "
                    f"{result.peft_s / result.floor_s:.2f}x of the floor, {result.ratio_peft:.2f}x of ours")
+
+
+@bench.command()
+def switch(
+    model: Annotated[SwitchModel, typer.Option(help="The large ones are full-size with random weights: sdxl takes 12 GB")]
+        = SwitchModel.mini,
+    rounds: Annotated[int | None, typer.Option(min=1, max=1000, help="Turns of either side; their median counts")] = None,
+    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per model")] = False,
+) -> None:
+    """Load, switch and blend LoRAs: ours, and diffusers with PEFT on the same base, in turn."""
+    from sdlora.bench.switch import MODELS, NO_PEFT, measure
+
+    for name in MODELS if model is SwitchModel.all else [model.value]:
+        result = measure(name, rounds=rounds, device=device)
+        if result.peft_load_s is None:
+            typer.echo(NO_PEFT, err=True)
+        typer.echo(json.dumps(asdict(result)) if as_json else table(result))
+
+
+def table(result: object) -> str:
+    """A result of bench.switch as lines: what was measured, ours, PEFT's, how many times as fast."""
+    rows = [("", "ours", "PEFT", ""),
+            ("load a file", ms(result.load_s), ms(result.peft_load_s), times(result.load_ratio)),
+            ("switch, fused", ms(result.switch_s), ms(result.peft_switch_s), times(result.switch_ratio)),
+            ("switch, set_adapters", "", ms(result.peft_set_s), ""),
+            ("blend of 2", ms(result.blend2_s), "", ""), ("blend of 5", ms(result.blend5_s), "", ""),
+            ("first step after a load", ms(result.first_step_s), "", ""),
+            ("a step with 5 / with none", times(result.step5_ratio), times(result.peft_step5_ratio), "")]
+    return "\n".join([f"{result.model}, {result.modules} modules, {result.dtype} on {result.device}, {result.threads} threads, "
+                      f"median of {result.rounds} rounds",
+                      *(f"  {title:26} {mine:>10} {theirs:>10} {ratio:>8}".rstrip() for title, mine, theirs, ratio in rows),
+                      f"  a switch reaches {result.bandwidth_share:.0%} of the speed of copying the weights it changes"])
+
+
+def ms(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds * 1000:.1f} ms"
+
+
+def times(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}x"
 
 
 @bench.command()

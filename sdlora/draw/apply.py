@@ -5,35 +5,23 @@ subtraction, so no rounding piles up. Parameters keep their storage: what was co
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sdlora.base.catalog import FAMILIES, WIDTHS
 from sdlora.base.load import Base
+from sdlora.draw.fit import BIAS, Matched, Met, find, meet, roots
 from sdlora.draw.ready import Ready, Shelf
-from sdlora.errors import UserError
 from sdlora.lora.blend import Ingredient, change, product, strength_at
-from sdlora.lora.delta import Adapter, Adapters, delta, shape_of
 
-BIAS = "|bias"  # after the path of a module: its bias, not its weight
 CHUNK_BYTES = {"cpu": 4 * 1024**2, "cuda": 256 * 1024**2}  # of fp32 products made at once; on a CPU what its cache holds
+LITTLE_BYTES = 32 * 1024**2  # of weights: up to here one thread merges them
 SPARE_BYTES = 2 * 1024**3  # GPU memory left to drawing: pristine copies that would take it lie in pinned RAM
 Multiplier = float | Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Matched:
-    """How one LoRA met the base: modules changed, and the paths of those that the base has not (loaded).
-
-    biases: modules there without a bias, of which the LoRA would change it.
-    """
-    modules: int
-    absent: tuple[str, ...]
-    biases: tuple[str, ...] = ()
 
 
 class Kept(NamedTuple):
@@ -54,6 +42,7 @@ class Applied:
     def __init__(self, base: Base) -> None:
         self.base = base
         self.shelf = Shelf(base.device)
+        self.met: WeakKeyDictionary[Ready, Met] = WeakKeyDictionary()
         self.kept: dict[str, Kept] = {}                        # of every parameter touched so far, by path [+ BIAS]
         self.loaded: list[tuple[Ready, dict[str, float]]] = []  # with {path [+ BIAS]: strength}, where it is not 0
         self.merged: dict[str, tuple[Part, ...]] = {}          # what every changed parameter holds now, in canonical order
@@ -76,17 +65,14 @@ class Applied:
         """Check the ingredients and make them ready for mix(); the weights stay as they are. Raises UserError."""
         loaded, reports = [], []
         for each in ingredients:
-            there = {path: module for path in each.adapters if (module := find(self.base, path)) is not None}
-            self.refuse_misfit(each.name, each.adapters, there)
             lora = self.shelf.ready(each.adapters)
-            strengths = {path: strength for path in there if (strength := strength_at(each, path))}
-            biased = [path for path in lora.biases if path in there]
-            without = [path for path in biased if not isinstance(getattr(there[path], "bias", None), Tensor)]
-            targets = {path: there[path].weight for path in strengths if path in lora.rows or path in lora.others}
-            targets |= {path + BIAS: there[path].bias for path in biased if path in strengths and path not in without}
-            self.keep(targets)
-            loaded.append((lora, {key: strengths[key.removesuffix(BIAS)] for key in targets}))
-            reports.append(Matched(len(there), tuple(path for path in each.adapters if path not in there), tuple(without)))
+            met = self.met.get(lora)
+            if met is None or met.roots != roots(self.base):
+                met = self.met[lora] = meet(self.base, each.name, each.adapters)
+            self.keep(met.targets)
+            strengths = {key: strength for key in met.targets if (strength := strength_at(each, key.removesuffix(BIAS)))}
+            loaded.append((lora, strengths))
+            reports.append(met.report)
         self.loaded = loaded
         self.shelf.trim(len(ingredients))
         return reports
@@ -99,7 +85,7 @@ class Applied:
         wanted = self.wanted(multipliers or [1.0] * len(self.loaded))
         changed = {key: parts for key, parts in wanted.items() if self.merged.get(key) != parts}
         try:
-            with torch.no_grad():
+            with torch.no_grad(), threads_for(sum(self.kept[key].parameter.nbytes for key in changed)):
                 self.restore([key for key in self.merged if key not in wanted])
                 self.merge(changed)
         except BaseException:
@@ -121,10 +107,12 @@ class Applied:
 
     def keep(self, targets: Mapping[str, Tensor]) -> None:
         """Copy the parameters that were never touched: beside them, or into pinned RAM when GPU memory is short."""
-        new = {key: parameter for key, parameter in targets.items() if key not in self.kept}
-        near = has_room(self.base.device, sum(parameter.nbytes for parameter in new.values()))
-        for key, parameter in new.items():
-            self.kept[key] = Kept(parameter, parameter.detach().clone() if near else pinned(parameter.detach()))
+        new = [key for key in targets if key not in self.kept]
+        if new:
+            values = [targets[key].detach() for key in new]
+            near = has_room(self.base.device, sum(value.nbytes for value in values))
+            for key, pristine in zip(new, copies(values) if near else map(pinned, values), strict=True):
+                self.kept[key] = Kept(targets[key], pristine)
 
     def wanted(self, multipliers: Sequence[Multiplier]) -> dict[str, tuple[Part, ...]]:
         """What every parameter shall hold, where that is not its pristine value; parts in canonical order."""
@@ -154,11 +142,16 @@ class Applied:
                 groups[tuple((id(part.lora), part.lora.rows[key][0], part.strength) for part in parts)].append(key)
             else:
                 self.add(key, alone(key, parts, self.kept[key].pristine.to(self.base.device)))
+        if groups:
+            self.merge_groups(list(groups.values()), wanted)
+
+    def merge_groups(self, groups: Sequence[Sequence[str]], wanted: Mapping[str, tuple[Part, ...]]) -> None:
+        """Rebuild the weights of each group, as many at once as a chunk holds."""
         chunk = CHUNK_BYTES.get(self.base.device.type, CHUNK_BYTES["cuda"]) // 4
-        for keys in groups.values():
-            size = self.kept[keys[0]].parameter.numel()
+        sizes = [self.kept[keys[0]].parameter.numel() for keys in groups]
+        scratch = torch.empty(max(chunk, *sizes), device=self.base.device)
+        for size, keys in zip(sizes, groups, strict=True):
             many = max(1, chunk // size)
-            scratch = torch.empty(min(many, len(keys)) * size, device=self.base.device)
             for at in range(0, len(keys), many):
                 some = keys[at:at + many]
                 for key, change_of in zip(some, together(some, wanted[some[0]], scratch[:len(some) * size]), strict=True):
@@ -182,22 +175,6 @@ class Applied:
             meant += float(change_of.double().square().sum())
             lost += float((parameter.double() - pristine.to(parameter.device).double() - change_of.double()).square().sum())
         return (lost / meant) ** 0.5 if meant else 0.0
-
-    def refuse_misfit(self, name: str, adapters: Adapters, there: Mapping[str, nn.Module]) -> None:
-        """Raises UserError unless at least one module is there and every one that is there has the right shape."""
-        ours = FAMILIES[self.base.family].title
-        misfits = [path for path, module in there.items() if not fits(adapters[path], module)]
-        other = WIDTHS.get(text_width(adapters)) if misfits else None
-        if other and other != self.base.family:
-            raise UserError(f"{name} was made for {FAMILIES[other].title}, and {self.base.title} is {ours}.",
-                            f"Choose a base of the {FAMILIES[other].title} family, or a LoRA made for {ours}.")
-        if not there:
-            raise UserError(f"{name} changes nothing in {self.base.title}: none of its {len(adapters)} modules is there.",
-                            f"Choose a LoRA that was made for {ours}.")
-        if misfits:
-            raise UserError(f"{name} does not fit {self.base.title}: {misfits[0]} has another shape, and so have "
-                            f"{len(misfits) - 1} more of its modules.", f"Choose a LoRA that was made for {ours}.")
-
 
 def together(keys: Sequence[str], parts: Sequence[Part], scratch: Tensor) -> Sequence[Tensor]:
     """The low-rank changes of n weights that are alike in `parts`, each (out, in x k x k) fp32, as views of `scratch`."""
@@ -226,45 +203,27 @@ def has_room(device: torch.device, nbytes: int) -> bool:
     return device.type != "cuda" or nbytes + SPARE_BYTES <= torch.cuda.mem_get_info(device)[0]
 
 
+@contextmanager
+def threads_for(nbytes: int) -> Iterator[None]:
+    """One thread for little work: waking others costs more than they bring, ten times as much on a busy machine (measured)."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if nbytes < LITTLE_BYTES else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def copies(values: Sequence[Tensor]) -> Sequence[Tensor]:
+    """A copy of each, allocated together where the dtypes are alike."""
+    if len({value.dtype for value in values}) > 1:
+        return [value.clone() for value in values]
+    flat = torch.cat([value.reshape(-1) for value in values]).split([value.numel() for value in values])
+    return [one.view(value.shape) for one, value in zip(flat, values, strict=True)]
+
+
 def pinned(values: Tensor) -> Tensor:
     """A copy in RAM that a GPU reads at full speed."""
     return torch.empty_like(values, device="cpu", pin_memory=torch.cuda.is_available()).copy_(values)
 
 
-def find(base: Base, path: str) -> nn.Module | None:
-    """The module with a weight that a canonical path names, or None. CLIP is flat or below `text_model`, by its class."""
-    part, colon, rest = path.rpartition(":")
-    if not colon:
-        root = base.unet
-    else:
-        number = int(part.removeprefix("te")) - 1
-        root = base.text_encoders[number] if number < len(base.text_encoders) else None
-        if root is not None and not hasattr(root, "text_model"):
-            rest = rest.removeprefix("text_model.")
-    try:
-        module = root.get_submodule(rest) if root is not None else None
-    except AttributeError:
-        return None
-    return module if isinstance(getattr(module, "weight", None), Tensor) else None
-
-
-def text_width(adapters: Adapters) -> int | None:
-    """How wide the text states are that a LoRA's cross-attention reads: tells its family."""
-    shapes = (shape_of(adapter) for path, adapter in adapters.items() if path.endswith(("attn2.to_k", "attn2.to_v")))
-    return next((shape[1] for shape in shapes if shape), None)
-
-
-def fits(adapter: Adapter, module: nn.Module) -> bool:
-    """Whether the change of an adapter has the shape of the module's weight, and that of its bias."""
-    weight, bias = module.weight, adapter.tensors.get("diff_b")
-    if bias is not None and isinstance(getattr(module, "bias", None), Tensor) and bias.numel() != module.bias.numel():
-        return False
-    tensors = adapter.tensors
-    if adapter.kind == "lora" and tensors.keys() <= {"up", "down"}:  # nearly all there are: without the detour below
-        up, down = tensors["up"], tensors["down"]
-        return (up.shape[0], up.shape[1], down.shape[1:].numel()) == (weight.shape[0], down.shape[0], weight.shape[1:].numel())
-    try:
-        delta(adapter, torch.empty_like(weight, device="meta"))
-    except ValueError:
-        return False
-    return True
