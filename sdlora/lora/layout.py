@@ -67,7 +67,7 @@ class Layout:
         counts = Counter(title(module) for module in self.modules.values())
         if counts["LoCon"]:
             counts["LoCon"] += counts.pop("LoRA", 0)
-        return " + ".join(name for name, _ in counts.most_common())
+        return " + ".join(sorted(counts, key=lambda name: (-counts[name], name)))
 
 
 def title(module: Module) -> str:

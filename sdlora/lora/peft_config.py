@@ -13,9 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-PLAIN = re.compile(r"\^?[\w.]+")
+from sdlora.lora.dialects import WORDS
+
+SEGMENTS = {*WORDS, *map(str, range(100))}  # of module names as they are; else a dot may mean any sign
 RISKY = re.compile(r"[)*+}][*+{]|\\[1-9]|\(\?")                # a repeated repetition, a back reference, a look around
-MAX_PATTERN, MAX_REPETITIONS = 200, 3
+MAX_PATTERN, MAX_REPETITIONS, MAX_EXPRESSIONS = 200, 3, 1000
 MAX_SECONDS = 5.0                                              # for all expressions of one table together
 
 
@@ -32,8 +34,13 @@ class Patterns:
 
     @cached_property
     def literal(self) -> dict[str, int]:
-        """{names without any special sign but the dot: their place in the order}."""
-        return {key: place for place, key in enumerate(self.told) if PLAIN.fullmatch(key)}
+        """{patterns that are just the end of a module's name: their place in the order}."""
+        return {key: place for place, key in enumerate(self.told) if SEGMENTS.issuperset(key.removeprefix("^").split("."))}
+
+    @cached_property
+    def values(self) -> list[object]:
+        """What is told, in the order of the patterns."""
+        return list(self.told.values())
 
     @cached_property
     def expressions(self) -> list[tuple[int, re.Pattern]]:
@@ -42,7 +49,7 @@ class Patterns:
         for place, key in enumerate(self.told):
             if key in self.literal:
                 continue
-            if not harmless(key):
+            if not harmless(key) or len(found) == MAX_EXPRESSIONS:
                 raise ValueError(f"the pattern {key[:60]!r} could run for hours")
             try:
                 found.append((place, re.compile(rf"(.*\.)?({key})$")))
@@ -64,7 +71,7 @@ class Patterns:
                 raise ValueError(f"the pattern {expression.pattern[:60]!r} takes too long")
             if hit:
                 best = place
-        return next((value for place, value in enumerate(self.told.values()) if place == best), None)
+        return self.values[best] if best < len(self.values) else None
 
 
 SERIES = 5                                                     # PEFT's own default
