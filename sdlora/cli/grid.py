@@ -13,7 +13,6 @@ from sdlora.cli.draw import parse_lora, parse_size
 from sdlora.config import DrawConfig, LoraChoice, make
 from sdlora.draw import grid
 from sdlora.errors import UserError
-from sdlora.library.tags import named, with_tags
 from sdlora.lora import blocks
 from sdlora.storage import check_writable, confine, place
 from sdlora.train.points import LORA, point_folder, point_steps
@@ -50,6 +49,8 @@ def draw_grid(
     RUN:STEP), prompt, replace (the first value in the prompt gives way to the others), negative, seed, steps, guidance, sampler,
     method, denoise. Ranges: 1-4, 0-1 (+0.25), 10-30 [3]. Without axes: the strength from 0 to 1.
     """
+    from sdlora.library.tags import with_tags
+
     width, height = parse_size(size)
     config = with_tags(make(DrawConfig, {
         "prompts": (prompt,), "negative": negative, "base": base, "loras": [parse_lora(text) for text in lora or []],
@@ -76,6 +77,8 @@ def axis(text: str) -> grid.Axis:
 
 def chosen(text: str) -> tuple[str, LoraChoice | None]:
     """`FILE`, `FILE:0.8`, the name of a style on the shelf, or "none" -> (label, choice)."""
+    from sdlora.library.tags import named
+
     if text.lower() in NONE:
         return "base alone", None
     file, colon, strength = text.rpartition(":")
