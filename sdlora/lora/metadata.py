@@ -233,12 +233,12 @@ def a1111_card(told: dict[str, str]) -> dict[str, object]:
 
 
 def our_json(path: Path) -> bool:
-    """Whether a sidecar was written by sdlora: it then says so under "sdlora"."""
+    """Whether a sidecar was written by sdlora, which then says so under "sdlora", and not edited by the artist since."""
     try:
         kept = json.loads(path.read_bytes()) if path.stat().st_size < 1_000_000 else None
     except (ValueError, RecursionError):
         return False
-    return isinstance(kept, dict) and isinstance(kept.get("sdlora"), dict)
+    return isinstance(kept, dict) and isinstance(kept.get("sdlora"), dict) and not kept["sdlora"].get("edited")
 
 
 def our_png(path: Path) -> bool:
