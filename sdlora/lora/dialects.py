@@ -119,7 +119,7 @@ def scaling_place(name: str, known: set[str]) -> Place | None:
 def flat_place(leaf: Leaf) -> Place | None:
     """"lora_unet_mid_block_..._attn1_to_q" -> its place; None for modules that no Stable Diffusion has."""
     prefix = FLAT_PREFIX.match(leaf.module + "_")
-    inner = leaf.module[prefix.end():]
+    inner = leaf.module[prefix.end():].replace(".", "_")        # a converter of diffusers leaves one dot in DoRA names
     doubled = "a doubled prefix" if prefix.end() > len(prefix[1]) + 1 else ""
     dotted = unflatten(inner)
     if dotted is None:

@@ -49,9 +49,10 @@ def processors(path, prefix):
     return f"{owner}.{OLD_TEXT[last]}_lora." if "self_attn" in path else f"{owner}.processor.{last}_lora."
 
 
-def told(prefixes):
-    """The header in which diffusers keeps alpha."""
-    fields = {"r": RANK, "lora_alpha": ALPHA, "target_modules": ["to_q"], "use_rslora": False, "use_dora": False}
+def told(pairs, prefixes):
+    """The header in which diffusers keeps alpha. (PEFT matches the ends of names, and newer CLIP lost `text_model.`.)"""
+    targets = [path.rpartition(":")[2].removeprefix("text_model.") for path in pairs]
+    fields = {"r": RANK, "lora_alpha": ALPHA, "target_modules": targets, "use_rslora": False, "use_dora": False}
     return {"format": "pt", "lora_adapter_metadata": json.dumps({prefix + key: value for prefix in prefixes
                                                                  for key, value in fields.items()})}
 
@@ -73,7 +74,7 @@ def every_spelling(pairs, family):
     attention = {path: pair for path, pair in pairs.items() if ".attn" in path or "self_attn" in path}
     only_unet = {path: pair for path, pair in attention.items() if ":" not in path}
     te1 = "lora_te1" if family == "sdxl" else "lora_te"
-    whole, alone, none, half = told(("unet.", "text_encoder.", "text_encoder_2.")), told(("",)), {}, ALPHA / RANK
+    whole, alone, none, half = told(pairs, ("unet.", "text_encoder.", "text_encoder_2.")), told(pairs, ("",)), {}, ALPHA / RANK
 
     def twice(path):
         name = flat(path, te1)

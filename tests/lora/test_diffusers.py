@@ -1,15 +1,30 @@
-"""A file of ours in plain diffusers with PEFT draws the picture that our own blended weights draw."""
+"""diffusers as the judge: files it saved, converted or loads mean to us what they mean to it, weight for weight."""
+
+import json
 
 import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from diffusers.utils import convert_state_dict_to_kohya
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
 
 from sdlora.lora import file
 from sdlora.lora.blend import Ingredient, blend
+from sdlora.lora.delta import delta
 from sdlora.lora.modules import family_table
 from sdlora.storage import shipped
+from tests.lora.nets import shuffled, tiny_unet
+from tests.lora.spellings import every_spelling, halves
 from tests.lora.test_file import style
+
+BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0"
+LAYER = "te1:text_model.encoder.layers.1."
+ATTENTION = [f"{BLOCK}.{name}" for name in ("attn1.to_q", "attn1.to_out.0", "attn2.to_v")]
+TEXT = [LAYER + "self_attn.k_proj", LAYER + "self_attn.out_proj"]
+MORE = [f"{BLOCK}.ff.net.2", "down_blocks.0.attentions.0.proj_in", "mid_block.resnets.0.conv1", LAYER + "mlp.fc1"]
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +67,75 @@ def module_of(pipe, name):
     inner = name.removeprefix("te1:")
     names = {key for key, _ in pipe.text_encoder.named_modules()}
     return pipe.text_encoder.get_submodule(inner if inner in names else inner.removeprefix("text_model."))
+
+
+@pytest.mark.parametrize("spelling", ["kohya", "kohya, lora_te1", "D2", "D3", "D4", "D4 with its header", "D4, flat CLIP"])
+def test_what_diffusers_fuses_is_what_we_read(tmp_path, pipeline, spelling):
+    paths = ATTENTION + TEXT if spelling == "D2" else ATTENTION + MORE + TEXT if spelling != "D3" else ATTENTION + TEXT + MORE[:3]
+    tensors, metadata, *_ = every_spelling(halves("mini", paths), "mini")[spelling]
+    save_file(tensors, tmp_path / "a.safetensors", metadata)
+    adapters = file.read(tmp_path / "a.safetensors").adapters
+    assert adapters.keys() == set(paths)
+    kept = {path: module_of(pipeline, path).weight.detach().clone() for path in paths}
+    pipeline.load_lora_weights(str(tmp_path / "a.safetensors"))
+    pipeline.fuse_lora()
+    pipeline.unload_lora_weights()
+    fused = {path: module_of(pipeline, path).weight.detach().clone() for path in paths}
+    for path, weight in kept.items():
+        module_of(pipeline, path).weight.data.copy_(weight)
+    for path, adapter in adapters.items():
+        assert not torch.equal(fused[path], kept[path]), path
+        torch.testing.assert_close(kept[path] + delta(adapter, kept[path]), fused[path], rtol=1e-4, atol=1e-5)
+
+
+def trained(**options):
+    """A tiny UNet with a PEFT adapter whose values are not those of the start."""
+    unet = tiny_unet()
+    unet.add_adapter(LoraConfig(**{"r": 3, "lora_alpha": 6, "target_modules": ["to_q", "to_out.0", "conv1"],
+                                   "alpha_pattern": {"attn1.to_q": 1.5}} | options))
+    shuffled(parameter for parameter in unet.parameters() if parameter.requires_grad)
+    return unet
+
+
+def expected(unet):
+    """{path: dW} by PEFT's own layers."""
+    return {path: module.get_delta_weight("default").detach() for path, module in unet.named_modules()
+            if hasattr(module, "get_delta_weight")}
+
+
+def test_a_saved_adapter_of_a_unet_keeps_its_scale_in_the_header(tmp_path):
+    """D5: unet.save_lora_adapter, which only this header tells the scale of."""
+    unet = trained()
+    unet.save_lora_adapter(tmp_path)
+    compare(tmp_path / "pytorch_lora_weights.safetensors", expected(unet))
+
+
+def test_a_saved_pipeline_keeps_its_scale_in_the_header(tmp_path):
+    unet = trained()
+    StableDiffusionPipeline.save_lora_weights(
+        tmp_path, unet_lora_layers=get_peft_model_state_dict(unet),
+        unet_lora_adapter_metadata=json.loads(json.dumps(unet.peft_config["default"].to_dict(), default=list)))
+    compare(tmp_path / "pytorch_lora_weights.safetensors", expected(unet))
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_diffusers_own_kohya_converter_is_understood(tmp_path, dora):
+    """It writes alpha = rank and spells DoRA in a way that ComfyUI cannot read (lora-files.md 2.6)."""
+    unet = trained(use_dora=dora, lora_alpha=3, alpha_pattern={})
+    converted = convert_state_dict_to_kohya({f"unet.{key}": value for key, value in get_peft_model_state_dict(unet).items()})
+    save_file({key: value.contiguous() for key, value in converted.items()}, tmp_path / "a.safetensors")
+    if not dora:
+        return compare(tmp_path / "a.safetensors", expected(unet))
+    found = file.read(tmp_path / "a.safetensors")
+    state = get_peft_model_state_dict(unet)
+    for path, adapter in found.adapters.items():
+        assert torch.equal(adapter.tensors["dora_scale"].flatten(), state[f"{path}.lora_magnitude_vector"].flatten())
+    return None
+
+
+def compare(path, changes):
+    found = file.read(path)
+    assert found.adapters.keys() == changes.keys() and len(load_file(path)) >= 2 * len(changes)
+    assert not [problem for problem in found.problems if "alpha" in problem]
+    for name, change in changes.items():
+        torch.testing.assert_close(delta(found.adapters[name], torch.zeros_like(change)), change)
