@@ -15,7 +15,6 @@ from sdlora.draw import samplers
 from sdlora.errors import UserError
 from sdlora.jobs.execute import DRAWING_LOCK
 from sdlora.jobs.lock import hold
-from sdlora.library.tags import with_tags
 from sdlora.storage import check_writable, home
 
 MAX_PROMPTS_BYTES = 4 << 20
@@ -52,6 +51,8 @@ def draw(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line")] = False,
 ) -> None:
     """Draw pictures with a base model and any number of LoRAs. Prompt i, picture j is written to OUT/iii-jj.png."""
+    from sdlora.library.tags import with_tags  # the shelf opens pictures: nothing for --help
+
     wanted = [*(prompts or []), *(read_prompts(prompts_file) if prompts_file else [])]
     if not wanted:
         raise UserError("There is nothing to draw.", 'Give a prompt: sdlora draw "a red house" --out pictures')

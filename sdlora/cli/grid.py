@@ -1,7 +1,9 @@
 """`sdlora grid`: pictures that differ in one thing or two, each by itself and all on one sheet. Knows nothing about denoising."""
 
 import json
+import re
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -9,12 +11,14 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
-from sdlora.cli.draw import parse_lora, parse_size
+from sdlora.cli.draw import named_file, parse_lora, parse_size
 from sdlora.config import DrawConfig, LoraChoice, make
-from sdlora.draw import grid
+from sdlora.draw import grid, samplers
 from sdlora.errors import UserError
+from sdlora.jobs.execute import DRAWING_LOCK
+from sdlora.jobs.lock import hold
 from sdlora.lora import blocks
-from sdlora.storage import check_writable, confine, place
+from sdlora.storage import check_writable, confine, home, place
 from sdlora.train.points import LORA, point_folder, point_steps
 
 STRIP = "strength=0-1 (+0.25)"
@@ -32,7 +36,12 @@ def draw_grid(
     pairs: Annotated[bool, typer.Option("--pairs", help="Columns: the base alone, and with the LoRAs")] = False,
     base: Annotated[str, typer.Option(help="mini, a diffusers folder, a .safetensors file or a hub id")] = "mini",
     lora: Annotated[list[str] | None, typer.Option(metavar="FILE[:STRENGTH]", help="A LoRA; may be given again")] = None,
-    method: Annotated[str, typer.Option(help="How several LoRAs act together: sum, switch, composite or style-subject")] = "sum",
+    method: Annotated[str, typer.Option(
+        help="How several LoRAs act: sum, switch, composite, or style-subject (give the style first)")] = "sum",
+    switch_every: Annotated[int, typer.Option(help="Steps until the next LoRA takes over (switch)")] = 5,
+    init: Annotated[Path | None, typer.Option(metavar="PICTURE", help="Begin from this picture")] = None,
+    mask: Annotated[Path | None, typer.Option(metavar="PICTURE", help="White where --init is drawn anew")] = None,
+    strength: Annotated[float, typer.Option(help="How far --init is changed, up to 1")] = 0.6,
     negative: Annotated[str, typer.Option(help="What to keep out")] = "",
     sampler: Annotated[str, typer.Option(help="Such as 'DPM++ 2M Karras'; default: the base's own")] = "",
     size: Annotated[str, typer.Option(metavar="WxH", help="px; default: the base's own size")] = "",
@@ -54,8 +63,11 @@ def draw_grid(
     width, height = parse_size(size)
     config = with_tags(make(DrawConfig, {
         "prompts": (prompt,), "negative": negative, "base": base, "loras": [parse_lora(text) for text in lora or []],
-        "method": method, "sampler": sampler, "seed": seed, "steps": steps, "guidance": guidance, "width": width,
-        "height": height, "device": device}))
+        "method": method, "switch_every": switch_every, "sampler": sampler, "init": named_file(init), "mask": named_file(mask),
+        "init_strength": strength, "seed": seed, "steps": steps, "guidance": guidance, "width": width, "height": height,
+        "device": device}))
+    if sampler:
+        samplers.official(sampler)  # a misspelt name is said before the base is loaded
     if pairs and x:
         raise UserError("--pairs are the columns already.", "Leave out --x, or give it as --y.")
     columns = grid.pairs(config) if pairs else axis(x or STRIP)
@@ -76,15 +88,14 @@ def axis(text: str) -> grid.Axis:
 
 
 def chosen(text: str) -> tuple[str, LoraChoice | None]:
-    """`FILE`, `FILE:0.8`, the name of a style on the shelf, or "none" -> (label, choice)."""
+    """`FILE`, `FILE:0.8` and what else --lora takes, the name of a style on the shelf, or "none" -> (label, choice)."""
     from sdlora.library.tags import named
 
     if text.lower() in NONE:
         return "base alone", None
-    file, colon, strength = text.rpartition(":")
-    if Path(text).expanduser().is_file() or (colon and Path(file).expanduser().is_file()):
+    if re.search(r"[/\\]|\.safetensors\b", text):
         choice = make(LoraChoice, parse_lora(text))
-        return Path(choice.file).stem + (f":{strength}" if choice.strength != 1 else ""), choice
+        return Path(choice.file).stem + text.rpartition(".safetensors")[2], choice
     entry = named(text)
     return entry.name, LoraChoice(file=str(entry.path))
 
@@ -117,20 +128,19 @@ def draw_cells(config: DrawConfig, cells: list[grid.Cell], axes: tuple[grid.Axis
     for weights in {choice.blocks for cell in cells for choice in cell.config.loras}:
         blocks.parse(weights, loaded.family)  # a mistake is said before the first picture
     paths, settings = {}, []
-    with Progress(transient=True, disable=as_json) as progress:
-        bar = progress.add_task(f"Drawing {len(cells)} pictures", total=sum(cell.config.steps for cell in cells))
-        done = 0
-        for cell in cells:
+    # a training that runs beside waits meanwhile, as it does for the page
+    with hold(home() / DRAWING_LOCK, 10) or nullcontext(), Progress(transient=True, disable=as_json) as progress:
+        bar = progress.add_task(f"Drawing {len(cells)} pictures", total=len(cells))
+        for done, cell in enumerate(cells):
             for event in pipeline.draw(loaded, cell.config):
                 if isinstance(event, pipeline.Preview):
-                    progress.update(bar, completed=done + event.step)
+                    progress.update(bar, completed=done + event.step / event.steps)
                     continue
                 path = write_picture(out / f"{cell.name}.png", event.image, event.settings)
                 paths[cell.column, cell.row] = path
                 settings.append(event.settings)
                 tell({"event": "picture", "column": cell.column, "row": cell.row, "label": cell.label,
                       "file": str(path.resolve()), **event.settings}, f"{path}  {cell.label}", progress, as_json)
-            done += cell.config.steps
     columns, rows = (side.labels if side else ("",) for side in axes)
     title = "" if any(side and side.kind in ("prompt", "replace") for side in axes) else config.prompts[0]
     path = write_picture(out / "grid.png", sheet.sheet(paths, columns, rows, title), grid.sheet_settings(settings, *axes))
