@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, proxy
 
 import torch
 from torch import Tensor
@@ -40,7 +40,7 @@ class Applied:
     """The LoRAs merged into `base` right now; nothing at first. A base takes one Applied at a time."""
 
     def __init__(self, base: Base) -> None:
-        self.base = base
+        self.base = proxy(base)  # what is kept beside a base must not keep the base
         self.shelf = Shelf(base.device)
         self.met: WeakKeyDictionary[Ready, Met] = WeakKeyDictionary()
         self.kept: dict[str, Kept] = {}                        # of every parameter touched so far, by path [+ BIAS]

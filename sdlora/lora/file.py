@@ -3,6 +3,7 @@
 Importing it does not import torch: only the functions that return or take tensors do, inside themselves.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from sdlora.lora.report import inspect
 from sdlora.lora.write import same, write
 
 if TYPE_CHECKING:
-    from sdlora.lora.delta import Adapters
+    from sdlora.lora.delta import Adapters, Tensor
 
 __all__ = ["Header", "LoraFile", "header", "inspect", "read", "verify", "write"]
 
@@ -35,21 +36,27 @@ def read(path: Path) -> LoraFile:
 
     Raises UserError for hostile, damaged or foreign files, unknown kinds (by name), and NaN or infinity (naming the layer).
     """
-    import torch
-
     from sdlora.lora.unpack import adapters_of
 
     path = Path(path)
     found, data, plan = opened_lora(path)
     adapters = adapters_of(found, data, plan.modules)
     burnt = next((module for module, adapter in adapters.items()
-                  for value in adapter.tensors.values() if not torch.isfinite(value.float()).all()), None)
+                  for value in adapter.tensors.values() if not finite(value)), None)
     if burnt:
         raise UserError(f"{path.name} is a burnt style: {burnt} holds values that are no numbers.",
                         "Use an earlier saved point of it, or ask its author.")
     ignored = (f"{len(plan.ignored)} tensors were ignored ({plan.ignored[0][1]}).",) if plan.ignored else ()
     return LoraFile(adapters, found.metadata, plan.dialect, plan.families[0] if len(plan.families) == 1 else "",
                     plan.families, plan.notes + ignored)
+
+
+def finite(value: "Tensor") -> bool:
+    """Whether all values are numbers. Their sum tells it in a fifth of the time, but for huge ones whose sum is none."""
+    import torch
+
+    value = value.float()
+    return math.isfinite(value.sum()) or bool(torch.isfinite(value).all())
 
 
 def verify(path: Path, adapters: "Adapters", unet: object | None = None) -> LoraFile:
