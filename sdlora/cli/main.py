@@ -9,10 +9,10 @@ import sys
 import typer
 
 from sdlora import __version__
-from sdlora.cli import bases, bench, draw, files, grid, inspect, library, studio, train
+from sdlora.cli import bases, bench, blend, convert, draw, files, grid, inspect, library, share, studio, train
 from sdlora.errors import UserError
 
-GROUPS = (train, draw, grid, files, inspect, library, bases, studio, bench)
+GROUPS = (train, draw, grid, files, inspect, convert, blend, share, library, bases, studio, bench)
 
 
 def show_version(wanted: bool) -> None:

@@ -17,6 +17,7 @@ from sdlora.lora import blocks, merge, metadata
 from sdlora.lora.blend import Ingredient
 from sdlora.lora.convert import USUAL, Converted, to_factors
 from sdlora.lora.delta import Adapter, Adapters, delta, norm, shape_of
+from sdlora.lora.extract import Extracted
 from sdlora.lora.file import LoraFile, read
 from sdlora.lora.modules import family_table
 from sdlora.lora.resize import Limit, Shapes, WeightOf, resize, without
@@ -97,6 +98,20 @@ def merge_files(choices: Sequence[LoraChoice], out: Path, *, method: Literal["co
     write(out, made, told, dtype=dtype, family=family)
     return {"out": str(out), "method": method, "modules": len(made), "ranks": ends(made), **retained(made, energy, family),
             "bytes_out": Path(out).stat().st_size, "notes": notes(choices, made)}
+
+
+def extracted_file(found: Extracted, out: Path, family: str, recipe: Mapping[str, object],
+                   dtype: Dtype = "fp16") -> dict[str, object]:
+    """Write what extract.extract() found. recipe: what the file says of its making.
+
+    Report: out modules ranks energy blocks elsewhere (the share that lies in norms, biases, embeddings) bytes_out.
+    """
+    ranks, alphas = sizes(found.adapters)
+    told = metadata.merged([], family, title=Path(out).stem, ranks=ranks, alphas=alphas, recipe={"method": "extract", **recipe})
+    write(out, found.adapters, told, dtype=dtype, family=family)
+    return {"out": str(out), "modules": len(found.adapters), "ranks": ends(found.adapters),
+            **retained(found.adapters, found.energy, family), "elsewhere": found.elsewhere,
+            "bytes_out": Path(out).stat().st_size}
 
 
 def opened(path: Path) -> tuple[LoraFile, str]:

@@ -1,0 +1,52 @@
+"""`sdlora share FILE`: one zip with everything that goes out with a LoRA. Knows nothing about how cards look."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sdlora.cli.convert import JsonOption
+from sdlora.errors import UserError
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(share)
+
+
+def share(
+    file: Annotated[Path, typer.Argument(help="A LoRA (.safetensors)")],
+    out: Annotated[Path, typer.Option(help="The zip to write")],
+    picture: Annotated[list[Path] | None, typer.Option(help="A picture to go along, the first as cover")] = None,
+    base_model: Annotated[str, typer.Option(help="The hub id of the base, for the card; default: the family's usual one")] = "",
+    keep_private: Annotated[bool, typer.Option("--keep-private", help="Leave the metadata as it is")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Pack a LoRA with its card, its sidecars and pictures; private metadata stays at home."""
+    from sdlora.lora import card, metadata
+    from sdlora.lora.header import header
+    from sdlora.lora.write import rewrite
+
+    told = header(file).metadata
+    hidden = metadata.private(told)
+    pictures = [(path, prompt_of(path)) for path in picture or []]
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / file.name
+        rewrite(file, copy, told if keep_private else metadata.stripped(told))
+        card.pack(copy, out, pictures, base_model)
+    kept = "went along" if keep_private else "left out"
+    report = {"out": str(out), "bytes_out": out.stat().st_size, "private": hidden, "stripped": not keep_private}
+    lines = [f"{out}: {file.name}, its card, its sidecars and {len(pictures)} pictures, {report['bytes_out'] / 1e6:.2f} MB",
+             *(f"  {key}: {why}; {kept}" for key, why in hidden.items())]
+    typer.echo(json.dumps(report, ensure_ascii=False) if as_json else "\n".join(lines))
+
+
+def prompt_of(picture: Path) -> str:
+    """The prompt a picture was drawn from; "" for one that does not say (a photograph, say)."""
+    from sdlora.draw.infotext import read_infotext
+
+    try:
+        return str(read_infotext(picture).get("prompt", ""))
+    except UserError:
+        return ""

@@ -1,0 +1,70 @@
+"""`sdlora blend`, `bake` and `extract` as another program calls them, one after the other."""
+
+import json
+
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from sdlora.base import catalog
+from sdlora.base.weights import Weights
+from sdlora.cli import blend
+from sdlora.errors import UserError
+from sdlora.lora import file, write
+from sdlora.lora.delta import delta
+from tests.lora.test_write import CONV, LINEAR, SQUARE, TEXT, adapter
+
+
+@pytest.fixture
+def run():
+    app = typer.Typer()
+    blend.register(app)
+
+    def call(*words):
+        result = CliRunner().invoke(app, [str(word) for word in words])
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+    return call
+
+
+@pytest.fixture
+def loras(tmp_path):
+    for name, paths in (("a", (LINEAR, SQUARE, CONV)), ("b", (SQUARE, TEXT))):
+        write.write(tmp_path / f"{name}.safetensors", {path: adapter("lora", path) for path in paths}, {}, dtype="fp32",
+                    family="mini")
+    return [f"{tmp_path / 'a.safetensors'}:0.7", f"{tmp_path / 'b.safetensors'}:-0.5"]
+
+
+def test_blend_bake_extract(run, loras, tmp_path):
+    """What was blended is found again in the difference of the baked base and the base."""
+    told = json.loads(run("blend", *loras, "--out", tmp_path / "c.safetensors", "--json").stdout)
+    assert (told["method"], told["modules"], told["ranks"], told["notes"]) == ("concat", 4, [4, 8], [])
+    words = ("blend", loras[0] + ",end=0.5", loras[1], "--method", "svd", "--rank", 3, "--out", tmp_path / "d.safetensors")
+    said = run(*words).stdout
+    assert "rank 3" in said and "retained energy" in said and "Start and end cannot be in one file" in said
+    told = json.loads(run("bake", "mini", *loras, "--out", tmp_path / "baked", "--json").stdout)
+    assert told["weights"] == 4 and told["matched"] == {"a": [3, 3], "b": [2, 2]}
+    words = ("extract", "mini", tmp_path / "baked", "--rank", 8, "--dtype", "fp32", "--out", tmp_path / "e.safetensors")
+    told = json.loads(run(*words, "--json").stdout)
+    assert told["modules"] == 4 and told["elsewhere"] == 0 and told["energy"] > 0.98
+    before = Weights(catalog.resolve("mini"))
+    meant, found = (file.read(tmp_path / name).adapters for name in ("c.safetensors", "e.safetensors"))
+    for path, each in meant.items():
+        weight = before[f"{path}.weight"].float()
+        wanted = delta(each, weight)
+        assert float((delta(found[path], weight) - wanted).norm() / wanted.norm()) < 0.05, path  # mini's weights are fp16
+    assert torch.equal(before["conv_in.weight"], Weights(tmp_path / "baked")["conv_in.weight"])
+
+
+def test_mistakes_are_sentences(run, loras, tmp_path):
+    out = tmp_path / "x.safetensors"
+    for words, said in ((("blend", *loras, "--method", "svd", "--out", out), "needs a rank"),
+                        (("blend", loras[0].replace("0.7", "7"), "--out", out), "strength must be"),
+                        (("blend", tmp_path / "none.safetensors", "--out", out), "no LoRA file"),
+                        (("bake", "mini", *loras, "--out", out), "a folder"),
+                        (("extract", "mini", "mini", "--out", out), "do not differ")):
+        with pytest.raises(UserError, match=said):
+            run(*words)
+    assert not out.exists()

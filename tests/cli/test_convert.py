@@ -1,0 +1,96 @@
+"""`sdlora convert`, `resize` and `share` as another program calls them."""
+
+import json
+import zipfile
+
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+from sdlora.cli import convert, share
+from sdlora.errors import UserError
+from sdlora.lora import file, write
+from tests.lora.test_write import CONV, LINEAR, SQUARE, TEXT, adapter
+
+TOLD = {"ss_output_name": "glass", "ss_dataset_dirs": "{}", "sdlora_trigger": "gls"}
+
+
+@pytest.fixture
+def run():
+    app = typer.Typer()
+    convert.register(app)
+    share.register(app)
+
+    def call(*words):
+        result = CliRunner().invoke(app, [str(word) for word in words])
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+    return call
+
+
+@pytest.fixture
+def lora(tmp_path):
+    adapters = {path: adapter("lora", path) for path in (LINEAR, CONV, TEXT)}
+    return write.write(tmp_path / "a.safetensors", adapters, TOLD, family="mini")
+
+
+def test_convert_and_what_it_says(run, lora, tmp_path):
+    out = tmp_path / "b.safetensors"
+    told = json.loads(run("convert", lora, "--to", "diffusers", "--out", out, "--json").stdout)
+    assert (told["modules_in"], told["modules_out"], told["difference"], told["dialect"]) == (3, 3, 0.0, "diffusers")
+    assert told["private"] == {"ss_dataset_dirs": "names of the picture folders"} and not told["stripped"]
+    assert file.read(out).dialect == "diffusers" and "ss_dataset_dirs" in file.header(out).metadata
+    plain = run("convert", lora, "--to", "kohya", "--strip", "--out", out).stdout
+    assert "3 of 3" in plain and "the same to the bit" in plain and "left out" in plain
+    assert "ss_dataset_dirs" not in file.header(out).metadata
+
+
+def test_the_form_stays_where_none_is_named(run, lora, tmp_path):
+    other = write.write(tmp_path / "d.safetensors", {LINEAR: adapter("lora", LINEAR)}, {}, dialect="diffusers", family="mini")
+    run("convert", other, "--dtype", "fp32", "--out", tmp_path / "e.safetensors")
+    assert file.read(tmp_path / "e.safetensors").dialect == "diffusers"
+    out = tmp_path / "b.safetensors"
+    run("convert", lora, "--author", "Ann", "--licence", "CC BY 4.0", "--consent", "mine", "--note", "hi", "--out", out)
+    told = file.header(out).metadata
+    assert told["modelspec.author"] == "Ann" and told["modelspec.license"] == "CC BY 4.0" and told["sdlora_note"] == "hi"
+    assert out.read_bytes()[-1000:] == lora.read_bytes()[-1000:]
+    assert told["sshs_model_hash"] == file.header(lora).metadata["sshs_model_hash"]
+
+
+def test_a_base_is_used_where_it_is_needed(run, tmp_path):
+    path = write.write(tmp_path / "d.safetensors", {SQUARE: adapter("oft", SQUARE)}, {}, dtype="fp32", family="mini")
+    with pytest.raises(UserError, match="--base"):
+        run("convert", path, "--to", "diffusers", "--out", tmp_path / "e.safetensors")
+    words = ("convert", path, "--to", "diffusers", "--base", "mini", "--rank", 8, "--out", tmp_path / "e.safetensors")
+    told = json.loads(run(*words, "--json").stdout)
+    assert 0.1 < told["approximated"][SQUARE] < 1 and file.read(tmp_path / "e.safetensors").adapters[SQUARE].rank == 8
+
+
+def test_resize_says_sizes_and_energy(run, lora, tmp_path):
+    out = tmp_path / "b.safetensors"
+    said = run("resize", lora, "--rank", 2, "--out", out).stdout
+    told = json.loads(run("resize", lora, "--rank", 2, "--out", out, "--json").stdout)
+    assert f"{lora.stat().st_size / 1e6:.2f} MB before" in said and "ranks 4 before, 2 now" in said
+    assert f"{told['energy']:.2%}" in said and set(told["blocks"]) == {"BASE", "IN01"} and "BASE" in said
+    for words in ((), ("--rank", 2, "--keep", 0.9)):
+        with pytest.raises(UserError, match="How small"):
+            run("resize", lora, *words, "--out", out)
+    with pytest.raises(UserError, match="Frobenius"):
+        run("resize", lora, "--fro", 3, "--out", out)
+
+
+def test_share_packs_what_may_go_out(run, lora, tmp_path):
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "p.png")
+    told = json.loads(run("share", lora, "--out", tmp_path / "s.zip", "--picture", tmp_path / "p.png", "--json").stdout)
+    assert told["private"].keys() == {"ss_dataset_dirs"} and told["stripped"]
+    with zipfile.ZipFile(tmp_path / "s.zip") as archive:
+        archive.extractall(tmp_path / "s")
+    assert {path.name for path in (tmp_path / "s").iterdir()} == {"a.safetensors", "a.json", "a.png", "README.md", "images"}
+    assert "ss_dataset_dirs" not in file.header(tmp_path / "s" / "a.safetensors").metadata
+    assert "ss_dataset_dirs" in file.header(lora).metadata     # the artist's own file is left alone
+    run("share", lora, "--out", tmp_path / "t.zip", "--keep-private")
+    with zipfile.ZipFile(tmp_path / "t.zip") as archive:
+        archive.extract("a.safetensors", tmp_path / "t")
+    assert "ss_dataset_dirs" in file.header(tmp_path / "t" / "a.safetensors").metadata
