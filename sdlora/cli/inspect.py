@@ -40,19 +40,19 @@ def show(name: str, report: dict) -> None:
     parts = ", ".join(f"{part} {count['matched']}/{count['modules']}" for part, count in report["parts"].items())
     ranks = report["rank"] if len(report["ranks"]) == 1 else f"{report['ranks'][0]} to {report['rank']}"
     typer.echo(f"{name}: {report['kind']}, {report['spelling']} spelling, {report['file_bytes'] / 1e6:.2f} MB")
-    typer.echo(f"  family   {shown(report['family']) or 'none that sdlora knows'}")
-    typer.echo(f"  matched  {report['matched']} of {report['modules']} ({parts})")
-    typer.echo(f"  rank     {ranks}, alpha {shown(report['alpha'])}, scale {shown(report['effective_scale'])}")
+    typer.echo(f"matched {report['matched']} of {report['modules']} ({parts})")
+    typer.echo(f"family {shown(report['family']) or 'none that sdlora knows'}, rank {ranks}, alpha {shown(report['alpha'])}, "
+               f"effective scale {shown(report['effective_scale'])}")
     against = "the weights" if report["push_against"] == "weights" else "weights of typical size"
-    typer.echo(f"  push     {report['push']:.3f} of {against}")
+    typer.echo(f"push {report['push']:.4f} of {against}")
     most = max((block["push"] for block in report["blocks"].values()), default=0.0)
     for block, size in report["blocks"].items():
         bar = "#" * round(BAR * size["push"] / most) if most else ""
-        typer.echo(f"    {block:<6} {size['push']:<8.4f} {bar}".rstrip())
+        typer.echo(f"  {block:<6} {size['push']:<8.4f} {bar}".rstrip())
     if report["trigger"]:
-        typer.echo(f"  trigger  {report['trigger']}")
+        typer.echo(f"trigger {report['trigger']}")
     for problem in report["problems"]:
-        typer.echo(f"  ! {problem}")
+        typer.echo(f"! {problem}")
 
 
 def shown(value: object) -> str:

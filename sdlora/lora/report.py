@@ -14,7 +14,7 @@ from sdlora import storage
 from sdlora.errors import UserError
 from sdlora.lora.header import Header, array, header
 from sdlora.lora.layout import Layout, matching, opened_lora
-from sdlora.lora.modules import Table, family_table, folder_table
+from sdlora.lora.modules import WIDTHS, Table, family_table, folder_table
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -135,11 +135,15 @@ def trigger(metadata: dict[str, str]) -> str:
 def problems(plan: Layout, fitting: list[str], table: Table, nan: list[str]) -> list[str]:
     """Sentences about everything that keeps the file from acting as its author meant."""
     found = list(plan.notes)
+    made_for = " or ".join(TITLES[family] for family in plan.families)
+    theirs = next((WIDTHS.get(shape[1]) for path, shape in table.items() if path.endswith("attn2.to_k")), None)
     if not table:
         found.append("It was made for another kind of base model: its cross-attention is none of Stable Diffusion's.")
     elif not fitting:
-        made_for = f" ({' or '.join(TITLES[family] for family in plan.families)})" if plan.families else ""
-        found.append(f"It fits no module of this base: it was made for another one{made_for}.")
+        found.append(f"It fits no module of this base: it was made for another one{made_for and f' ({made_for})'}.")
+    elif plan.families and theirs and theirs not in plan.families:
+        found.append(f"It was made for {made_for}, and this base is {TITLES[theirs]}: only {len(fitting)} of {len(plan.modules)} "
+                     "modules happen to fit.")
     elif len(fitting) < len(plan.modules):
         odd = next(name for name in plan.modules if name not in set(fitting))
         found.append(f"{len(plan.modules) - len(fitting)} of {len(plan.modules)} modules do not fit this base ({odd}).")
