@@ -17,8 +17,8 @@ from sdlora.lora.dialects import WORDS
 
 SEGMENTS = {*WORDS, *map(str, range(100))}  # of module names as they are; else a dot may mean any sign
 RISKY = re.compile(r"[)*+}][*+{]|\\[1-9]|\(\?")                # a repeated repetition, a back reference, a look around
-MAX_PATTERN, MAX_REPETITIONS, MAX_EXPRESSIONS = 200, 3, 1000
-MAX_SECONDS = 5.0                                              # for all expressions of one table together
+MAX_PATTERN, MAX_REPETITIONS, MAX_EXPRESSIONS = 200, 3, 200
+MAX_SECONDS = 2.0                                              # for all expressions of one table together
 
 
 def harmless(pattern: str) -> bool:
