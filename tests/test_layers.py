@@ -17,7 +17,9 @@ HEAVY = {"torch", "diffusers", "transformers", "accelerate", "peft", "safetensor
 LIGHT = ["errors.py", "config.py", "storage.py", "train/events.py", "train/plan.py", "jobs/table.py", "lora/file.py",
          "lora/write.py", "lora/metadata.py", "lora/privacy.py", "lora/header.py", "lora/dialects.py", "lora/modules.py",
          "lora/layout.py", "lora/report.py", "lora/blocks.py", "lora/leaves.py", "lora/sgm.py",
-         "lora/positional.py", "lora/peft_config.py", "lora/shapes.py", "lora/foreign.py"]
+         "lora/positional.py", "lora/peft_config.py", "lora/shapes.py", "lora/foreign.py",
+         "draw/a1111.py", "draw/invoke.py", "draw/embedded.py", "draw/infotext.py", "draw/grid.py", "draw/sheet.py",
+         "draw/samplers.py"]
 LIGHT_FOLDERS = ["ui", "library", "dataset", "cli"]
 
 

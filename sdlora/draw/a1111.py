@@ -18,6 +18,8 @@ MAX_PROMPT = 20_000
 MAX_TAGS = 64
 PAIR = re.compile(r'\s{0,9}(\w[\w \-/]{1,60}):\s{0,9}("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 TAG = re.compile(r"<(?:lora|lyco):([^>]{1,2000})>")
+BARE_NAMES = ("Hashes", "Civitai resources", "Civitai metadata")
+BARE = re.compile(rf"(?:^|, )({'|'.join(BARE_NAMES)}): (?=[\[{{])")
 NEGATIVE = "Negative prompt:"
 NAMES = {"Steps": "steps", "Sampler": "sampler", "CFG scale": "guidance", "Seed": "seed", "Model hash": "model_hash",
          "Model": "model", "Denoising strength": "init_strength", "Lora method": "method", "Lora switch every": "switch_every",
@@ -146,35 +148,39 @@ def from_text(text: str) -> dict[str, object]:
 def split(text: str) -> tuple[list[str], dict[str, str]]:
     """An infotext -> (its lines of words, its pairs). The pairs are the last line, if that has three of them.
 
-    Dynamic prompts add "Template:" lines after it, Civitai's extension a bare JSON object as the pair "Hashes".
+    Dynamic prompts add "Template:" lines after it, Civitai's page and extension bare JSON among the pairs.
     """
     lines = text.strip().split("\n")
     steps = next((number for number, line in enumerate(lines) if line.startswith("Steps: ")), len(lines))
     end = next((number for number, line in enumerate(lines)
                 if number > steps and line.startswith(("Template:", "Negative Template:"))), len(lines))
     lines = lines[:end]
-    last, hashes = bare_hashes(lines[-1])
+    last, bare = bare_json(lines[-1])
     found = PAIR.findall(last)
     if len(found) < 3:
         return lines, {}
     pairs = {name: unquoted(value) for name, value in found}
-    told = {name.removeprefix("lora:"): value for name, value in hashes.items() if name.startswith("lora:")}
+    hashes = bare.get("Hashes")
+    told = {name.removeprefix("lora:"): value for name, value in hashes.items() if name.startswith("lora:")
+            and isinstance(value, str)} if isinstance(hashes, dict) else {}
     if told and "Lora hashes" not in pairs:
         pairs["Lora hashes"] = ", ".join(f"{name}: {value}" for name, value in told.items())
-    return lines[:-1], pairs
+    resources = bare.get("Civitai resources")
+    named = [str(one["modelName"]) for one in (resources if isinstance(resources, list) else [])
+             if isinstance(one, dict) and one.get("type") == "lora" and one.get("modelName")]
+    return lines[:-1], pairs | ({"Civitai LoRAs": ", ".join(named)} if named else {})
 
 
-def bare_hashes(line: str) -> tuple[str, dict[str, str]]:
-    """The line without its `Hashes: {"lora:name": "12ab"}`, and that object ({} where it is none)."""
-    before, found, after = line.partition("Hashes: {")
-    if not found or (before and not before.endswith(", ")):
-        return line, {}
-    inside, closed, rest = after.partition("}")
-    try:
-        told = json.loads("{" + inside + "}") if closed else {}
-    except (ValueError, RecursionError):
-        return line, {}
-    return before.rstrip(", ") + rest, {name: value for name, value in told.items() if isinstance(value, str)}
+def bare_json(line: str) -> tuple[str, dict[str, object]]:
+    """The line without the JSON that Civitai writes into it as it is, and what that says: `Hashes: {"lora:name": "12ab"}`."""
+    told: dict[str, object] = {}
+    while (found := BARE.search(line)) and len(told) < len(BARE_NAMES):
+        try:
+            told[found[1]], end = json.JSONDecoder().raw_decode(line, found.end())
+        except (ValueError, RecursionError):
+            break
+        line = line[:found.start()] + line[end:]
+    return line.removeprefix(", "), told
 
 
 def take_tags(prompt: str, *, strict: bool) -> tuple[str, list[dict[str, object]]]:

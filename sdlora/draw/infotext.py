@@ -15,7 +15,7 @@ from sdlora.draw.invoke import from_invoke
 from sdlora.errors import UserError
 from sdlora.storage import MAX_NAME, clean_text
 
-KEY = "parameters"
+KEY, WORDS = "parameters", {"prompt", "negative", "loras"}
 FIELDS = ("negative", "steps", "sampler", "guidance", "seed", "width", "height", "method", "switch_every", "init_strength")
 LORA_FIELDS = ("strength", "text_strength", "blocks", "start", "end")
 SHEET = {"Script", "X Type", "X Values", "Y Type", "Y Values"}  # of a grid: about the sheet, not about a picture
@@ -32,8 +32,10 @@ def read_infotext(path: Path) -> dict[str, object]:
     Raises UserError when it is no such picture, is damaged or carries none.
     """
     texts = embedded.read(path)
-    text = texts.get(KEY) or texts.get("comment")
-    found = from_text(text) if text and text.strip() else from_invoke(texts)
+    found = from_text(texts[KEY]) if texts.get(KEY, "").strip() else from_invoke(texts)
+    if found is None and "comment" in texts:
+        found = from_text(texts["comment"])
+        found = found if found.keys() > WORDS else None  # cameras and phones write comments too
     if found is not None:
         return found
     name = clean_text(Path(path).name, MAX_NAME)

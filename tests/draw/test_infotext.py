@@ -58,7 +58,9 @@ def test_a_picture_of_invokeai(tmp_path):
 
 def test_what_has_no_infotext_is_a_sentence(tmp_path):
     Image.new("RGB", (64, 64)).save(tmp_path / "bare.png")
-    Image.new("RGB", (64, 64)).save(tmp_path / "bare.jpg")
+    camera = Image.Exif()
+    camera.get_ifd(0x8769)[0x9286] = b"ASCII\0\0\0a day at the sea"
+    Image.new("RGB", (64, 64)).save(tmp_path / "bare.jpg", exif=camera)
     graph = PngInfo()
     graph.add_text("workflow", "{}")
     Image.new("RGB", (64, 64)).save(tmp_path / "comfy.png", pnginfo=graph)
