@@ -99,7 +99,8 @@ def test_civitais_bare_hashes_are_read_and_hide_nothing():
     assert read["loras"] == [{"name": "a", "strength": 1.0, "hash": "a33ded9e396c"}] and "other" not in read
     assert from_text('x\nSteps: 1, Seed: 2, Sampler: y, Hashes: {"a": [[[')["seed"] == 2
     copied = from_text('x\nSteps: 28, Sampler: DPM++ 2M Karras, CFG scale: 6.5, Civitai resources: [{"type":"lora","weight":0.6,'
-                       '"modelName":"Ink", "air":"urn:air:sd1:lora:civitai:1@2"}], Civitai metadata: {"a, b: c": {}}, Seed: 3, Version: v1.9.4')
+                       '"modelName":"Ink", "air":"urn:air:sd1:lora:civitai:1@2"}], '
+                       'Civitai metadata: {"a, b: c": {}}, Seed: 3, Version: v1.9.4')
     assert (copied["seed"], copied["sampler"], copied["version"]) == (3, "DPM++ 2M Karras", "v1.9.4")
     assert copied["other"] == {"Civitai LoRAs": "Ink"}
 
