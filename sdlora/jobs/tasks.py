@@ -14,6 +14,8 @@ from sdlora.jobs.execute import log_bug
 from sdlora.storage import home, place, read_json, shipped, slug, write_json
 
 MOST_TRIES = 2
+MOST_MEASURED = 4
+MEASURED: dict[tuple, tuple[list, object]] = {}
 Loaded = Callable[[str, str], object]  # (spec, device) -> the base, loaded once
 
 
@@ -62,6 +64,37 @@ def report(payload: dict, folder: Path, base: Loaded) -> dict:
     return {**told, "id": payload["id"], "private": hidden}
 
 
+def interference(payload: dict, folder: Path, base: Loaded) -> dict:
+    """{"base", "ids", "loras"} -> what `lora.overlap.interference` says of the blend, and the ids in the order of its rows."""
+    from sdlora.draw.loras import ingredient
+    from sdlora.lora import overlap
+
+    loaded = base(payload["base"], "auto")
+    ingredients = [ingredient(make(LoraChoice, lora), loaded) for lora in payload["loras"]]
+    try:
+        told = overlap.interference(ingredients, measured=measured(loaded, ingredients))
+    except ValueError as error:
+        told = f"One of these LoRAs does not fit {loaded.title} ({error})."
+        raise UserError(told, "Choose others, or another base.") from error
+    return {**told.plain(), "ids": payload["ids"]}
+
+
+def measured(base: object, ingredients: list) -> object:
+    """What holds at any strengths, measured once for these files on this base: a slider moves without waiting."""
+    from sdlora.draw.easel import easel_of
+    from sdlora.lora.geometry import measure
+
+    loras = [each.adapters for each in ingredients]
+    key = base.identity, *map(id, loras)
+    if key not in MEASURED:
+        pristine = {path: easel_of(base).applied.pristine(path) for adapters in loras for path in adapters}
+        # the LoRAs are kept too, so that no other one gets their ids
+        MEASURED[key] = loras, measure(loras, {path: weight for path, weight in pristine.items() if weight is not None})
+        while len(MEASURED) > MOST_MEASURED:
+            del MEASURED[next(iter(MEASURED))]
+    return MEASURED[key][1]
+
+
 def save(payload: dict, folder: Path, base: Loaded) -> dict:
     """{"base", "loras", "name", "method", "rank"} -> the blend as one file: {"file", "name", energy, ranks, notes}."""
     from sdlora.base import catalog
@@ -97,4 +130,4 @@ def convert(payload: dict, folder: Path, base: Loaded) -> dict:
     return {"file": card.pack(copy, folder / f"{name}.zip", cover).name, "note": ""}
 
 
-ANSWERS = {"report": report, "save": save, "convert": convert}
+ANSWERS = {"report": report, "interference": interference, "save": save, "convert": convert}

@@ -33,8 +33,7 @@ class Canvas:
 def layout() -> Canvas:
     with gr.Accordion(words.INIT, open=False, elem_id="init-box"):
         gr.Markdown(words.INIT_LEAD, elem_classes="quiet")
-        pictures = ["image"]
-        upload = gr.File(label=words.INIT_DROP, file_types=pictures, type="filepath", height=110, elem_id="init-upload")
+        upload = gr.File(label=words.INIT_DROP, file_types=["image"], type="filepath", height=124, elem_id="init-upload")
         board = widget("canvas", "element, props", value=None, elem_id="init-board", data={"words": words.CANVAS})
         strength = gr.Slider(0.05, 1, value=0.6, step=0.05, label=words.INIT_STRENGTH, info=words.INIT_STRENGTH_INFO)
     return Canvas(upload, board, strength)

@@ -19,7 +19,8 @@ from sdlora.ui.guard import an_id, fields, number, text, whole
 from sdlora.ui.look import widget
 
 MOST_ROWS = 32
-STRONG = 0.5
+LONGEST = 0.5  # the push that fills its bar
+ALIKE = 0.3  # the cosine from which two styles have something to do with each other: lora/overlap.py measured it
 RANKS = (4, 8, 16, 32, 64, 128)
 
 
@@ -104,15 +105,30 @@ def weigh(data: object) -> dict:
 def weighed(answer: desk.Answer) -> dict:
     """What the desk shows of the measurement: a push per row, sentences, strengths to take over."""
     found = answer.result
-    pushes = {
-        row["id"]: {
-            "text": f"{row['push']:.0%}",
-            "percent": round(min(100 * row["push"] / STRONG, 100), 1),
-            "strong": row["push"] > STRONG,
-        }
-        for row in found["rows"]
+    rows = dict(zip(found["ids"], found["rows"], strict=True))
+    names = [index.find(style).name for style in rows]
+    told = {
+        "pushes": {style: pushed(row["push"]) for style, row in rows.items()},
+        "lines": [words.TOGETHER.format(push=f"{found['push']:.0%}")] if len(rows) > 1 else [],
     }
-    return {"pushes": pushes, **{key: found[key] for key in ("lines", "warning", "suggested", "balanced") if found.get(key)}}
+    for pair in found["pairs"]:
+        said = words.PULLS[pair["cosine"] > 0]
+        if abs(pair["cosine"]) >= ALIKE:
+            share = f"{abs(pair['cosine']):.0%}"
+            told["lines"].append(said.format(one=names[pair["one"]], other=names[pair["other"]], share=share))
+    if found["warning"]:
+        times = f"{found['stretch']:.1f}"
+        told["warning"] = (words.BURNS if len(rows) > 1 else words.BURNS_ALONE).format(times=times)
+        told["suggested"] = {style: row["suggested"] for style, row in rows.items()}
+    if len(rows) > 1:
+        told["balanced"] = {style: row["balanced"] for style, row in rows.items()}
+    return told
+
+
+def pushed(push: float) -> dict:
+    """A push |dW| / |W| as words and as the length of its bar."""
+    percent = round(min(100 * push / LONGEST, 100), 1)
+    return {"text": words.PUSH.format(push=f"{push:.0%}"), "percent": percent, "strong": push > LONGEST}
 
 
 def blended(data: object) -> dict:

@@ -23,7 +23,8 @@ class Recall:
 
 
 def layout() -> Recall:
-    drop = gr.File(label=words.RECALL, file_types=["image"], type="filepath", height=96, elem_id="recall-drop")
+    with gr.Accordion(words.RECALL, open=False, elem_id="recall-box"):
+        drop = gr.File(label=words.RECALL_DROP, file_types=["image"], type="filepath", height=124, elem_id="recall-drop")
     return Recall(drop, widget("notes", elem_id="recall-notes"))
 
 

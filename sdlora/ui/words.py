@@ -152,6 +152,13 @@ DESK = {
 }  # fmt: skip
 SAVE_EXACT, SAVE_RANK = "exact", "small (rank {rank})"
 SAVED_BLEND = "“{name}” is on the shelf, with {energy} of the blend in it."
+PUSH, TOGETHER = "pushes {push}", "Together they push the base by {push}."
+PULLS = {
+    True: "{one} and {other} pull the same way ({share}): they add up to one stronger style.",
+    False: "{one} and {other} pull against each other ({share}): each takes back part of the other.",
+}
+BURNS = "Together these push {times} times as hard as the strongest of them was trained to: the picture is likely to burn."
+BURNS_ALONE = "This pushes {times} times as hard as it was trained to: the picture is likely to burn."
 ENDS_BEFORE = "{name} ends before it begins. Change when it begins or ends."
 METHOD, METHOD_INFO = "How several styles act", "The sum is exact; the others are for styles that fight each other."
 METHODS = {
@@ -195,7 +202,8 @@ AXIS_BEGIN = {
 }  # fmt: skip
 NO_STYLE = {"none", "base", "–", "-"}
 NO_SUCH_RUN, ROUND = "There is no training called “{name}” with saved points.", "after {step}"
-RECALL, RECALLED = "Use the settings of a picture: drop it here", "Settings taken over, {count} styles on the desk."
+RECALL, RECALL_DROP = "Use the settings of a picture", "Drop a picture that was drawn here, in A1111, Forge or InvokeAI"
+RECALLED = "Settings taken over, {count} styles on the desk."
 
 # past runs
 NO_RUNS = "No trainings yet."

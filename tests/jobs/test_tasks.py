@@ -7,7 +7,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from sdlora.base.load import load_base
 from sdlora.jobs import desk, tasks
+from sdlora.lora import geometry
 from sdlora.lora.delta import delta
 from sdlora.lora.file import read
 from sdlora.lora.modules import family_table
@@ -85,3 +87,26 @@ def test_what_is_given_away_says_who_made_it_and_nothing_private(tmp_path, lora)
 def test_a_report_names_what_is_private(tmp_path, lora):
     save_file(load_file(lora), tmp_path / "private.safetensors", {"ss_dataset_dirs": '{"/home/ada/pictures": 3}'})
     assert "ss_dataset_dirs" in asked("report", {"id": "x", "file": str(tmp_path / "private.safetensors")}).result["private"]
+
+
+def test_how_a_blend_gets_on_is_measured_on_the_base_that_is_loaded_and_once(lora, tmp_path, monkeypatch):
+    other, times, measure = tmp_path / "other.safetensors", [], geometry.measure
+    save_file({key: -value if "up" in key else value for key, value in load_file(lora).items()}, other)
+    monkeypatch.setattr(geometry, "measure", lambda *given: times.append(1) or measure(*given))
+    monkeypatch.setattr(tasks, "MEASURED", {})
+    base, asked_for = load_base("mini", "cpu"), []
+
+    def told(strengths: tuple[float, float]) -> dict:
+        loras = [{"file": str(file), "strength": strength} for file, strength in zip((lora, other), strengths, strict=True)]
+        question = desk.submit("interference", {"base": "mini", "ids": ["one", "other"], "loras": loras})
+        tasks.answer_all(lambda spec, device: asked_for.append(spec) or base)
+        assert desk.view(question).state == "done", desk.view(question).problem
+        return desk.view(question).result
+
+    even, twice = told((1, 1)), told((2, 1))
+    assert even["ids"] == ["one", "other"] and even["pairs"][0]["cosine"] == pytest.approx(-1) and even["push"] < 1e-6
+    path, adapter = next(iter(read(lora).adapters.items()))
+    weight = base.unet.get_submodule(path).weight.detach()
+    assert twice["rows"][0]["push"] == pytest.approx(float(2 * delta(adapter, weight).norm() / weight.norm()), rel=1e-4)
+    assert twice["push"] == pytest.approx(twice["rows"][1]["push"], rel=1e-4)
+    assert len(times) == 1 and asked_for == ["mini", "mini"], "a slider moves without measuring again"
