@@ -46,7 +46,8 @@ class Result:
     switch, blend2, blend5: from one LoRA in the weights to another, to two, to five, all of them in memory. peft_load:
     load_lora_weights + fuse_lora; peft_switch: unfuse_lora + set_adapters + fuse_lora, its only way whose steps then cost as
     little as ours; peft_set: set_adapters alone. step5_ratio, peft_step5_ratio: a step with five LoRAs (PEFT's after
-    set_adapters) / one with none. bandwidth_share: a copy of the weights that change / switch. None where PEFT is missing.
+    set_adapters) / one with none. bandwidth_share: a copy of the weights that change / switch. rounding_error: the share of the
+    change that the number format of the base loses (Applied.rounding_error). None where PEFT is missing.
     """
     model: str
     load_s: float
@@ -63,6 +64,7 @@ class Result:
     peft_step5_ratio: float | None
     step_s: float
     bandwidth_share: float
+    rounding_error: float
     modules: int
     rounds: int
     threads: int
@@ -85,10 +87,14 @@ def measure(model: str = "mini", *, rounds: int | None = None, device: str = "au
                 seconds[name].append(value)
             if number >= 0 and time.perf_counter() - started > LIMIT_SECONDS:
                 break
-    return told(model, base, seconds)
+        applied = Applied(base)
+        applied.set([Ingredient(lora_file.read(files[0]).adapters)])
+        lost = applied.rounding_error()
+        applied.clear()
+    return told(model, base, seconds, lost)
 
 
-def told(model: str, base: Base, seconds: dict[str, list[float]]) -> Result:
+def told(model: str, base: Base, seconds: dict[str, list[float]], lost: float) -> Result:
     """The medians; a step ratio is the median of the rounds' own ratios, each of two steps measured one after the other."""
     middle = {name: statistics.median(values) for name, values in seconds.items()}
     with_peft = "peft_load_s" in middle
@@ -100,8 +106,9 @@ def told(model: str, base: Base, seconds: dict[str, list[float]]) -> Result:
         load_ratio=middle["peft_load_s"] / middle["load_s"] if with_peft else None,
         switch_ratio=middle["peft_switch_s"] / middle["switch_s"] if with_peft else None,
         step5_ratio=ratios["step5_s"], peft_step5_ratio=ratios.get("peft_step5_s"), step_s=middle["step_s"],
-        bandwidth_share=middle["copy_s"] / middle["switch_s"], modules=len(targets(base)), rounds=len(seconds["load_s"]),
-        threads=torch.get_num_threads(), device=str(base.device), dtype=str(base.dtype).removeprefix("torch."))
+        bandwidth_share=middle["copy_s"] / middle["switch_s"], rounding_error=lost, modules=len(targets(base)),
+        rounds=len(seconds["load_s"]), threads=torch.get_num_threads(), device=str(base.device),
+        dtype=str(base.dtype).removeprefix("torch."))
 
 
 def ours(base: Base, files: Sequence[Path], step: Step) -> Seconds:

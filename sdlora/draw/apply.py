@@ -107,12 +107,13 @@ class Applied:
 
     def keep(self, targets: Mapping[str, Tensor]) -> None:
         """Copy the parameters that were never touched: beside them, or into pinned RAM when GPU memory is short."""
-        new = [key for key in targets if key not in self.kept]
+        new = [key for key in targets if key not in self.kept or self.kept[key].parameter is not targets[key]]
         if new:
             values = [targets[key].detach() for key in new]
             near = has_room(self.base.device, sum(value.nbytes for value in values))
             for key, pristine in zip(new, copies(values) if near else map(pinned, values), strict=True):
                 self.kept[key] = Kept(targets[key], pristine)
+                self.merged.pop(key, None)  # a part of the base that was dropped and loaded again has nothing in it
 
     def wanted(self, multipliers: Sequence[Multiplier]) -> dict[str, tuple[Part, ...]]:
         """What every parameter shall hold, where that is not its pristine value; parts in canonical order."""
@@ -175,6 +176,7 @@ class Applied:
             meant += float(change_of.double().square().sum())
             lost += float((parameter.double() - pristine.to(parameter.device).double() - change_of.double()).square().sum())
         return (lost / meant) ** 0.5 if meant else 0.0
+
 
 def together(keys: Sequence[str], parts: Sequence[Part], scratch: Tensor) -> Sequence[Tensor]:
     """The low-rank changes of n weights that are alike in `parts`, each (out, in x k x k) fp32, as views of `scratch`."""

@@ -2,6 +2,7 @@
 
 import gc
 import tracemalloc
+import weakref
 
 import pytest
 import torch
@@ -289,3 +290,26 @@ def test_rounding_costs_little_but_in_bf16(mini):
     assert lost[torch.float32] < 1e-5 < lost[torch.float16] < 0.002 < lost[torch.bfloat16] < 1
     assert lost[torch.bfloat16] == pytest.approx(8 * lost[torch.float16], rel=0.3)   # three bits less
     assert Applied(mini).rounding_error() == 0
+
+
+def test_a_part_that_was_loaded_again_is_met_anew():
+    base = load_base("mini", "cpu", parts=("unet",))
+    applied, lora = Applied(base), {QUERY: adapter(base, QUERY)}
+    applied.set([Ingredient(lora)])
+    merged = find(base, QUERY).weight.clone()
+    base.unet = load_base("mini", "cpu", parts=("unet",)).unet
+    before = bits(base)
+    assert not torch.equal(find(base, QUERY).weight, merged)
+    applied.set([Ingredient(lora)])
+    assert torch.equal(find(base, QUERY).weight, merged)
+    applied.clear()
+    assert same(bits(base), before)
+
+
+def test_what_is_kept_beside_a_base_does_not_keep_it():
+    base = load_base("mini", "cpu", parts=("unet",))
+    gone, applied = weakref.ref(base), Applied(base)
+    applied.set([Ingredient({QUERY: adapter(base, QUERY)})])
+    del base
+    gc.collect()
+    assert gone() is None
