@@ -32,7 +32,7 @@ def blend(
     loras: Chosen,
     out: Annotated[Path, typer.Option(help="The LoRA to write")],
     method: Annotated[Method, typer.Option(help="concat: exact, the ranks add up; svd: in --rank ranks")] = Method.concat,
-    rank: Annotated[int | None, typer.Option(help="Ranks of the new LoRA, for svd")] = None,
+    rank: Annotated[int | None, typer.Option(help="Ranks of the new LoRA, for svd; default: the largest of the LoRAs")] = None,
     base: BaseOption = None,
     dtype: Annotated[Format, typer.Option(help="fp32 keeps a blend exact")] = Format.fp32,
     as_json: JsonOption = False,
@@ -40,7 +40,9 @@ def blend(
     """Write a blend as one new LoRA that draws what the blend draws."""
     from sdlora.lora.remake import merge_files
 
-    report = merge_files(choices(loras), out, method=method.value, rank=rank, dtype=dtype.value, weights=opened_weights(base))
+    chosen = choices(loras)
+    weights = opened_weights(base, *(Path(choice.file) for choice in chosen))
+    report = merge_files(chosen, out, method=method.value, rank=rank, dtype=dtype.value, weights=weights)
     if as_json:
         typer.echo(json.dumps(report, ensure_ascii=False))
         return

@@ -62,7 +62,7 @@ def convert(
         dialect = to.value if to else "diffusers" if lora_file.read(file).dialect == "diffusers" else "kohya"
         limit = Limit(rank or USUAL.rank, keep or USUAL.keep)
         report = convert_file(file, out, dialect, plain=plain, dtype=dtype.value if dtype else None, limit=limit,
-                              weights=opened_weights(base))
+                              weights=opened_weights(base, file))
         source = out
     told = header(source).metadata
     hidden = metadata.private(told)
@@ -105,7 +105,8 @@ def resize(
     from sdlora.lora.remake import resize_file
     from sdlora.lora.resize import Limit
 
-    report = resize_file(file, out, Limit(rank, keep, fro), dtype=dtype.value if dtype else None, weights=opened_weights(base))
+    report = resize_file(file, out, Limit(rank, keep, fro), dtype=dtype.value if dtype else None,
+                         weights=opened_weights(base, file))
     if as_json:
         typer.echo(json.dumps(report, ensure_ascii=False))
         return
@@ -125,11 +126,15 @@ def span(ends: list[int]) -> str:
     return str(ends[0]) if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
 
 
-def opened_weights(base: str | None) -> object:
-    """The weights of a base by name, None where none is named. Raises UserError."""
-    if base is None:
-        return None
+def opened_weights(base: str | None, *files: Path) -> object:
+    """The weights of a base by name; where none is named those of mini for `files` made for this mini, else None. UserError."""
     from sdlora.base import catalog
+    from sdlora.lora.header import header
+
+    mini = catalog.resolve("mini")
+    if base is None and (not files or {header(file).metadata.get("sdlora_base_identity") for file in files}
+                         != {catalog.identity(mini)}):
+        return None
     from sdlora.base.weights import Weights
 
-    return Weights(catalog.resolve(base))
+    return Weights(catalog.resolve(base) if base else mini)

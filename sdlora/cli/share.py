@@ -20,20 +20,28 @@ def share(
     out: Annotated[Path, typer.Option(help="The zip to write")],
     picture: Annotated[list[Path] | None, typer.Option(help="A picture to go along, the first as cover")] = None,
     base_model: Annotated[str, typer.Option(help="The hub id of the base, for the card; default: the family's usual one")] = "",
-    keep_private: Annotated[bool, typer.Option("--keep-private", help="Leave the metadata as it is")] = False,
+    keep_private: Annotated[bool, typer.Option("--keep-private", help="Leave all metadata as it is, of the pictures too")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Pack a LoRA with its card, its sidecars and pictures; private metadata stays at home."""
+    from sdlora.dataset.picture import open_picture
     from sdlora.lora import card, metadata
     from sdlora.lora.header import header
     from sdlora.lora.write import rewrite
 
     told = header(file).metadata
     hidden = metadata.private(told)
-    pictures = [(path, prompt_of(path)) for path in picture or []]
+    new = told if keep_private else metadata.stripped(told)
+    images = [open_picture(path) for path in picture or []]
+    if images and "modelspec.thumbnail" not in told:
+        new = new | {"modelspec.thumbnail": metadata.data_url(images[0])}
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / file.name
-        rewrite(file, copy, told if keep_private else metadata.stripped(told))
+        pictures = [(path, prompt_of(path)) for path in picture or []]
+        if not keep_private:                                   # a photograph tells where it was taken, a drawing how it was made
+            pictures = [(Path(folder) / f"{number}.png", prompt) for number, (_, prompt) in enumerate(pictures)]
+            for image, (path, _) in zip(images, pictures, strict=True):
+                image.save(path)
+        copy = rewrite(file, Path(folder) / file.name, new)
         card.pack(copy, out, pictures, base_model)
     kept = "went along" if keep_private else "left out"
     report = {"out": str(out), "bytes_out": out.stat().st_size, "private": hidden, "stripped": not keep_private}

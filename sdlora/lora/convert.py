@@ -1,11 +1,11 @@
 """Adapters of any kind -> what a file of the wanted form can hold. Knows nothing about files, models or drawing.
 
-kohya files hold every kind. diffusers files, and a plain LoRA, hold up x down (diffusers with DoRA's magnitudes); the rest is
-expanded exactly where it has few ranks, else approximated by SVD.
+kohya files hold nearly every kind. diffusers files, and a plain LoRA, hold up x down (diffusers with DoRA's magnitudes); the
+rest is expanded exactly where it has few ranks, else approximated by SVD.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,8 +13,11 @@ from torch import Tensor
 from sdlora.errors import UserError
 from sdlora.lora.delta import Adapter, Adapters, delta, factors, shape_of
 from sdlora.lora.resize import Limit, Shapes, WeightOf, compress, low_rank, narrow, without
-from sdlora.lora.write import diffusers_holds
+from sdlora.lora.write import diffusers_holds, kohya_holds
 
+Form = Literal["kohya", "diffusers", "plain"]
+HOLDS = {"kohya": kohya_holds, "diffusers": diffusers_holds,
+         "plain": lambda adapter: diffusers_holds(adapter) and "dora_scale" not in adapter.tensors}
 USUAL = Limit(rank=128, keep=0.99)
 
 
@@ -28,29 +31,30 @@ class Converted:
 
 
 @torch.no_grad()
-def to_factors(adapters: Adapters, *, dora: bool, limit: Limit = USUAL, shapes: Shapes | None = None,
-               weight_of: WeightOf = lambda path: None) -> Converted:
-    """Everything as up x down. dora: magnitudes may stay beside them (all modules of a part then get one).
+def to_form(adapters: Adapters, form: Form, *, limit: Limit = USUAL, shapes: Shapes | None = None,
+            weight_of: WeightOf = lambda path: None) -> Converted:
+    """What a file of this form can hold, as it is; everything else as up x down, beside which DoRA's magnitudes stay.
 
-    Adapters that are of that form already stay as they are. Norms and differences of biases have no place and are left out:
-    named. Raises UserError when a change depends on the base and weight_of does not know it.
+    form: "kohya", "diffusers" (where some modules of a part are DoRA, all of it gets magnitudes) or "plain" (no DoRA at all).
+    Norms and differences of biases have no place in the last two and are left out: named. Raises UserError when a change depends
+    on the base and weight_of does not know it.
     """
     made, energy, expanded, left_out = {}, {}, [], []
     for path, adapter in adapters.items():
-        if "diff_b" in adapter.tensors:
+        if "diff_b" in adapter.tensors and form != "kohya":
             left_out.append(f"{path} (bias)")
             adapter = without(adapter, "diff_b")
-        if adapter.kind == "full" and narrow(adapter):
-            left_out += [f"{path} (norm)"] if adapter.tensors else []
-        elif diffusers_holds(adapter) and (dora or "dora_scale" not in adapter.tensors):
+        if HOLDS[form](adapter):
             made[path] = adapter
+        elif adapter.kind == "full" and narrow(adapter):
+            left_out += [f"{path} (norm)"] if adapter.tensors else []
         else:
             expanded.append(path)
-            made[path], kept = expand(path, adapter, dora, limit, (shapes or {}).get(path), weight_of(path))
+            made[path], kept = expand(path, adapter, form != "plain", limit, (shapes or {}).get(path), weight_of(path))
             energy |= {path: kept} if kept is not None else {}
     if not made:
         raise UserError("Nothing of this LoRA fits into such a file: it changes norms and biases only.", "Write a kohya file.")
-    return Converted(evened(made, weight_of) if dora else made, energy, tuple(expanded), tuple(left_out))
+    return Converted(evened(made, weight_of) if form == "diffusers" else made, energy, tuple(expanded), tuple(left_out))
 
 
 def expand(path: str, adapter: Adapter, dora: bool, limit: Limit, shape: tuple[int, ...] | None,
@@ -87,14 +91,3 @@ def evened(adapters: Adapters, weight_of: WeightOf) -> Adapters:
         made[path] = adapter
     return made
 
-
-@torch.no_grad()
-def largest_difference(before: Adapters, after: Adapters, paths: Sequence[str], shapes: Shapes, weight_of: WeightOf) -> float:
-    """The largest |dW_before - dW_after| relative to the largest |dW_before| of its module, over `paths`."""
-    worst = 0.0
-    for path in paths:
-        weight = weight_of(path)
-        weight = torch.zeros(shapes[path]) if weight is None else weight
-        change = delta(before[path], weight)
-        worst = max(worst, float((change - delta(after[path], weight)).abs().max() / change.abs().max().clamp(min=1e-30)))
-    return worst

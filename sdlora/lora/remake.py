@@ -15,13 +15,13 @@ from sdlora.config import LoraChoice
 from sdlora.errors import UserError
 from sdlora.lora import blocks, merge, metadata
 from sdlora.lora.blend import Ingredient
-from sdlora.lora.convert import USUAL, Converted, to_factors
+from sdlora.lora.convert import USUAL, to_form
 from sdlora.lora.delta import Adapter, Adapters, delta, norm, shape_of
 from sdlora.lora.extract import Extracted
 from sdlora.lora.file import LoraFile, read
 from sdlora.lora.modules import family_table
 from sdlora.lora.resize import Limit, Shapes, WeightOf, resize, without
-from sdlora.lora.write import alpha_goes, diffusers_holds, kohya_holds, write
+from sdlora.lora.write import alpha_goes, diffusers_holds, write
 
 Weights = Mapping[str, Tensor] | None
 Dtype = Literal["fp16", "bf16", "fp32"] | None
@@ -41,9 +41,7 @@ def convert_file(path: Path, out: Path, dialect: Literal["kohya", "diffusers"], 
     """
     found, family = opened(path)
     shapes, weight_of = shapes_of(found, weights), weight_finder(weights)
-    odd = plain or dialect == "diffusers" or not all(kohya_holds(each) for each in found.adapters.values())
-    made = to_factors(found.adapters, dora=not plain, limit=limit, shapes=shapes, weight_of=weight_of) if odd \
-        else Converted(found.adapters, {}, (), ())
+    made = to_form(found.adapters, "plain" if plain else dialect, limit=limit, shapes=shapes, weight_of=weight_of)
     way = alpha_goes(made.adapters, DTYPES[dtype]) if dialect == "diffusers" else "data"
     told = metadata.completed(found.metadata, family, *sizes(made.adapters))
     write(out, made.adapters, told, dialect=dialect, dtype=dtype, family=family)
@@ -76,10 +74,9 @@ def merge_files(choices: Sequence[LoraChoice], out: Path, *, method: Literal["co
                 dtype: Dtype = "fp32", weights: Weights = None) -> dict[str, object]:
     """Write the blend of `choices` as one new LoRA: strengths, text strengths and block weights are in it.
 
+    rank: for svd; None: the largest of the LoRAs.
     Report: out method modules ranks energy blocks bytes_out notes (sentences: what a file cannot hold). Raises UserError.
     """
-    if method == "svd" and not rank:
-        raise UserError("An SVD needs a rank.", "Give --rank 32, say.")
     files = [opened(Path(choice.file)) for choice in choices]
     family = common_family(choices, [found for found, _ in files])
     ingredients = [Ingredient(found.adapters, choice.strength, choice.text_strength,
@@ -87,6 +84,7 @@ def merge_files(choices: Sequence[LoraChoice], out: Path, *, method: Literal["co
                    for choice, (found, _) in zip(choices, files, strict=True)]
     known = {"shapes": merged_shapes([found for found, _ in files], weights), "weight_of": weight_finder(weights)}
     if method == "svd":
+        rank = rank if rank is not None else max(max(sizes(found.adapters)[0]) for found, _ in files) or USUAL.rank
         made, energy = merge.svd(ingredients, rank, **known)
     else:
         made, energy = merge.concat(ingredients, **known), {}

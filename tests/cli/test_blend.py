@@ -60,7 +60,7 @@ def test_blend_bake_extract(run, loras, tmp_path):
 
 def test_mistakes_are_sentences(run, loras, tmp_path):
     out = tmp_path / "x.safetensors"
-    for words, said in ((("blend", *loras, "--method", "svd", "--out", out), "needs a rank"),
+    for words, said in ((("blend", *loras, "--method", "svd", "--rank", 0, "--out", out), "must be 1 or more"),
                         (("blend", loras[0].replace("0.7", "7"), "--out", out), "strength must be"),
                         (("blend", tmp_path / "none.safetensors", "--out", out), "no LoRA file"),
                         (("bake", "mini", *loras, "--out", out), "a folder"),

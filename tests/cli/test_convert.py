@@ -6,8 +6,10 @@ import zipfile
 import pytest
 import typer
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from typer.testing import CliRunner
 
+from sdlora.base import catalog
 from sdlora.cli import convert, share
 from sdlora.errors import UserError
 from sdlora.lora import file, write
@@ -65,6 +67,9 @@ def test_a_base_is_used_where_it_is_needed(run, tmp_path):
         run("convert", path, "--to", "diffusers", "--out", tmp_path / "e.safetensors")
     words = ("convert", path, "--to", "diffusers", "--base", "mini", "--rank", 8, "--out", tmp_path / "e.safetensors")
     told = json.loads(run(*words, "--json").stdout)
+    ours = write.rewrite(path, path, {"sdlora_base_identity": catalog.identity(catalog.resolve("mini"))})
+    again = json.loads(run("convert", ours, "--plain", "--rank", 8, "--out", tmp_path / "e.safetensors", "--json").stdout)
+    assert again["approximated"] == told["approximated"]       # a LoRA of this very mini needs no --base
     assert 0.1 < told["approximated"][SQUARE] < 1 and file.read(tmp_path / "e.safetensors").adapters[SQUARE].rank == 8
 
 
@@ -82,13 +87,19 @@ def test_resize_says_sizes_and_energy(run, lora, tmp_path):
 
 
 def test_share_packs_what_may_go_out(run, lora, tmp_path):
-    Image.new("RGB", (8, 8), "red").save(tmp_path / "p.png")
+    said = PngInfo()
+    said.add_text("parameters", "a red house\nSteps: 20, Sampler: Euler, CFG scale: 6, Seed: 42, Size: 80x64")
+    Image.new("RGB", (80, 64), "red").save(tmp_path / "p.png", exif=b"Exif\0\0MM\0*\0\0\0\x08", pnginfo=said)
     told = json.loads(run("share", lora, "--out", tmp_path / "s.zip", "--picture", tmp_path / "p.png", "--json").stdout)
     assert told["private"].keys() == {"ss_dataset_dirs"} and told["stripped"]
     with zipfile.ZipFile(tmp_path / "s.zip") as archive:
         archive.extractall(tmp_path / "s")
     assert {path.name for path in (tmp_path / "s").iterdir()} == {"a.safetensors", "a.json", "a.png", "README.md", "images"}
-    assert "ss_dataset_dirs" not in file.header(tmp_path / "s" / "a.safetensors").metadata
+    shared = file.header(tmp_path / "s" / "a.safetensors").metadata
+    assert "ss_dataset_dirs" not in shared and shared["modelspec.thumbnail"].startswith("data:image/jpeg;base64,")
+    assert "a red house" in (tmp_path / "s" / "README.md").read_text()
+    with Image.open(tmp_path / "s" / "images" / "00.png") as sent:
+        assert sent.size == (80, 64) and not sent.info and not sent.getexif()
     assert "ss_dataset_dirs" in file.header(lora).metadata     # the artist's own file is left alone
     run("share", lora, "--out", tmp_path / "t.zip", "--keep-private")
     with zipfile.ZipFile(tmp_path / "t.zip") as archive:
