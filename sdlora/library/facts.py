@@ -79,10 +79,10 @@ def read(path: Path, known: Structures) -> Facts:
         structure = known.get(key) if key else None
         if structure is None:
             found = header(path)
-            metadata, structure = found.metadata, understood(path.name, found)
-            data_bytes = found.file_bytes - found.data_start
-            if key and structure.families and structure.dialect != POSITIONAL:
+            structure = understood(path.name, found)
+            if key and metadata == found.metadata and structure.families and structure.dialect != POSITIONAL:
                 known[key] = structure
+            metadata, data_bytes = found.metadata, found.file_bytes - found.data_start
     except UserError as refused:
         return Facts(problem=str(refused))
     except OSError as error:
@@ -93,7 +93,7 @@ def read(path: Path, known: Structures) -> Facts:
 
 
 def outline(path: Path) -> tuple[dict[str, str], bytes, int]:
-    """(metadata, digest of the structure, bytes of tensors) of a file whose header begins with its metadata.
+    """(metadata, digest of the structure, bytes of tensors) of a file whose header begins with its metadata or has none.
 
     The digest is b"" for every other file. Raises UserError where `header` would not even read the JSON.
     """
@@ -106,15 +106,18 @@ def outline(path: Path) -> tuple[dict[str, str], bytes, int]:
         raw = file.read(length)
     try:
         text = raw.decode("utf-8")
-        if not text.startswith(START):
+        metadata, end = {}, 0
+        if text.startswith(START):
+            metadata, end = json.JSONDecoder(object_pairs_hook=once).raw_decode(text, len(START))
+        elif "__metadata__" in text:
             return {}, b"", 0
-        metadata, end = json.JSONDecoder(object_pairs_hook=once).raw_decode(text, len(START))
     except (ValueError, RecursionError):
         return {}, b"", 0
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         return {}, b"", 0
     data_bytes = size - 8 - length
-    return metadata, sha256(f"{data_bytes}{text[end:]}".encode()).digest(), data_bytes
+    structure = text[end:].rstrip(" ")  # the room to the next multiple of 8 depends on the free text
+    return metadata, sha256(f"{data_bytes}{structure}".encode()).digest(), data_bytes
 
 
 def once(pairs: list[tuple[str, object]]) -> dict[str, object]:

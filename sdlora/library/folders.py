@@ -109,8 +109,10 @@ def note(folder: Folder, where: bytes, changes: sidecars.Told) -> None:
     Raises UserError when the disk refuses or the record is damaged.
     """
     file = folder.path / os.fsdecode(where)
-    if folder.own and sidecars.write(file.with_suffix(".json"), changes):
-        return
+    if folder.own:
+        with FileLock(place("library") / "sidecars.lock", timeout=10):
+            if sidecars.write(file.with_suffix(".json"), changes):
+                return
     with changing(folder.id) as record:
         files = record.setdefault("files", {})
         files[key_of(where)] = files.get(key_of(where), {}) | changes

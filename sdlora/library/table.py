@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from sdlora import __version__
 from sdlora.errors import UserError
-from sdlora.storage import home
+from sdlora.storage import clean_text, home
 
 VERSION = 1
 WAIT_SECONDS = 5
@@ -151,6 +151,7 @@ def unusable(path: Path) -> str:
             if version < VERSION:
                 return "it is of an older version"
             told = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            db.execute("SELECT 1 FROM files, places, structures LIMIT 0")
             if told == "ok" and db.execute("SELECT sdlora FROM about").fetchone() != (__version__,):
                 for statement in ("BEGIN IMMEDIATE", "UPDATE files SET facts = ''", "DELETE FROM structures",
                                   f"UPDATE about SET sdlora = '{__version__}'", "COMMIT"):
@@ -207,7 +208,7 @@ def folded(text: str) -> str:
 
 def condition(db: sqlite3.Connection, query: str) -> tuple[str, list[str]]:
     """(SQL condition, its values) for rows in which every word of `query` occurs."""
-    words = folded(query)[:200].split()
+    words = folded(clean_text(query, 200)).split()
     indexed = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'found'").fetchone()
     long = [word for word in words if indexed and len(word) >= INDEXED_LETTERS]
     parts, values = [], []

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sdlora.errors import UserError
 from sdlora.library.sidecars import COVERS, SUFFIXES
-from sdlora.storage import home, place, read_json, write_json
+from sdlora.storage import confine, home, place, read_json, write_json
 
 KEPT_DAYS = 30
 RECORD = "trash.json"
@@ -23,7 +23,7 @@ def throw(file_id: str, file: Path) -> None:
     sweep()
     folder = place("trash", f"{time.strftime('%Y%m%d-%H%M%S')}-{time.monotonic_ns() % 10**6:06}-{file_id}")
     beside = [path for suffix in (*SUFFIXES, *COVERS) if (path := file.with_name(file.stem + suffix)).exists()]
-    write_json(folder / RECORD, {"id": file_id, "place": str(file.relative_to(place("loras"))), "deleted": time.time()})
+    write_json(folder / RECORD, {"id": file_id, "place": file.relative_to(place("loras")).as_posix(), "deleted": time.time()})
     try:
         for path in (file, *beside):
             path.rename(folder / path.name)
@@ -36,26 +36,40 @@ def throw(file_id: str, file: Path) -> None:
 def take_back(file_id: str) -> Path:
     """Put the LoRA that was deleted last under this id back where it was, or beside it under a free name; returns its path.
 
-    Raises UserError when it is not in the trash any more.
+    Raises UserError when it is not in the trash any more or cannot be put back.
     """
-    folder = next((folder for folder in reversed(thrown()) if folder.name.endswith(f"-{file_id}")
-                   and read_json(folder / RECORD)["id"] == file_id), None)
+    folder, where = next(((folder, record["place"]) for folder in reversed(thrown()) if folder.name.endswith(f"-{file_id}")
+                          and (record := record_of(folder))["id"] == file_id), (None, ""))
     if folder is None:
         raise UserError("This style is not in the trash any more.", f"Deleted styles are kept for {KEPT_DAYS} days.")
-    target = place("loras") / read_json(folder / RECORD)["place"]
+    target = confine(place("loras"), where)
     files = sorted((path for path in folder.iterdir() if path.name != RECORD), key=lambda path: path.suffix == target.suffix)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    free, number = target.stem, 1
-    while any((target.parent / path.name.replace(target.stem, free, 1)).exists() for path in files):
-        number += 1
-        free = f"{target.stem[:58]}-{number}"
+    free = free_stem(target, [path.name.removeprefix(target.stem) for path in files])
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         for path in files:                                      # the LoRA comes last, with everything in place
-            path.rename(target.parent / path.name.replace(target.stem, free, 1))
+            path.rename(target.parent / (free + path.name.removeprefix(target.stem)))
     except OSError as error:
         raise UserError(f"{target.name} could not be put back ({error.strerror}).", f"It is in {folder}.") from error
     shutil.rmtree(folder, ignore_errors=True)
     return target.with_name(free + target.suffix)
+
+
+def free_stem(target: Path, suffixes: list[str]) -> str:
+    """The stem of `target`, numbered when a file with it and one of `suffixes` is there."""
+    free, number = target.stem, 1
+    while any(target.with_name(free + suffix).exists() for suffix in suffixes):
+        number += 1
+        free = f"{target.stem[:58]}-{number}"
+    return free
+
+
+def record_of(folder: Path) -> dict[str, str]:
+    """What `trash.json` says. Raises UserError when it is damaged."""
+    record = read_json(folder / RECORD)
+    if not isinstance(record, dict) or not all(isinstance(record.get(key), str) for key in ("id", "place")):
+        raise UserError(f"{folder / RECORD} is damaged.", f"Take the files out of {folder} yourself.")
+    return record
 
 
 def thrown() -> list[Path]:

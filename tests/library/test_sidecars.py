@@ -14,7 +14,8 @@ CIVITAI = {"id": 7, "name": "v1.0", "baseModel": "SD 1.5", "trainedWords": ["gls
            "model": {"name": "Stained Glass", "type": "LORA", "tags": ["glass", "style"]},
            "description": "<p>Best at <strong>0.8</strong>.<br/>&lt;3 &amp; more</p><script>alert(1)</script>"}
 MANAGER = {"file_name": "a", "model_name": "Glass by LM", "file_path": "/etc/passwd", "preview_url": "/etc/passwd",
-           "sha256": "0" * 64, "base_model": "SDXL 1.0", "notes": "from LM", "tags": ["window"], "favorite": True, "civitai": CIVITAI,
+           "sha256": "0" * 64, "base_model": "SDXL 1.0", "notes": "from LM", "tags": ["window"], "favorite": True,
+           "civitai": CIVITAI,
            "modelDescription": "", "usage_tips": '{"strength": 0.6, "clip_skip": 2}'}
 
 
