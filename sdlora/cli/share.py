@@ -20,7 +20,7 @@ def share(
     out: Annotated[Path, typer.Option(help="The zip to write")],
     picture: Annotated[list[Path] | None, typer.Option(help="A picture to go along, the first as cover")] = None,
     base_model: Annotated[str, typer.Option(help="The hub id of the base, for the card; default: the family's usual one")] = "",
-    keep_private: Annotated[bool, typer.Option("--keep-private", help="Leave all metadata as it is, of the pictures too")] = False,
+    keep_private: Annotated[bool, typer.Option("--keep-private", help="Leave all metadata as it is, the pictures' too")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Pack a LoRA with its card, its sidecars and pictures; private metadata stays at home."""

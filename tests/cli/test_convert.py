@@ -87,9 +87,10 @@ def test_resize_says_sizes_and_energy(run, lora, tmp_path):
 
 
 def test_share_packs_what_may_go_out(run, lora, tmp_path):
-    said = PngInfo()
+    said, place = PngInfo(), Image.Exif()
+    place[0x010E] = "our garden"
     said.add_text("parameters", "a red house\nSteps: 20, Sampler: Euler, CFG scale: 6, Seed: 42, Size: 80x64")
-    Image.new("RGB", (80, 64), "red").save(tmp_path / "p.png", exif=b"Exif\0\0MM\0*\0\0\0\x08", pnginfo=said)
+    Image.new("RGB", (80, 64), "red").save(tmp_path / "p.png", exif=place, pnginfo=said)
     told = json.loads(run("share", lora, "--out", tmp_path / "s.zip", "--picture", tmp_path / "p.png", "--json").stdout)
     assert told["private"].keys() == {"ss_dataset_dirs"} and told["stripped"]
     with zipfile.ZipFile(tmp_path / "s.zip") as archive:
