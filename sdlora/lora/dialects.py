@@ -61,12 +61,12 @@ def spell(names: list[str]) -> Spelled:
     found, known, spellings = Spelled("", ""), set(names), {}
     variants: dict[str, dict[tuple[str, str, str], dict[str, str]]] = {}
     for name in names:
-        kind = refused_kind(name)
-        place = None if kind else place_of(name) or scaling_place(name, known)
-        if kind:
-            found.kinds[name] = kind
+        place = place_of(name) or scaling_place(name, known)
         if place is None:
-            found.unknown += [] if kind else [name]
+            if kind := refused_kind(name):
+                found.kinds[name] = kind
+            else:
+                found.unknown.append(name)
             continue
         key = (place.blocks, place.spelling.split(" ")[0], place.adapter)
         roles = variants.setdefault(place.path, {}).setdefault(key, {})

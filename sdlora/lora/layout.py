@@ -111,7 +111,7 @@ def layout(name: str, found: Header, data: bytes | bytearray | None = None) -> L
     names = numbered(name, found) if positional.positional(found.tensors) else spell(list(found.tensors))
     refuse(name, found.tensors, names)
     reader = Reader(name, found, data, configs_of(found.metadata), names.dialect, notes=repairs(names))
-    modules = {path: reader.module(path, parts) for path, parts in names.modules.items()}
+    modules = second_encoder({path: reader.module(path, parts) for path, parts in names.modules.items()}, reader.notes)
     if names.dialect == "cloneofsimo":
         refuse_other_order(name, modules)
     embeddings = {match["bundled"] or match["token"] for key in names.unknown if (match := EMBEDDING.match(key))}
@@ -148,6 +148,16 @@ def numbered(name: str, found: Header) -> Spelled:
         path, half = places[key]
         names.modules.setdefault(path, {})[half] = key
     return names
+
+
+def second_encoder(modules: dict[str, Module], notes: list[str]) -> dict[str, Module]:
+    """Paths of the second text encoder for one that was saved alone, whose names do not tell: its widths are SDXL's "te2"."""
+    turned = {path.replace("te1:", "te2:"): module for path, module in modules.items()}
+    if any(not path.startswith("te1:") for path in modules) or len(matching(turned, family_table("sdxl"))) < len(turned) \
+            or any(matching(modules, family_table(family)) for family in FAMILIES):
+        return modules
+    notes.append("It was read as a LoRA of SDXL's second text encoder, by its widths.")
+    return turned
 
 
 def refuse_other_order(name: str, modules: dict[str, Module]) -> None:

@@ -99,7 +99,7 @@ SAYS = {
     "a pickle": (b"\x80\x04\x95" + bytes(60), "pickle"),
     "half a LoHa": (packed({f"{NAME}.hada_w1_a": entry((4, 4), 0)}, bytes(64)), "has no hada_w1_b"),
     "a LoHa in a LoRA": (lora({ALPHA: None, f"{NAME}.hada_t1": entry((), 0)}), "mixes LoRA with hada_t1"),
-    "a DoRA of another width": (lora({ALPHA: None, f"{NAME}.dora_scale": entry((), 0)}), "dora_scale of 1 values"),
+    "a DoRA of another width": (lora({ALPHA: None, f"{NAME}.dora_scale": entry((), 0)}), "dora_scale of the shape"),
     "PEFT's BOFT": (packed({"base_model.model.mid_block.x.boft_R": entry((4, 4), 0)}, bytes(64)), "BOFT of PEFT"),
     "an SD 3 LoRA": (packed({"transformer.transformer_blocks.0.attn.to_q.lora_A.weight": entry((4, 4), 0)}, bytes(64)), "SD 3"),
     "a Flux LoRA with CLIP": (packed({

@@ -11,6 +11,7 @@ from sdlora.lora import file
 from sdlora.lora.header import header
 from sdlora.lora.layout import layout, opened_lora
 from sdlora.lora.modules import family_table
+from sdlora.lora.report import inspect
 from tests.lora.spellings import RANK, every_spelling, flat, halves, kohya
 
 BLOCK = {"mini": "down_blocks.0", "sd1": "down_blocks.0", "sd2": "down_blocks.0", "sdxl": "down_blocks.1"}
@@ -154,3 +155,21 @@ def test_parts_of_two_kinds_in_one_module_are_refused(tmp_path):
     tensors = kohya({path: PAIRS["mini"][path]}, lambda p: flat(p) + ".") | {f"{flat(path)}.diff": torch.ones(64, 64)}
     with pytest.raises(UserError, match="mixes LoRA with diff"):
         opened_lora(saved(tmp_path, tensors))
+
+
+def test_the_second_text_encoder_saved_alone_is_told_by_its_widths(tmp_path):
+    path = "te2:text_model.encoder.layers.3.mlp.fc1"
+    (down, up), = halves("sdxl", [path]).values()
+    found = file.read(saved(tmp_path, {"base_model.model.text_model.encoder.layers.3.mlp.fc1.lora_A.weight": down,
+                                       "base_model.model.text_model.encoder.layers.3.mlp.fc1.lora_B.weight": up}))
+    assert list(found.adapters) == [path] and found.family == "sdxl" and found.adapters[path].part == "te2"
+    assert any("second text encoder" in problem for problem in found.problems)
+
+
+def test_a_stranger_with_the_same_blocks_is_no_family(tmp_path):
+    """SDXL's refiner reads 1280 wide text states: no family, and a sentence."""
+    path = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
+    tensors = {f"{flat(path)}.lora_down.weight": torch.ones(2, 1280), f"{flat(path)}.lora_up.weight": torch.ones(768, 2)}
+    assert file.read(saved(tmp_path, tensors)).families == ()
+    found = inspect(tmp_path / "a.safetensors")
+    assert found["matched"] == 0 and "another kind of base" in found["problems"][-1] and found["blocks"] == {}
