@@ -17,7 +17,7 @@ from sdlora.lora.layout import Layout, matching, opened_lora
 from sdlora.lora.modules import WIDTHS, Table, family_table, folder_table
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from sdlora.lora.delta import Tensor
 
 SHOWN = 2000
 EXPECTED_TRIGGERS = ("sdlora_trigger", "modelspec.trigger_phrase", "ss_trigger_words")
