@@ -1,5 +1,6 @@
 """A chosen LoRA file -> a part of a blend. Knows nothing about weights in place or denoising."""
 
+import re
 from functools import lru_cache
 from pathlib import Path
 
@@ -48,5 +49,11 @@ def told(choice: LoraChoice) -> dict[str, object]:
     """
     path, usual = Path(choice.file), LoraChoice(file=choice.file)
     special = {key for key in ("text_strength", "blocks", "start", "end") if getattr(choice, key) != getattr(usual, key)}
-    return {"name": path.stem, "strength": choice.strength, "hash": catalog.identity(path)[:12],
+    return {"name": title(path), "strength": choice.strength, "hash": catalog.identity(path)[:12],
             **choice.model_dump(include=special)}
+
+
+def title(path: Path) -> str:
+    """What a LoRA file is called. The file of a saved point is always lora.safetensors: its run and step say more."""
+    of_run = len(path.parents) > 2 and re.fullmatch(r"step-\d{6,}", path.parent.name)
+    return f"{path.parents[2].name} {path.parent.name}" if of_run else path.stem

@@ -79,6 +79,7 @@ def test_saved_points_of_a_run(run, tmp_path):
     assert grid.axis(f"point={folder}:200").values[0].file == str(point / "lora.safetensors")
     drawn = run("grid", "a house", "--x", "point=20260101-000000-ink", "--out", tmp_path / "out", "--json", *SMALL)
     assert [line["label"] for line in drawn[:-1]] == ["step 100", "step 200"]
+    assert drawn[1]["loras"][0]["name"] == "20260101-000000-ink step-000200"
     for wrong in ("point=20260101-000000-ink:300", "point=nope", "point=../../etc", "point=a\0b"):
         with pytest.raises(UserError):
             grid.axis(wrong)
