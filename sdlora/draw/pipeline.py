@@ -177,6 +177,8 @@ def scheduler_of(base: Base, config: DrawConfig) -> object:
     name, options = str(base.scheduler_config.get("_class_name")), {}
     if config.sampler:
         name, options = samplers.find(config.sampler)
+        if name in samplers.EVEN and base.scheduler_config.get("timestep_spacing") == "linspace":
+            options = options | {"timestep_spacing": "leading"}
     elif name not in {kind for kind, _ in samplers.SOLVERS.values()}:
         raise UserError(f"{base.title} asks for the sampler {name}, which sdlora does not know.",
                         "Choose a sampler by name, such as Euler.")

@@ -30,6 +30,7 @@ SOLVERS: dict[str, tuple[str, dict[str, object]]] = {
 }
 SCHEDULES = {"Karras": "use_karras_sigmas", "Exponential": "use_exponential_sigmas"}
 ONE_SCHEDULE = {"Euler a", "DDIM", "PLMS", "LCM", "DDPM"}  # their schedulers have no other spacing of the noise levels
+EVEN = {"DDIMScheduler", "PNDMScheduler"}  # they walk in equal strides, whatever the spacing says: "linspace" leads them astray
 NAMES = tuple(f"{solver} {schedule}".strip() for solver in SOLVERS
               for schedule in ("", *(() if solver in ONE_SCHEDULE else SCHEDULES)))
 KNOWN = {name.lower(): name for name in NAMES}
