@@ -34,7 +34,7 @@ class Row:
 
 def layout() -> gr.HTML:
     calls, kinds = "element, props, trigger, server", asking(QUESTIONS)
-    return widget("mixing", calls, value=[], elem_id="desk", server_functions=kinds, events=("change",), data=data_of({}))
+    return widget("mixing", calls, value=[], elem_id="desk", server_functions=kinds, events=("saved",), data=data_of({}))
 
 
 def data_of(cards: dict[str, dict]) -> dict:

@@ -66,7 +66,7 @@
   const details = async (card, words, server, trigger) => {
     const body = make("div", { className: "body" }, make("p", { textContent: words.reading }));
     let changed = false;
-    const box = make("dialog", { className: "sd-look sd-details", on: { close: () => { box.remove(); if (changed) trigger("change"); } } },
+    const box = make("dialog", { className: "sd-look sd-details", on: { close: () => { box.remove(); if (changed) trigger("noted"); } } },
       make("h3", { textContent: card.title }), body, button(words.close, () => box.close(), { className: "close" }));
     document.body.append(box);
     box.showModal();
@@ -197,7 +197,7 @@
         const told = await ask(server, "save", { rows: rows(), name: name.value, rank: Number(small.value) }, words.unsaved);
         said.textContent = told.problem || told.text || "";
         said.classList.toggle("bad", Boolean(told.problem));
-        if (!told.problem) trigger("change");
+        if (!told.problem) trigger("saved");
       };
       return make("div", { className: "saving" }, name, small, button(words.save_blend, save, { className: "solid" }), said);
     };

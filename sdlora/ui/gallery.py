@@ -46,7 +46,7 @@ def connect(act: Gallery, kept: gr.HTML) -> None:
     form.draw.click(guarded(blend.draw), form.fields, form.drawing.shown, **QUIET)
     form.prompt.submit(guarded(blend.draw), form.fields, form.drawing.shown, **QUIET)
     drawing.connect(form.drawing, blend.finished, [form.slider, form.results, form.zip, kept])
-    act.desk.change(guarded(shelf.show), act.shelf.looking, act.shelf.cards, **QUIET)  # a blend was saved
+    act.desk.saved(guarded(shelf.show), act.shelf.looking, act.shelf.cards, **QUIET)
     grid.connect(act.grid, form, kept)
     recall.connect(act.recall, form, act.desk)
     form.results.delete(guarded(forget), None, form.results, **QUIET)

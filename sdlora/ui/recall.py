@@ -47,6 +47,6 @@ def recall(file: object) -> tuple:
 
 def row_of(choice: LoraChoice) -> dict | None:
     """The row of a style that lies on the shelf."""
-    entry = next((each for each in index.list_loras() if str(each.path) == choice.file), None)
+    entry = index.by_file(choice.file)
     settings = choice.model_dump(exclude={"file", "text_strength"})
     return desk.row_for(entry, **settings, text=choice.text_strength) if entry else None

@@ -16,7 +16,7 @@ from sdlora.ui.strip import download_copy
 COVER = 256
 PAGE = 60
 MOST = 3000
-EVENTS = ("select", "delete", "expand", "favourite", "undo", "change")
+EVENTS = ("select", "delete", "expand", "favourite", "undo", "noted")
 CLICK = """() => setTimeout(() => {
     const button = document.querySelector('#shelf-fetch');
     (button.querySelector('a, button') || button).click();
@@ -76,7 +76,7 @@ def connect(shelf: Shelf) -> None:
     for part in (shelf.family, shelf.sort, shelf.starred):
         part.input(guarded(first_page), shelf.looking, [shelf.cards, shelf.most], **look)
     shelf.cards.expand(guarded(more), shelf.looking, [shelf.cards, shelf.most], **QUIET)
-    shelf.cards.change(guarded(show), shelf.looking, shelf.cards, **QUIET)
+    shelf.cards.noted(guarded(show), shelf.looking, shelf.cards, **QUIET)
     shelf.cards.delete(guarded(remove), shelf.looking, shelf.cards, **QUIET)
     shelf.cards.undo(guarded(undo), shelf.looking, shelf.cards, **QUIET)
     shelf.cards.favourite(guarded(star), shelf.looking, shelf.cards, **QUIET)

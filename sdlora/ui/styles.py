@@ -15,6 +15,9 @@ from sdlora.ui.guard import an_id
 from sdlora.ui.strip import choosable, point_file
 
 
+MENU = 300
+
+
 @dataclass(frozen=True)
 class Style:
     """A LoRA to draw with: its file, its name, its trigger, the base it was made on (spec), prompts it was sampled with."""
@@ -81,8 +84,8 @@ def first_prompt(view: runs.RunView | None, trigger: str) -> str:
 
 
 def menu(extra: str | None = None) -> list[tuple[str, str]]:
-    """(title, id) of everything on the shelf, newest first, and of the point that was chosen."""
-    choices = [(entry.name, f"lora:{entry.id}") for entry in index.list_loras() if not entry.problem]
+    """(title, id) of the newest styles on the shelf and of the one that was chosen; the gallery has them all."""
+    choices = [(entry.name, f"lora:{entry.id}") for entry in index.list_loras(limit=MENU) if not entry.problem]
     if extra and extra not in (known for _, known in choices):
         choices.insert(0, (find(extra).name, extra))
     return choices

@@ -137,8 +137,8 @@ def use(event: gr.EventData) -> tuple:
     """Fill the form with the settings of a kept picture; its style is chosen where it still lies on the shelf."""
     settings = history.of_event(event).settings
     lora = next(iter(settings.get("loras", [])), None)
-    known = {str(entry.path): f"lora:{entry.id}" for entry in styles.index.list_loras()}
-    style = known.get(lora["file"], gr.skip()) if lora else gr.skip()
+    entry = styles.index.by_file(lora["file"]) if lora else None
+    style = f"lora:{entry.id}" if entry else gr.skip()
     return (
         style,
         settings.get("prompt", ""),
@@ -188,7 +188,7 @@ def point_style(run_id: object, point: object) -> str:
     view = runs.view(str(run_id))
     step = chosen_step(view, point)
     if view.file and step == view.step:
-        kept = next((entry for entry in styles.index.list_loras() if str(entry.path) == view.file), None)
+        kept = styles.index.by_file(view.file)
         if kept:
             return f"lora:{kept.id}"
     return f"point:{view.id}:{step}"
