@@ -16,7 +16,7 @@ from sdlora.errors import UserError
 from sdlora.lora import blocks, merge, metadata
 from sdlora.lora.blend import Ingredient
 from sdlora.lora.convert import USUAL, to_form
-from sdlora.lora.delta import Adapter, Adapters, delta, norm, shape_of
+from sdlora.lora.delta import Adapter, Adapters, delta, factors, norm, shape_of
 from sdlora.lora.extract import Extracted
 from sdlora.lora.file import LoraFile, read
 from sdlora.lora.modules import family_table
@@ -26,6 +26,7 @@ from sdlora.lora.write import alpha_goes, diffusers_holds, write
 Weights = Mapping[str, Tensor] | None
 Dtype = Literal["fp16", "bf16", "fp32"] | None
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, None: None}
+NOISE = 1e-12  # of a comparison in fp64: what rounding to fp32 leaves is 1e-8 and more
 ALPHA = {"kept": "alpha is the rank: tensors are copied as they are", "folded": "alpha / rank went into one factor, exactly",
          "header": "alpha stays in the header (lora_adapter_metadata)", "fp32": "alpha / rank was folded in, so the file is fp32",
          "data": "alpha stays as data"}
@@ -145,7 +146,7 @@ def weight_finder(weights: Weights) -> WeightOf:
 
 
 def difference(before: LoraFile, after: LoraFile, paths: Sequence[str], shapes: Shapes, weight_of: WeightOf) -> float:
-    """The largest |dW_before - dW_after| of `paths`, relative to the largest |dW_before| of the module; 0 is bit for bit.
+    """The largest |dW_before - dW_after| / |dW_before| of `paths` (Frobenius norms); 0 is bit for bit.
 
     Kinds that depend on the weight are compared on the base's, or else on one made of noise.
     """
@@ -154,11 +155,24 @@ def difference(before: LoraFile, after: LoraFile, paths: Sequence[str], shapes: 
         old, new = (without(each.adapters[path], "diff_b") for each in (before, after))
         if equal(old, new) or path not in shapes or not old.tensors:
             continue
-        weight = weight_of(path)
-        weight = torch.randn(shapes[path], generator=torch.Generator().manual_seed(0)) if weight is None else weight
-        change = delta(old, weight)
-        worst = max(worst, float((change - delta(new, weight)).abs().max() / change.abs().max().clamp(min=1e-30)))
-    return worst
+        first, second = factors(old), factors(new)
+        if first is not None and second is not None:
+            size = norm_of([(first, old.scale)])
+            off = norm_of([(first, old.scale), (second, -new.scale)])
+        else:
+            weight = weight_of(path)
+            weight = torch.randn(shapes[path], generator=torch.Generator().manual_seed(0)) if weight is None else weight
+            change = delta(old, weight)
+            size, off = float(change.norm()), float((change - delta(new, weight)).norm())
+        worst = max(worst, off / max(size, 1e-30))
+    return worst if worst > NOISE else 0.0
+
+
+def norm_of(parts: Sequence[tuple[tuple[Tensor, Tensor], float]]) -> float:
+    """Frobenius norm of the sum of c U D without forming it: by the triangles of two QRs, so that a small sum stays exact."""
+    up = torch.cat([first.double() * c for (first, _), c in parts], 1)
+    down = torch.cat([second.double() for (_, second), _ in parts])
+    return float((torch.linalg.qr(up, mode="r").R @ torch.linalg.qr(down.T, mode="r").R.T).norm())
 
 
 def equal(one: Adapter, other: Adapter) -> bool:
