@@ -44,7 +44,8 @@ def show(name: str, report: dict) -> None:
     typer.echo(f"family {shown(report['family']) or 'none that sdlora knows'}, rank {ranks}, alpha {shown(report['alpha'])}, "
                f"effective scale {shown(report['effective_scale'])}")
     against = "the weights" if report["push_against"] == "weights" else "weights of typical size"
-    typer.echo(f"push {report['push']:.4f} of {against}")
+    if report["matched"]:
+        typer.echo(f"push {report['push']:.4f} of {against}")
     most = max((block["push"] for block in report["blocks"].values()), default=0.0)
     for block, size in report["blocks"].items():
         bar = "#" * round(BAR * size["push"] / most) if most else ""

@@ -46,9 +46,8 @@ def read(path: Path) -> LoraFile:
     if burnt:
         raise UserError(f"{path.name} is a burnt style: {burnt} holds values that are no numbers.",
                         "Use an earlier saved point of it, or ask its author.")
-    ignored = (f"{len(plan.ignored)} tensors were ignored ({plan.ignored[0][1]}).",) if plan.ignored else ()
     return LoraFile(adapters, found.metadata, plan.dialect, plan.families[0] if len(plan.families) == 1 else "",
-                    plan.families, plan.notes + ignored)
+                    plan.families, plan.notes)
 
 
 def finite(value: "Tensor") -> bool:

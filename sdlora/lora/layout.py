@@ -20,7 +20,7 @@ from sdlora.lora.shapes import NUMBERS, TITLES, Weight, fits, understood
 
 AGAIN = "Download or export it again."
 EMBEDDING = re.compile(r"bundle_emb\.(?P<bundled>[^.]{1,80})\.|(?P<token><[^<>]{1,80}>)$")
-UNKNOWN = "a name we do not know"
+UNKNOWN, INSIDE = "a name we do not know", "an embedding inside the file"
 MAX_CONFIG_BYTES = 1_000_000
 
 
@@ -114,22 +114,28 @@ def layout(name: str, found: Header, data: bytes | bytearray | None = None) -> L
     modules = second_encoder({path: reader.module(path, parts) for path, parts in names.modules.items()}, reader.notes)
     if names.dialect == "cloneofsimo":
         refuse_other_order(name, modules)
-    embeddings = {match["bundled"] or match["token"] for key in names.unknown if (match := EMBEDDING.match(key))}
-    if embeddings:
-        some = ", ".join(sorted(embeddings)[:5])
-        reader.notes.append(f"It carries the embeddings {some}, which are left out." if len(embeddings) > 1
-                            else f"It carries the embedding {some}, which is left out.")
-    ignored = [(key, "an embedding inside the file" if EMBEDDING.match(key) else UNKNOWN) for key in names.unknown]
-    return Layout(names.dialect, names.spelling, modules, families(modules), (*ignored, *names.repeated.items()),
-                  tuple(dict.fromkeys(reader.notes)))
+    ignored = names.repeated | {key: INSIDE if EMBEDDING.match(key) else UNKNOWN for key in names.unknown}
+    return Layout(names.dialect, names.spelling, modules, families(modules), tuple(ignored.items()),
+                  tuple(dict.fromkeys([*reader.notes, *left_out(ignored)])))
 
 
 def repairs(names: Spelled) -> list[str]:
     """Sentences about what was mended in the names."""
-    notes = [f"{count} names had {what}: read as they were meant." for what, count in names.repairs.items()]
-    twice = sum("second spelling" in why for why in names.repeated.values())
-    if twice:
-        notes.append(f"{twice} tensors name modules that the file spells in another way too: one spelling was read.")
+    return [f"{count} names had {what}: read as they were meant." for what, count in names.repairs.items()]
+
+
+def left_out(ignored: dict[str, str]) -> list[str]:
+    """Sentences about tensors that are not read, {name: reason}."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in ignored.items():
+        by_reason.setdefault(reason, []).append(name)
+    embeddings = {match["bundled"] or match["token"] for name in by_reason.pop(INSIDE, ()) if (match := EMBEDDING.match(name))}
+    notes = [f"{len(names)} {'tensor is' if len(names) == 1 else 'tensors are'} left out: {reason} ({names[0][:80]})."
+             for reason, names in by_reason.items()]
+    if embeddings:
+        some = ", ".join(sorted(embeddings)[:5])
+        notes.append(f"It carries the embeddings {some}, which are left out." if len(embeddings) > 1
+                     else f"It carries the embedding {some}, which is left out.")
     return notes
 
 

@@ -101,12 +101,19 @@ def burnt(found: Header, data: bytearray, plan: Layout) -> list[str]:
 
 
 def at_hand(names: list[str], weights: "Mapping[str, Tensor] | None", families: tuple[str, ...]) -> "dict[str, Tensor]":
-    """The weights of a base under the names of their modules, as far as they are there; mini's UNet ships with sdlora."""
+    """The weights of a base under the names of their modules, as far as they are there; mini's ship with sdlora."""
     if weights is None and families == ("mini",):
-        from safetensors.torch import load_file
-
-        weights = load_file(storage.shipped("assets", "mini", "unet", "diffusion_pytorch_model.safetensors"))
+        weights = minis_own()
     return {name: weights[f"{name}.weight"] for name in names if f"{name}.weight" in weights} if weights is not None else {}
+
+
+def minis_own() -> "dict[str, Tensor]":
+    """{"PATH.weight": tensor} of the base that ships with sdlora; its text encoder is written without `text_model.`."""
+    from safetensors.torch import load_file
+
+    text = load_file(storage.shipped("assets", "mini", "text_encoder", "model.safetensors"))
+    return load_file(storage.shipped("assets", "mini", "unet", "diffusion_pytorch_model.safetensors")) | {
+        f"te1:text_model.{name.removeprefix('text_model.')}": value for name, value in text.items()}
 
 
 def parts(plan: Layout, fitting: list[str]) -> dict[str, dict[str, int]]:
@@ -147,9 +154,6 @@ def problems(plan: Layout, fitting: list[str], table: Table, nan: list[str]) -> 
     elif len(fitting) < len(plan.modules):
         odd = next(name for name in plan.modules if name not in set(fitting))
         found.append(f"{len(plan.modules) - len(fitting)} of {len(plan.modules)} modules do not fit this base ({odd}).")
-    if plan.ignored:
-        reasons = dict.fromkeys(reason for _, reason in plan.ignored)
-        found.append(f"{len(plan.ignored)} tensors are ignored ({', '.join(reasons)}).")
     if nan:
         found.append(f"It is a burnt style: {nan[0]} holds values that are no numbers.")
     return found

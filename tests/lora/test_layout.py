@@ -49,7 +49,7 @@ def test_every_spelling_of_one_lora_is_the_same_lora(tmp_path, family, name):
 
 
 @pytest.mark.parametrize(("name", "says"), [("kohya, prefix twice", "doubled prefix"), ("D4, prefix twice", "doubled prefix"),
-                                            ("kohya, leaves with underscores", "underscores"), ("kohya, both", "another way")])
+                                            ("kohya, leaves with underscores", "underscores"), ("kohya, both", "left out: the same module in a second spelling")])
 def test_what_was_mended_is_said(tmp_path, name, says):
     tensors, metadata, *_ = every_spelling(PAIRS["sdxl"], "sdxl")[name]
     save_file(tensors, tmp_path / "a.safetensors", metadata)

@@ -46,13 +46,15 @@ def test_modules_that_happen_to_fit_another_family_do_not_hide_it(tmp_path):
 
 
 def test_the_push_of_every_block_is_measured_against_minis_own_weights(tmp_path):
-    made = style([*PATHS, "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"])
+    text = "te1:text_model.encoder.layers.0.mlp.fc1"
+    made = style([*PATHS, "mid_block.attentions.0.transformer_blocks.0.attn1.to_q", text])
     found = report.inspect(file.write(tmp_path / "a.safetensors", made, {}, dtype="fp32", family="mini"))
     weights = load_file(shipped("assets", "mini", "unet", "diffusion_pytorch_model.safetensors"))
     for block, start in (("IN01", "down"), ("MID", "mid")):
         paths = [path for path in made if path.startswith(start)]
         moved = sum(delta(made[path], weights[f"{path}.weight"]).square().sum() for path in paths).sqrt()
         large = sum(weights[f"{path}.weight"].float().square().sum() for path in paths).sqrt()
+        assert found["push_against"] == "weights" and list(found["blocks"]) == ["BASE", "IN01", "MID"]
         assert found["blocks"][block] == {"modules": len(paths), "push": pytest.approx(float(moved / large), rel=1e-4)}
 
 
