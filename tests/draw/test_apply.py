@@ -313,3 +313,24 @@ def test_what_is_kept_beside_a_base_does_not_keep_it():
     del base
     gc.collect()
     assert gone() is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("room", [True, False])
+def test_on_a_gpu_restore_is_exact_order_does_not_matter_and_the_sum_is_that_of_the_cpu(mini, monkeypatch, room):
+    monkeypatch.setattr(apply, "has_room", lambda device, nbytes: room)
+    base = load_base("mini", "cuda", parts=("unet",))
+    before, applied = bits(base), Applied(base)
+    ingredients = [Ingredient(attention(mini, 1), 0.7), Ingredient(mixed(mini, 2), -0.4), Ingredient(attention(mini, 3), 1)]
+    weights = {path: find(base, path).weight.cpu() for each in ingredients for path in each.adapters}
+    applied.set(ingredients)
+    merged = bits(base)
+    for path, wanted in blend(ingredients, weights).items():
+        assert torch.allclose(find(base, path).weight.cpu().float(), wanted.float(), rtol=2 ** -10, atol=1e-6)
+    assert applied.kept[QUERY].pristine.is_cuda == room and applied.rounding_error() < 0.01
+    applied.set(ingredients[1:2])
+    applied.set(ingredients[::-1])
+    assert same(bits(base), merged)
+    applied.clear()
+    assert same(bits(base), before)

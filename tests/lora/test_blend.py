@@ -82,11 +82,15 @@ def test_kinds_that_depend_on_the_weight_are_summed_relative_to_the_pristine_one
     generator = torch.Generator().manual_seed(9)
     dora = {"a": Adapter("lora", style(1)["a"].tensors | {"dora_scale": torch.rand(12, 1, generator=generator)}, 2.0, 3, "unet")}
     full = {"a": Adapter("full", {"diff": torch.randn(12, 8, generator=generator)}, 0.0, 0, "unet")}
-    loras = [(dora, 0.8), (full, -0.3), (style(2), 1.2), (dora, 0.1)]
+    diff = full["a"].tensors["diff"].clone()
+    loras = [(dora, 0.8), (full, 1), (style(2), 1.2), (dora, 0.1)]
     results = [blend(order, WEIGHTS)["a"] for order in itertools.permutations(loras)]
     assert all(torch.equal(results[0], other) for other in results)
     wanted = WEIGHTS["a"] + sum(strength * delta(adapters["a"], WEIGHTS["a"]) for adapters, strength in loras)
     torch.testing.assert_close(results[0], wanted)
+    blend([(full, 1), ({"a": Adapter("full", {"diff": torch.ones(12, 8)}, 0.0, 0, "unet")}, 1)], WEIGHTS)
+    blend([(full, 1), ({"a": Adapter("full", {"diff": -torch.ones(12, 8)}, 0.0, 0, "unet")}, 1)], WEIGHTS)
+    assert torch.equal(full["a"].tensors["diff"], diff)                # no tensor of a LoRA was summed into
 
 
 def test_block_weights_and_the_strength_of_the_text_encoders_multiply():
