@@ -140,6 +140,16 @@ def find(lora_id: str) -> LoraEntry:
     raise UserError("This style is no longer on the shelf.", NONE_SUCH)
 
 
+def by_file(path: Path | str) -> LoraEntry | None:
+    """The entry of the file at `path`; None when no folder of the shelf lists it."""
+    refresh()
+    for folder in folders():
+        if Path(path).is_relative_to(folder.path):
+            where = os.fsencode(Path(path).relative_to(folder.path).as_posix())
+            return next(iter(select("folder = ? AND place = ? AND NOT hidden", folder.id, where)), None)
+    return None
+
+
 def by_hash(prefix: str) -> LoraEntry | None:
     """The file whose tensors (AutoV3, "Lora hashes") or whose bytes (AutoV2) have a SHA-256 that begins with `prefix`.
 

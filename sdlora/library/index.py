@@ -15,6 +15,7 @@ from sdlora.library import background, facts, sidecars, trash
 from sdlora.library.entries import (
     LoraEntry,
     State,
+    by_file,
     by_hash,
     by_name,
     count_loras,
@@ -34,9 +35,9 @@ from sdlora.library.table import connected, writing
 from sdlora.lora.report import summary
 from sdlora.storage import MAX_NAME, clean_text, place, slug, write_atomic, write_json
 
-__all__ = ["Folder", "LoraEntry", "State", "UserError", "add", "add_folder", "annotate", "background", "by_hash", "by_name",
-           "count_loras", "delete", "duplicates", "find", "folders", "hash_files", "list_loras", "remove_folder", "rename",
-           "scan", "state", "tags", "undo_delete"]
+__all__ = ["Folder", "LoraEntry", "State", "UserError", "add", "add_folder", "annotate", "background", "by_file", "by_hash",
+           "by_name", "count_loras", "delete", "duplicates", "find", "folders", "hash_files", "list_loras", "remove_folder",
+           "rename", "scan", "state", "tags", "undo_delete"]
 
 MAX_BYTES = 2 * 2**30
 TITLES = {"mini": "sdlora_mini", "sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}  # "sd version" as A1111 and Forge write it

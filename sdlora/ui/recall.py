@@ -4,13 +4,14 @@ Knows nothing about how a picture carries them: library/tags.py reads it and fin
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import gradio as gr
 
 from sdlora.config import DrawConfig, LoraChoice
 from sdlora.library import index, tags
-from sdlora.ui import blend, desk, words
-from sdlora.ui.guard import guarded, uploads
+from sdlora.ui import blend, desk, history, words
+from sdlora.ui.guard import QUIET, guarded, uploads
 from sdlora.ui.look import widget
 
 FIELDS = ("seed", "negative", "sampler", "steps", "guidance", "width", "height", "method")
@@ -33,11 +34,22 @@ def connect(act: Recall, form: blend.Form, rows: gr.HTML) -> None:
     outputs = [rows, asked.prompt, asked.every, *(getattr(asked, name) for name in FIELDS), act.notes, act.drop]
     told = {"show_progress_on": act.drop, "api_visibility": "private"}
     act.drop.upload(guarded(recall), act.drop, outputs, **told)
+    form.results.select(guarded(recall_drawn), None, outputs, **QUIET)
 
 
 def recall(file: object) -> tuple:
+    """The settings of an uploaded picture."""
+    return taken(uploads([file])[0])
+
+
+def recall_drawn(event: gr.EventData) -> tuple:
+    """The settings of a picture that was drawn here."""
+    return taken(history.of_event(event).path)
+
+
+def taken(picture: Path) -> tuple:
     """Updates of desk, prompt, turns, the fields, the notes, and the emptied drop."""
-    fields, sentences = tags.recall(uploads([file])[0])
+    fields, sentences = tags.recall(picture)
     rows = [row for row in map(row_of, fields.get("loras", [])) if row]
     values = {name: fields.get(name, DrawConfig.model_fields[name].get_default()) for name in FIELDS}
     told = {"notes": [words.RECALLED.format(count=len(rows)), *sentences]}

@@ -14,8 +14,7 @@ from sdlora.ui import words
 from sdlora.ui.guard import an_id
 from sdlora.ui.strip import choosable, point_file
 
-
-MENU = 300
+MENU = 300  # styles in a drop-down list
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,8 @@ def use(event: gr.EventData) -> tuple:
     settings = history.of_event(event).settings
     lora = next(iter(settings.get("loras", [])), None)
     entry = styles.index.by_file(lora["file"]) if lora else None
-    style = f"lora:{entry.id}" if entry else gr.skip()
+    style_id = f"lora:{entry.id}" if entry else None
+    style = gr.Dropdown(choices=styles.menu(style_id), value=style_id) if style_id else gr.skip()
     return (
         style,
         settings.get("prompt", ""),

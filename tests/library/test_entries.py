@@ -103,6 +103,13 @@ def test_a_claimed_hash_counts_until_it_is_known_better():
     assert index.by_hash("ab" * 6) is None
 
 
+def test_by_file(shelf, tmp_path):
+    assert index.by_file(place("loras") / "glass.safetensors").id == "glass"
+    assert index.by_file(str(place("loras") / "ink.safetensors")).id == "ink"
+    for wrong in (place("loras") / "gone.safetensors", place("loras"), tmp_path / "glass.safetensors", "glass.safetensors", ""):
+        assert index.by_file(wrong) is None
+
+
 def test_by_name(shelf):
     for name in ("glass", "GLASS", "Stained Glass", "stained glass", "glass_v1", "Glass_V1", "glass.safetensors", "sub\\glass"):
         assert index.by_name(name).id == "glass", name
