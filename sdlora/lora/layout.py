@@ -202,6 +202,8 @@ class Reader:
         rank = module.rank
         if "scale" in parts:                                   # A1111 takes it in place of alpha / rank
             factor = self.number(parts["scale"]) if self.data else 1.0
+            if factor != 1 and (module.kind == "oft" or "set" in module.tensors):
+                raise ValueError(f"has a scale of its own, {factor:g}, which its kind has no place for")
             return replace(module, alpha=factor * rank) if rank else replace(module, factor=factor)
         if "alpha" in parts:
             alpha = self.number(parts["alpha"]) if self.data else 0.0

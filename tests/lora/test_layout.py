@@ -48,8 +48,9 @@ def test_every_spelling_of_one_lora_is_the_same_lora(tmp_path, family, name):
         assert (adapter.rank, adapter.scale, adapter.part) == (RANK, scale, path.partition(":")[0] if ":" in path else "unet")
 
 
-@pytest.mark.parametrize(("name", "says"), [("kohya, prefix twice", "doubled prefix"), ("D4, prefix twice", "doubled prefix"),
-                                            ("kohya, leaves with underscores", "underscores"), ("kohya, both", "left out: the same module in a second spelling")])
+@pytest.mark.parametrize(("name", "says"), [
+    ("kohya, prefix twice", "doubled prefix"), ("D4, prefix twice", "doubled prefix"),
+    ("kohya, leaves with underscores", "underscores"), ("kohya, both", "left out: the same module in a second spelling")])
 def test_what_was_mended_is_said(tmp_path, name, says):
     tensors, metadata, *_ = every_spelling(PAIRS["sdxl"], "sdxl")[name]
     save_file(tensors, tmp_path / "a.safetensors", metadata)
@@ -83,6 +84,9 @@ def test_a_scale_key_stands_for_alpha(tmp_path):
     assert file.read(saved(tmp_path, tensors)).adapters[path].scale == 0.25
     whole = {f"{flat(path)}.diff": torch.ones(family_table("mini")[path]), f"{flat(path)}.scale": torch.tensor(0.25)}
     assert file.read(saved(tmp_path, whole)).adapters[path].tensors["diff"].unique().tolist() == [0.25]
+    turned = {f"{flat(path)}.oft_blocks": torch.zeros(8, 8, 8), f"{flat(path)}.scale": torch.tensor(0.25)}
+    with pytest.raises(UserError, match="a scale of its own, 0.25"):
+        file.read(saved(tmp_path, turned))
 
 
 @pytest.mark.parametrize(("leaf", "role"), [("diff", "diff"), ("set_weight", "set"), ("w_norm", "diff")])
