@@ -20,6 +20,9 @@ class Method(StrEnum):
     """How a blend becomes one LoRA."""
     concat = "concat"
     svd = "svd"
+    ties = "ties"
+    dare = "dare"
+    dare_ties = "dare-ties"
 
 
 def register(app: typer.Typer) -> None:
@@ -31,18 +34,23 @@ def register(app: typer.Typer) -> None:
 def blend(
     loras: Chosen,
     out: Annotated[Path, typer.Option(help="The LoRA to write")],
-    method: Annotated[Method, typer.Option(help="concat: exact, the ranks add up; svd: in --rank ranks")] = Method.concat,
-    rank: Annotated[int | None, typer.Option(help="Ranks of the new LoRA, for svd; default: the largest of the LoRAs")] = None,
+    method: Annotated[Method, typer.Option(help="concat: exact, the ranks add up; svd: in --rank ranks; "
+                                                "ties, dare, dare-ties: experimental, in --rank ranks")] = Method.concat,
+    rank: Annotated[int | None, typer.Option(help="Ranks of the new LoRA; default: the largest of the LoRAs")] = None,
+    density: Annotated[float, typer.Option(help="Share of each LoRA that ties and dare keep")] = 0.5,
+    seed: Annotated[int, typer.Option(help="Which share dare keeps")] = 0,
     base: BaseOption = None,
     dtype: Annotated[Format, typer.Option(help="fp32 keeps a blend exact")] = Format.fp32,
     as_json: JsonOption = False,
 ) -> None:
     """Write a blend as one new LoRA that draws what the blend draws."""
     from sdlora.lora.remake import merge_files
+    from sdlora.lora.ties import Thinning
 
     chosen = choices(loras)
     weights = opened_weights(base, *(Path(choice.file) for choice in chosen))
-    report = merge_files(chosen, out, method=method.value, rank=rank, dtype=dtype.value, weights=weights)
+    report = merge_files(chosen, out, method=method.value, rank=rank, dtype=dtype.value, weights=weights,
+                         thinning=Thinning(density, seed))
     if as_json:
         typer.echo(json.dumps(report, ensure_ascii=False))
         return

@@ -5,6 +5,7 @@ base at hand. What is returned is a report of plain JSON values.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -21,10 +22,12 @@ from sdlora.lora.extract import Extracted
 from sdlora.lora.file import LoraFile, read
 from sdlora.lora.modules import family_table
 from sdlora.lora.resize import Limit, Shapes, WeightOf, resize, without
+from sdlora.lora.ties import Thinning, dare, ties
 from sdlora.lora.write import alpha_goes, diffusers_holds, write
 
 Weights = Mapping[str, Tensor] | None
 Dtype = Literal["fp16", "bf16", "fp32"] | None
+Method = Literal["concat", "svd", "ties", "dare", "dare-ties"]
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, None: None}
 NOISE = 1e-12  # of a comparison in fp64: what rounding to fp32 leaves is 1e-8 and more
 ALPHA = {"kept": "alpha is the rank: tensors are copied as they are", "folded": "alpha / rank went into one factor, exactly",
@@ -71,11 +74,11 @@ def resize_file(path: Path, out: Path, limit: Limit, *, dtype: Dtype = None, wei
             **retained(made, energy, family), "bytes_in": Path(path).stat().st_size, "bytes_out": Path(out).stat().st_size}
 
 
-def merge_files(choices: Sequence[LoraChoice], out: Path, *, method: Literal["concat", "svd"] = "concat", rank: int | None = None,
-                dtype: Dtype = "fp32", weights: Weights = None) -> dict[str, object]:
+def merge_files(choices: Sequence[LoraChoice], out: Path, *, method: Method = "concat", rank: int | None = None,
+                dtype: Dtype = "fp32", weights: Weights = None, thinning: Thinning = Thinning()) -> dict[str, object]:
     """Write the blend of `choices` as one new LoRA: strengths, text strengths and block weights are in it.
 
-    rank: for svd; None: the largest of the LoRAs.
+    rank: for all but concat; None: the largest of the LoRAs. thinning: for ties, dare and dare-ties.
     Report: out method modules ranks energy blocks bytes_out notes (sentences: what a file cannot hold). Raises UserError.
     """
     files = [opened(Path(choice.file)) for choice in choices]
@@ -84,12 +87,13 @@ def merge_files(choices: Sequence[LoraChoice], out: Path, *, method: Literal["co
                               blocks.parse(choice.blocks, family) if family else {}, name=Path(choice.file).stem, family=family)
                    for choice, (found, _) in zip(choices, files, strict=True)]
     known = {"shapes": merged_shapes([found for found, _ in files], weights), "weight_of": weight_finder(weights)}
-    if method == "svd":
-        rank = rank if rank is not None else max(max(sizes(found.adapters)[0]) for found, _ in files) or USUAL.rank
-        made, energy = merge.svd(ingredients, rank, **known)
-    else:
+    if method == "concat":
         made, energy = merge.concat(ingredients, **known), {}
-    recipe = {"method": method, "rank": rank, "sources": [
+    else:
+        rank = rank if rank is not None else max(max(sizes(found.adapters)[0]) for found, _ in files) or USUAL.rank
+        made, energy = compressed(ingredients, method, rank, thinning, known)
+    thinned = {} if method in ("concat", "svd") else asdict(thinning)
+    recipe = {"method": method, "rank": rank, **thinned, "sources": [
         source(Path(choice.file), found) | {"strength": choice.strength, "text_strength": choice.text_strength,
                                             "blocks": choice.blocks} for choice, (found, _) in zip(choices, files, strict=True)]}
     told = metadata.merged([found.metadata for found, _ in files], family, title=Path(out).stem, ranks=sizes(made)[0],
@@ -97,6 +101,16 @@ def merge_files(choices: Sequence[LoraChoice], out: Path, *, method: Literal["co
     write(out, made, told, dtype=dtype, family=family)
     return {"out": str(out), "method": method, "modules": len(made), "ranks": ends(made), **retained(made, energy, family),
             "bytes_out": Path(out).stat().st_size, "notes": notes(choices, made)}
+
+
+def compressed(ingredients: Sequence[Ingredient], method: Method, rank: int, thinning: Thinning,
+               known: Mapping[str, object]) -> tuple[Adapters, dict[str, float]]:
+    """A blend in `rank` ranks -> (adapters, {path: retained energy}). known: shapes and weight_of, as merge.svd() takes them."""
+    if method == "svd":
+        return merge.svd(ingredients, rank, **known)
+    if method == "ties":
+        return ties(ingredients, rank, density=thinning.density, **known)
+    return dare(ingredients, rank, density=thinning.density, seed=thinning.seed, elect=method == "dare-ties", **known)
 
 
 def extracted_file(found: Extracted, out: Path, family: str, recipe: Mapping[str, object],

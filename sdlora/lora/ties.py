@@ -7,6 +7,7 @@ Always the same for the same LoRAs, strengths and seed, in whatever order they w
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,6 +16,14 @@ from sdlora.errors import UserError
 from sdlora.lora.blend import Ingredient, bias_change, parts_of
 from sdlora.lora.delta import Adapter, Adapters, delta, is_linear, shape_of
 from sdlora.lora.resize import Limit, Shapes, WeightOf, resize
+
+
+@dataclass(frozen=True)
+class Thinning:
+    """density: the share of entries of each LoRA to keep; seed: which ones, where that is chance."""
+    density: float = 0.5
+    seed: int = 0
+
 
 Part = tuple[Adapter, float]
 Join = Callable[[str, Tensor, Tensor], Tensor]  # path, changes (n, ...) with the signs of the strengths in, strengths (n,) >= 0

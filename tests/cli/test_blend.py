@@ -68,3 +68,22 @@ def test_mistakes_are_sentences(run, loras, tmp_path):
         with pytest.raises(UserError, match=said):
             run(*words)
     assert not out.exists()
+
+
+def test_experimental_blends_are_seeded_and_say_so_in_the_file(run, loras, tmp_path):
+    def made(name, *words):
+        told = json.loads(run("blend", *loras, "--out", tmp_path / name, "--rank", 4, "--json", *words).stdout)
+        return told, file.read(tmp_path / name)
+
+    first, one = made("1.safetensors", "--method", "dare", "--density", 0.3, "--seed", 5)
+    _, again = made("2.safetensors", "--method", "dare", "--density", 0.3, "--seed", 5)
+    _, other = made("3.safetensors", "--method", "dare", "--density", 0.3, "--seed", 6)
+    assert first["method"] == "dare" and 0 < first["energy"] < 0.9 and first["ranks"][1] == 4
+    recipe = json.loads(one.metadata["sdlora_recipe"])
+    assert (recipe["density"], recipe["seed"], recipe["rank"]) == (0.3, 5, 4)
+    up = {number: found.adapters[SQUARE].tensors["up"] for number, found in enumerate((one, again, other))}
+    assert torch.equal(up[0], up[1]) and not torch.equal(up[0], up[2])
+    for method in ("ties", "dare-ties"):
+        assert made("4.safetensors", "--method", method)[0]["method"] == method
+    with pytest.raises(UserError, match="density"):
+        made("5.safetensors", "--method", "ties", "--density", 2)
