@@ -131,10 +131,18 @@ def settings_of(asked: Asked) -> dict:
     }
 
 
+def config_of(asked: Asked, **changes: object) -> DrawConfig:
+    """The form as a drawing: styles named in the prompt join those of the desk. Raises UserError."""
+    config = with_tags(make(DrawConfig, settings_of(asked) | changes))
+    if asked.base or asked.desk or not config.loras:
+        return config
+    return config.model_copy(update={"base": desk.base_of_file(config.loras[0].file)})
+
+
 def draw(*values: object) -> tuple:
     """Queue pictures with every row that is on; where wanted, those of the base alone before them."""
     asked = Asked(*values)
-    config = with_tags(make(DrawConfig, settings_of(asked)))
+    config = config_of(asked)
     items = [config.model_copy(update={"loras": ()}), config] if asked.compare is True and config.loras else [config]
     job = draws.submit_draw(items, labels=COMPARED if len(items) == 2 else LABELS)
     ensure_worker()
@@ -150,7 +158,7 @@ def finished(view: draws.DrawView) -> tuple:
     pair = gr.ImageSlider(visible=alone is not None)
     if alone:
         pair = gr.ImageSlider(tuple(fitted(open_picture(each.path), SIDE) for each in (alone, pictures[0])), visible=True)
-    return pair, history.update(pictures), packed(view.id, pictures), history.update(again=True)
+    return pair, history.update(pictures, again=True), packed(view.id, pictures), history.update(again=True)
 
 
 def packed(name: str, pictures: list[draws.DrawnPicture]) -> gr.DownloadButton:

@@ -90,6 +90,12 @@ def base_spec(rows: list[Row]) -> str:
     return styles.find(f"lora:{rows[0].entry.id}").base if rows else "mini"
 
 
+def base_of_file(file: str) -> str:
+    """The base that a file was made on; the embedded one where nobody knows."""
+    entry = index.by_file(file)
+    return styles.find(f"lora:{entry.id}").base if entry else "mini"
+
+
 def weigh(data: object) -> dict:
     """The rows -> the payload of the question how they get on."""
     rows = rows_of(data)

@@ -57,7 +57,10 @@
         }, { "aria-label": `${words.remove}: ${card.title}` })));
     const gone = data.undo ? make("p", { className: "notice", role: "status" }, make("span", { textContent: data.undo.text }),
       button(words.undo, () => trigger("undo", { id: data.undo.id }))) : null;
-    host.replaceChildren(...[gone, ...cards.map(card), cards.length ? null : make("p", { className: "none", textContent: data.none || "" }),
+    const reading = data.reading ? make("p", { className: "with none", role: "status", textContent: data.reading }) : null;
+    clearInterval(host.again);
+    if (reading) host.again = setInterval(() => trigger("noted"), 3000);
+    host.replaceChildren(...[gone, reading, ...cards.map(card), cards.length ? null : make("p", { className: "none", textContent: data.none || "" }),
       data.more ? make("div", { className: "acts none" }, button(data.more, () => trigger("expand"))) : null].filter(Boolean));
     paint();
   };

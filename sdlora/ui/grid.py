@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 
 import gradio as gr
 
-from sdlora.config import DrawConfig, LoraChoice, make
+from sdlora.config import DrawConfig, LoraChoice
 from sdlora.draw import grid
 from sdlora.draw.grid import Axis, Cell
 from sdlora.errors import UserError
@@ -134,7 +134,7 @@ def draw_pairs(*values: object) -> tuple:
 
 def begin(asked: blend.Asked, axes_of: Callable[[DrawConfig], list[Axis]]) -> tuple:
     """Queue the cells as one job; updates of the drawing and of the empty table."""
-    config = with_tags(make(DrawConfig, blend.settings_of(asked) | {"count": 1}))
+    config = blend.config_of(asked, count=1)
     axes = axes_of(config)
     cells = grid.in_order([replace(cell, config=with_tags(cell.config)) for cell in grid.cells(config, *axes)])
     sheet = {"title": config.prompts[0], "axes": [asdict(replace(side, values=plain(side))) for side in axes]}

@@ -103,11 +103,12 @@ def card_of(entry: index.LoraEntry) -> dict:
 def shelf_data(query: str = "", family: str = "", sort: str = "new", starred: bool = False, most: int = PAGE) -> dict:
     """What gallery.js draws of the shelf: the first `most` files that match, and whether there are more."""
     found = index.list_loras(query, family=family, favourite=starred, sort=sort, limit=most + 1)
-    narrowed = bool(query or family or starred)
+    narrowed, state = bool(query or family or starred), index.state()
     return {
         "cards": [card_of(entry) for entry in found[:most]],
         "more": words.MORE_STYLES if len(found) > most else "",
         "none": words.NO_MATCH if narrowed else words.NO_STYLES,
+        "reading": words.READING_SHELF.format(unread=state.unread, files=state.files) if state.unread and state.busy else "",
         "words": words.SHELF,
     }
 

@@ -115,6 +115,7 @@ SORTS = {
 }  # fmt: skip
 KIND_RANK, MEGABYTES = "{kind} {rank}", "{size:.1f} MB"
 NO_STYLES = "Nothing on the shelf yet. A finished training puts its style here; you can also add a file."
+READING_SHELF = "Reading the shelf: {unread} of {files} files are still to be opened."
 NO_MATCH, MORE_STYLES = "Nothing on the shelf fits that.", "Show more"
 UPLOAD_STYLE = "Add a style file (.safetensors)"
 DOWNLOAD = "Download"

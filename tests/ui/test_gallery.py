@@ -1,0 +1,163 @@
+"""What the gallery's handlers make of the shelf, of rows, forms and answers, without a browser."""
+
+import base64
+import io
+
+import gradio as gr
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+
+from sdlora.config import DrawConfig, LoraChoice
+from sdlora.draw.infotext import write_picture
+from sdlora.errors import UserError
+from sdlora.jobs import desk as questions
+from sdlora.jobs import pictures as draws
+from sdlora.library import index
+from sdlora.lora.modules import family_table
+from sdlora.storage import place
+from sdlora.ui import blend, canvas, desk, grid, recall, report, shelf
+
+KEY = "lora_unet_" + next(path for path in family_table("mini") if path.endswith("attn1.to_q")).replace(".", "_")
+SIZE = next(shape for path, shape in family_table("mini").items() if path.endswith("attn1.to_q"))
+FORM = {"prompt": "a house", "count": 2, "seed": 7, "base": "", "compare": True, "method": "sum", "every": 5, "negative": "",
+        "sampler": "", "steps": 20, "guidance": 5, "width": None, "height": None, "board": None, "init_strength": 0.6}
+
+
+def put(*names: str) -> None:
+    """Small files on the shelf."""
+    for number, name in enumerate(names):
+        values = {f"{KEY}.lora_up.weight": np.full((SIZE[0], 1), 0.1 + number, np.float32),
+                  f"{KEY}.lora_down.weight": np.ones((1, SIZE[1]), np.float32)}
+        save_file(values, place("loras") / f"{name}.safetensors", {"ss_output_name": name})
+
+
+@pytest.fixture(autouse=True)
+def no_worker(monkeypatch):
+    for module in (blend, grid):
+        monkeypatch.setattr(module, "ensure_worker", lambda: None)
+
+
+def row(name: str, **settings: object) -> dict:
+    return desk.row_for(index.find(name), **settings)
+
+
+def asked(*rows: dict, **settings: object) -> list:
+    return list(blend.Asked(desk=list(rows), **{**FORM, **settings}))
+
+
+def queued() -> tuple[list[tuple[str, DrawConfig]], dict | None]:
+    """The items of the newest draw, and its sheet."""
+    folder = max((place("draws")).iterdir())
+    return draws.items_of(folder), draws.sheet_of(folder)
+
+
+def test_the_shelf_sends_a_page_of_cards_at_a_time(monkeypatch):
+    put(*(f"style-{number}" for number in range(7)))
+    monkeypatch.setattr(shelf, "PAGE", 3)
+    first = shelf.shelf_data(most=3)
+    assert len(first["cards"]) == 3 and first["more"]
+    _, most = shelf.more("", "", "new", False, 3)
+    assert most == 6 and len(shelf.shelf_data(most=9)["cards"]) == 7 and not shelf.shelf_data(most=9)["more"]
+    assert [card["title"] for card in shelf.shelf_data("style-4")["cards"]] == ["style-4"]
+    assert shelf.shelf_data("nothing")["none"] != shelf.shelf_data()["none"]
+
+
+def test_rows_become_choices_in_their_order():
+    put("one", "two", "three")
+    rows = [row("two", strength=-0.5, text=0.25, start=0.2, end=0.8, blocks="style only"), row("one"), row("three", on=False)]
+    found = desk.rows_of(rows)
+    assert [each.entry.id for each in found] == ["two", "one"]
+    assert found[0].choice == LoraChoice(file=str(index.find("two").path), strength=-0.5, text_strength=0.25, start=0.2, end=0.8,
+                                         blocks="style only")
+    with pytest.raises(UserError, match="ends before it begins"):
+        desk.rows_of([row("one", start=0.8, end=0.2)])
+    with pytest.raises(UserError):
+        desk.rows_of([row("one", strength=4.5)])
+
+
+def test_the_base_is_drawn_too_where_that_is_wanted():
+    put("one")
+    blend.draw(*asked(row("one", strength=0.7)))
+    (first, alone), (second, mixed) = queued()[0]
+    assert (first, second) == blend.COMPARED and alone.loras == () and mixed.loras[0].strength == 0.7
+    assert alone == mixed.model_copy(update={"loras": ()})
+
+
+def test_names_in_the_prompt_join_the_desk():
+    put("one", "two")
+    blend.draw(*asked(row("one"), prompt="a house <lora:two:0.4>", compare=False, method="switch", every=3))
+    ((_, config),) = queued()[0]
+    assert config.prompts == ("a house",) and [choice.strength for choice in config.loras] == [1.0, 0.4]
+    assert (config.method, config.switch_every) == ("switch", 3)
+    with pytest.raises(UserError, match="three"):
+        blend.draw(*asked(prompt="a house <lora:three:1>"))
+
+
+def test_a_grid_is_one_job_with_its_sheet():
+    put("one", "two")
+    grid.draw("strength", "0, 1", "lora", "none | two", *asked(row("one")))
+    items, sheet = queued()
+    assert sorted(label for label, _ in items) == ["00-00", "00-01", "01-00", "01-01"]
+    made = dict(items)
+    assert [choice.strength for choice in made["01-01"].loras] == [1.0, 1.0] and len(made["00-01"].loras) == 1
+    assert sheet["title"] == "a house" and [len(side["labels"]) for side in sheet["axes"]] == [2, 2]
+    grid.draw_strip(*asked(row("one")))
+    assert len(queued()[0]) == 5
+    grid.draw_pairs(*asked(row("one")))
+    assert len(queued()[0]) == 8
+    with pytest.raises(UserError):
+        grid.draw_pairs(*asked())
+    with pytest.raises(UserError):
+        grid.draw("", "", "seed", "1-3", *asked(row("one")))
+
+
+def test_what_the_measurement_says_is_told_in_names_and_numbers():
+    put("one", "two")
+    rows = [{"name": name, "push": push, "suggested": 0.5, "suggested_text": None, "balanced": 0.6, "balanced_text": None}
+            for name, push in (("one", 0.2), ("two", 0.8))]
+    found = {"ids": ["one", "two"], "rows": rows, "push": 0.9, "stretch": 2.0, "warning": "x",
+             "pairs": [{"one": 0, "other": 1, "cosine": -0.5, "shared": 0.1, "blocks": {}}]}
+    told = desk.weighed(questions.Answer("", "interference", "done", found, "", "", place("desk")))
+    assert told["pushes"]["one"]["text"] == "pushes 20%" and told["pushes"]["two"]["percent"] == 100
+    assert any("one and two pull against each other (50%)" in line for line in told["lines"])
+    assert told["suggested"] == {"one": 0.5, "two": 0.5} and told["balanced"] == {"one": 0.6, "two": 0.6}
+    calm = desk.weighed(questions.Answer("", "interference", "done", found | {"warning": "", "pairs": []}, "", "", place("desk")))
+    assert "warning" not in calm and "suggested" not in calm
+
+
+def test_a_painted_mask_comes_back_as_painted(tmp_path):
+    kept = draws.keep_input(Image.new("RGB", (64, 64), "teal"))
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (32, 0, 64, 64))
+    held = io.BytesIO()
+    mask.save(held, "PNG")
+    found = canvas.inputs_of({"id": kept, "mask": canvas.MASK + base64.b64encode(held.getvalue()).decode()})
+    with Image.open(found["mask"]) as image:
+        assert image.getpixel((40, 3)) == 255 and image.getpixel((3, 40)) == 0
+    assert canvas.inputs_of({"id": kept, "mask": ""}) == {"init": str(draws.input_path(kept))} and canvas.inputs_of(None) == {}
+    for wrong in ({"id": "../x", "mask": ""}, {"id": kept, "mask": "data:image/png;base64,%%%"}, {"id": kept, "mask": "aGk="}):
+        with pytest.raises(UserError):
+            canvas.inputs_of(wrong)
+
+
+def test_the_settings_of_a_picture_fill_form_and_desk(tmp_path):
+    put("one")
+    loras = [{"name": "one", "strength": 0.6, "hash": ""}, {"name": "gone", "strength": 1, "hash": "0" * 12}]
+    settings = {"prompt": "a boat", "negative": "fog", "seed": 9, "sampler": "Euler a", "steps": 12, "guidance": 4.0,
+                "width": 128, "height": 128}
+    write_picture(tmp_path / "drawn.png", Image.new("RGB", (128, 128)), {**settings, "loras": loras})
+    rows, prompt, _, *values, notes, _ = recall.taken(tmp_path / "drawn.png")
+    assert prompt == "a boat" and dict(zip(recall.FIELDS, values, strict=True)) == {
+        key: value for key, value in settings.items() if key != "prompt"} | {"method": "sum"}
+    assert isinstance(rows, gr.HTML) and [each.choice.strength for each in desk.rows_of(rows.value)] == [0.6]
+    assert any("gone" in sentence for sentence in notes.props["data"]["notes"])
+
+
+def test_notes_of_the_artist_are_kept():
+    put("one")
+    assert report.keep_facts(["one", {"name": "Uno", "trigger": "unostyle", "tags": "a, b,, c", "notes": "n"}]) == {}
+    entry = index.find("one")
+    assert (entry.name, entry.trigger, entry.tags, entry.notes) == ("Uno", "unostyle", ("a", "b", "c"), "n")
+    assert "name" in report.keep_facts(["one", {"name": ""}])["problem"]
