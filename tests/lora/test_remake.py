@@ -4,13 +4,17 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from sdlora.config import LoraChoice
 from sdlora.errors import UserError
 from sdlora.lora import file, remake, write
 from sdlora.lora.blend import Ingredient, blend
 from sdlora.lora.delta import Adapter, delta
+from sdlora.lora.modules import family_table
 from sdlora.lora.resize import Limit
+from tests.lora.spellings import every_spelling
+from tests.lora.test_layout import PAIRS
 from tests.lora.test_write import CONV, LINEAR, POINT, SQUARE, TABLE, TEXT, adapter, numbers
 
 WEIGHTS = {f"{path}.weight": numbers(*TABLE[path], seed=9) for path in (LINEAR, SQUARE, CONV, POINT, TEXT)}
@@ -108,6 +112,24 @@ def test_a_blend_of_files_is_one_file(tmp_path, method):
              for p, each in found.items()}
     assert method == "concat" or report["ranks"] == [4, 4]     # no rank was given: the largest of the files
     assert max(error.values()) < 1e-5 and report["energy"] == pytest.approx(1)  # the block weights leave the second out
+
+
+@pytest.mark.parametrize(("family", "spelling"), [(family, name) for family in ("sd1", "sdxl") for name in every_spelling(
+    PAIRS[family], family)])
+def test_every_spelling_becomes_both_forms(tmp_path, family, spelling):
+    """Whatever a file was spelled like, both forms of it make the same change of every weight."""
+    tensors, told, *_ = every_spelling(PAIRS[family], family)[spelling]
+    save_file(tensors, tmp_path / "a.safetensors", told)
+    meant, table = file.read(tmp_path / "a.safetensors").adapters, family_table(family)
+    for dialect in ("kohya", "diffusers"):
+        report = remake.convert_file(tmp_path / "a.safetensors", tmp_path / "b.safetensors", dialect)
+        again = file.read(tmp_path / "b.safetensors")
+        assert again.dialect == dialect and report["modules_in"] == report["modules_out"] == len(meant) >= 3
+        assert report["difference"] < 1e-6 and report["left_out"] == [] and again.adapters.keys() == meant.keys()
+        for path in [path for path in meant if table[path] in ((320, 320), (640, 640), (768, 768))]:
+            wanted = delta(meant[path], torch.zeros(table[path]))
+            found = delta(again.adapters[path], torch.zeros(table[path]))
+            assert torch.allclose(found, wanted, rtol=0, atol=2e-6 * float(wanted.abs().max())), path
 
 
 def test_files_that_do_not_go_together_are_sentences(tmp_path):
