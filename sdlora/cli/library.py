@@ -1,6 +1,7 @@
 """`sdlora library ...`: the shelf of LoRA files from the command line. Knows nothing about how files are read or found."""
 
 import json
+import time
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from sdlora.library.entries import LoraEntry
 
 STOPPED = 3
-BACKGROUND_SECONDS = 1800.0
+BACKGROUND_SECONDS, SLICE_SECONDS = 1800.0, 60.0
 Json = Annotated[bool, typer.Option("--json", help="JSON instead of text")]
 Query = Annotated[list[str] | None, typer.Argument(help="Words that all occur in a file's name, trigger, tags, notes...")]
 library = typer.Typer(help="The shelf: every LoRA file you have, found, named and sorted.", no_args_is_help=True)
@@ -138,7 +139,7 @@ def scan_command(
 
 
 def work_in_background() -> None:
-    """What a page leaves to a process of its own: all reading, then hashing for half an hour, at low priority."""
+    """What a page leaves to a process of its own, at low priority: reading, then hashing, new files in between."""
     import os
 
     from sdlora.library import background, index
@@ -148,10 +149,12 @@ def work_in_background() -> None:
             return
         if hasattr(os, "nice"):
             os.nice(10)
-        for _ in index.scan():
-            pass
-        for _ in index.hash_files(BACKGROUND_SECONDS):
-            pass
+        until = time.monotonic() + BACKGROUND_SECONDS
+        while time.monotonic() < until:
+            for _ in index.scan():
+                pass
+            if not sum(1 for _ in index.hash_files(SLICE_SECONDS)):
+                return
 
 
 @library.command()

@@ -14,13 +14,14 @@ from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from sdlora.errors import UserError
 from sdlora.library import sidecars
 from sdlora.storage import clean_text, home, place, read_json, slug, write_json
 
 OWN = "loras"
+WAIT_SECONDS = 10
 INSIDE = (("models", "Lora"), ("models", "loras"), ("models", "lora"))  # of A1111 and Forge, ComfyUI, InvokeAI
 
 
@@ -110,7 +111,7 @@ def note(folder: Folder, where: bytes, changes: sidecars.Told) -> None:
     """
     file = folder.path / os.fsdecode(where)
     if folder.own:
-        with FileLock(place("library") / "sidecars.lock", timeout=10):
+        with locked("sidecars"):
             if sidecars.write(file.with_suffix(".json"), changes):
                 return
     with changing(folder.id) as record:
@@ -134,10 +135,20 @@ def key_of(where: bytes) -> str:
 
 
 @contextmanager
+def locked(name: str) -> Iterator[None]:
+    """Held by one process at a time. Raises UserError when another one holds it for long."""
+    try:
+        with FileLock(place("library") / f"{name}.lock", timeout=WAIT_SECONDS):
+            yield
+    except Timeout as error:
+        raise UserError("Another window is writing notes on the shelf.", "Try again in a moment.") from error
+
+
+@contextmanager
 def changing(folder_id: str) -> Iterator[dict]:
     """The record HOME/library/<folder_id>.json to change: locked, and written back whole unless something is raised."""
     file = place("library") / f"{folder_id}.json"
-    with FileLock(file.with_suffix(".lock"), timeout=10):
+    with locked(folder_id):
         record = read_json(file) if file.exists() else {"version": 1}
         if not isinstance(record, dict):
             raise UserError(f"{file} is damaged.", "Restore it from a copy, or remove it.")

@@ -107,7 +107,7 @@ def annotate(lora_id: str, **changes: object) -> LoraEntry:
             written[key] = clean_text(value, WRITTEN[key])
         elif key == "tags" and isinstance(value, list | tuple):
             written[key] = sidecars.clean_tags(value)
-        elif key in ("favourite", "hidden") and isinstance(value, bool):
+        elif key == "favourite" and isinstance(value, bool):
             written[key] = value
         elif key == "weight" and isinstance(value, int | float) and -4 <= value <= 4:
             written[key] = float(value)

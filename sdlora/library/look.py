@@ -22,6 +22,7 @@ from sdlora.storage import MAX_NAME, clean_text, slug
 
 SETTLED_NS = 2 * 10**9  # a folder changed less than this ago may change again within the same tick of its clock
 MOST_DEEP, MOST_PLACES = 20, 100_000
+CHUNK = 1000  # rows in one transaction
 
 
 @dataclass(frozen=True)
@@ -191,24 +192,26 @@ def store(folder: Folder, changes: Changes) -> None:
         else:
             new.append(file)
     move_notes(folder, moves)
+    for at in range(0, len(new), CHUNK):                        # many short transactions: others write in between
+        with writing() as db:
+            db.executemany(NEW, [tuple(row_of(folder, file).values()) for file in new[at:at + CHUNK]])
     with writing() as db:
         db.execute("UPDATE files SET gone = 0 WHERE folder = ? AND gone", (folder.id,))
         db.executemany("DELETE FROM files WHERE n = ?", [(n,) for n, *_ in changes.lost.values()])
+        for n, file in changes.changed:
+            db.execute(CHANGED, (*list(row_of(folder, file).values())[:SEEN], n))
         db.executemany("DELETE FROM places WHERE folder = ? AND place = ?", [(folder.id, where) for where in changes.lost_places])
         db.executemany("INSERT OR REPLACE INTO places VALUES (?, ?, ?)",
                        [(folder.id, where, date) for where, date in changes.places.items()])
-        for n, file in changes.changed:
-            db.execute(CHANGED, (*row_of(folder, file).values(), n))
-        db.executemany(NEW, [tuple(row_of(folder, file).values()) for file in new])
 
 
-COLUMNS = ("folder", "parent", "place", "id", "file_bytes", "mtime_ns", "created", "beside", "cover", "stem", "name",
-           "words")
+COLUMNS = ("folder", "parent", "place", "id", "file_bytes", "mtime_ns", "created", "beside", "cover", "stem", "name", "words")
+SEEN = 10  # of them follow from the folder alone; the others are better known once the file was read
 NEW = f"INSERT OR IGNORE INTO files ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
 KEPT = "iif(file_bytes = ?5 AND mtime_ns = ?6, {0}, '')"  # what was made from a file's bytes stays while they do
-CHANGED = (f"UPDATE OR REPLACE files SET {', '.join(f'{name} = ?{at}' for at, name in enumerate(COLUMNS, 1))}, facts = '', "
-           f"tensor_hash = {KEPT.format('tensor_hash')}, file_hash = {KEPT.format('file_hash')}, hash_problem = 0 "
-           f"WHERE n = ?{len(COLUMNS) + 1}")
+CHANGED = (f"UPDATE OR REPLACE files SET {', '.join(f'{name} = ?{at}' for at, name in enumerate(COLUMNS[:SEEN], 1))}, "
+           f"facts = '', tensor_hash = {KEPT.format('tensor_hash')}, file_hash = {KEPT.format('file_hash')}, hash_problem = 0 "
+           f"WHERE n = ?{SEEN + 1}")
 
 
 def row_of(folder: Folder, file: Seen) -> dict[str, object]:

@@ -19,7 +19,7 @@ from sdlora.library.table import Busy, connected, writing
 from sdlora.storage import home
 
 BATCH = 64
-SMALL = 2000  # files; on a shelf up to this size every listing asks for the date of every file
+SMALL = 500  # files; on a shelf up to this size every listing asks for the date of every file
 FULL_EVERY_SECONDS = 5.0  # on larger ones this is done beside the listing, at most this often
 AT_ONCE_SECONDS = 1.0    # of reading before a listing is shown; the rest is read by a process of its own
 NONE, PENDING, TAKEN = 0, 1, 2  # of the picture inside a header
@@ -62,12 +62,13 @@ def refresh() -> None:
             looked[home()] = time.monotonic()
             threading.Thread(target=look_beside, daemon=True).start()
         until = time.monotonic() + AT_ONCE_SECONDS
-        if waiting() and not background.is_running():
+        left = waiting(BATCH + 1)
+        if left and (left <= BATCH or not background.is_running()):
             for _ in read_new(until):
                 pass
             for _ in take_covers(until):
                 pass
-            if waiting():
+            if waiting(1):
                 background.start()
 
 
@@ -98,11 +99,11 @@ def forget(folder_id: str) -> None:
             db.execute(f"DELETE FROM {name} WHERE folder = ?", (folder_id,))
 
 
-def waiting() -> bool:
-    """Whether there are files that were seen but not read, or an embedded cover that was not taken out."""
+def waiting(most: int) -> int:
+    """How many files were seen but not read, or have an embedded cover that was not taken out; counted up to `most`."""
     with connected() as db:
-        return db.execute("SELECT EXISTS (SELECT 1 FROM files WHERE facts = '' AND NOT gone) OR "
-                          "EXISTS (SELECT 1 FROM files WHERE embedded = 1 AND NOT gone)").fetchone()[0] == 1
+        return db.execute("SELECT count(*) FROM (SELECT 1 FROM files WHERE facts = '' AND NOT gone UNION ALL "
+                          "SELECT 1 FROM files WHERE embedded = 1 AND NOT gone LIMIT ?)", (most,)).fetchone()[0]
 
 
 def read_new(until: float | None) -> Iterator[Step]:

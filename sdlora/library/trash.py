@@ -21,7 +21,8 @@ def throw(file_id: str, file: Path) -> None:
     Raises UserError when the disk refuses. The LoRA goes first: torn in between, its sidecars still wait where it was.
     """
     sweep()
-    folder = place("trash", f"{time.strftime('%Y%m%d-%H%M%S')}-{time.monotonic_ns() % 10**6:06}-{file_id}")
+    seconds, rest = divmod(time.time_ns(), 10**9)
+    folder = place("trash", f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(seconds))}-{rest:09}-{file_id}")
     beside = [path for suffix in (*SUFFIXES, *COVERS) if (path := file.with_name(file.stem + suffix)).exists()]
     write_json(folder / RECORD, {"id": file_id, "place": file.relative_to(place("loras")).as_posix(), "deleted": time.time()})
     try:
