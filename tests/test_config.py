@@ -63,6 +63,11 @@ def test_drawing_settings_out_of_range(values, word):
         make(DrawConfig, values)
 
 
+def test_a_setting_inside_another_is_called_by_its_own_name():
+    with pytest.raises(UserError, match="^strength must be less than or equal to 4, got 9"):
+        make(DrawConfig, {"loras": [{"file": "a.safetensors", "strength": 9}]})
+
+
 @pytest.mark.parametrize("family", ["mini", "sd1", "sd2", "sdxl"])
 def test_every_shipped_preset_fits_every_family(family):
     assert [*presets()][:1] and {"quick", "normal", "thorough"} <= set(presets())

@@ -1,9 +1,12 @@
 """Prompts against A1111's own examples, compel's own syntax, and the base without any of it."""
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from sdlora.base.load import load_base
 from sdlora.draw.prompt import encode, parse, together
@@ -62,6 +65,27 @@ def test_weights_are_those_of_compel(mini):
             wanted = theirs(same)
         assert torch.allclose(encode(mini, ours)["states"], wanted, atol=1e-5)
         assert not torch.allclose(wanted, mini.encode_text([ours])["states"], atol=0.1)
+
+
+def test_both_text_encoders_of_sdxl_are_weighed(mini):
+    from compel import Compel, ReturnedEmbeddingsType
+    torch.manual_seed(0)
+    config = mini.text_encoders[0].config
+    tiny = {"intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": config.vocab_size,
+            "max_position_embeddings": config.max_position_embeddings, "bos_token_id": config.bos_token_id,
+            "eos_token_id": config.eos_token_id, "pad_token_id": config.pad_token_id}
+    encoders = [CLIPTextModel(CLIPTextConfig(hidden_size=8, **tiny)).eval(),
+                CLIPTextModelWithProjection(CLIPTextConfig(hidden_size=16, projection_dim=12, **tiny)).eval()]
+    sdxl = dataclasses.replace(mini, family="sdxl", text_encoders=encoders, tokenizers=mini.tokenizers * 2)
+    ours = encode(sdxl, f"{PROMPT}, (blue boat:1.3), {PROMPT}")
+    theirs = Compel(sdxl.tokenizers, encoders, truncate_long_prompts=False, requires_pooled=[False, True],
+                    returned_embeddings_type=ReturnedEmbeddingsType.PENULTIMATE_HIDDEN_STATES_NON_NORMALIZED)
+    with torch.no_grad():
+        states, _ = theirs(f"{PROMPT}, (blue boat)1.3, {PROMPT}")
+    assert ours["states"].shape == (1, 32, 24) and ours["pooled"].shape == (1, 12)
+    assert torch.allclose(ours["states"], states, atol=1e-5)
+    assert torch.equal(ours["pooled"], sdxl.encode_text([PROMPT + ", blue boat, " + PROMPT])["pooled"])
+    assert together(sdxl, [encode(sdxl, ""), ours])["pooled"].shape == (2, 12)
 
 
 def test_nothing_of_a_long_prompt_is_lost(mini):
