@@ -3,6 +3,7 @@
 Knows nothing about searching. A scan may be stopped at any moment and goes on where it was: what was read is in the index.
 """
 
+import logging
 import os
 import threading
 import time
@@ -11,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from sdlora.errors import UserError
 from sdlora.library import background, covers, facts
 from sdlora.library.folders import folders
 from sdlora.library.look import look
@@ -75,8 +77,9 @@ def refresh() -> None:
 def look_beside() -> None:
     """The full look at a large shelf, in a thread."""
     try:
-        with suppress(Busy):
-            look_at_all(full=True)
+        look_at_all(full=True)
+    except UserError as error:
+        logging.getLogger("sdlora").warning("The shelf was not looked through: %s", error)
     finally:
         looking.release()
 

@@ -49,6 +49,18 @@ def test_a_listing_shows_what_is_not_read_yet_and_leaves_it_to_a_process(many, m
     assert [entry.id for entry in index.list_loras("199")] == ["199"]
 
 
+def test_a_few_new_files_are_read_at_once_even_beside_a_long_hashing(many, monkeypatch):
+    list(index.scan())
+    lora(place("loras") / "new.safetensors", {"modelspec.title": "New"})
+    with background.alone():
+        assert "New" in {entry.name for entry in index.list_loras()}
+        for number in range(300, 300 + scan.BATCH + 1):
+            shutil.copyfile(place("loras") / "0.safetensors", place("loras") / f"{number}.safetensors")
+        assert len(index.list_loras()) == 201 + scan.BATCH + 1 and index.state().unread == scan.BATCH + 1
+    monkeypatch.setattr(background, "start", lambda: None)
+    assert index.list_loras() and index.state().unread == 0
+
+
 def test_the_process_reads_and_hashes_and_there_is_one(many):
     assert background.start() and not background.start() and index.state().busy
     process = background.started[scan.home()]
