@@ -70,7 +70,8 @@ def changed(weights: Weights, parts: Parts) -> Iterator[tuple[str, Tensor]]:
 
 def checked(name: str, value: Tensor) -> Tensor:
     """Raises UserError for a weight that has left the range of its number format."""
-    if not value.float().isfinite().all():
+    ends = (value if value.dtype.itemsize > 1 else value.float()).aminmax()  # one pass; a NaN is found by it too
+    if not (ends.min.isfinite() and ends.max.isfinite()):
         raise UserError(f"{name} leaves the range of the base's number format: the blend is too strong.",
                         "Lower the strengths, or bake into an fp32 base.")
     return value
