@@ -56,12 +56,13 @@ def view(ask_id: str) -> Answer:
 
 def waiting() -> list[Path]:
     """The files of unanswered questions, oldest first."""
-    return sorted((home() / "desk" / "waiting").glob("*.json"))
+    # one that is being written has another name until it is whole
+    return sorted(file for file in (home() / "desk" / "waiting").glob("*.json") if ASK_ID.fullmatch(file.stem))
 
 
-def answer(ask: Path, state: str, result: dict[str, object], problem: str = "", hint: str = "") -> None:
+def answer(ask: Path, kind: str, state: str, result: dict[str, object], problem: str = "", hint: str = "") -> None:
     """Write the answer to the question in file `ask`, then take it off the list."""
-    told = {"kind": read_json(ask)["kind"], "state": state, "result": result, "problem": problem, "hint": hint}
+    told = {"kind": kind, "state": state, "result": result, "problem": problem, "hint": hint}
     write_json(place("desk", ask.stem) / ANSWER, told)
     ask.unlink(missing_ok=True)
 

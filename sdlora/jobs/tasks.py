@@ -26,17 +26,19 @@ def answer_all(base: Loaded) -> bool:
     """
     asked = desk.waiting()
     for ask in asked:
+        kind = ""
         try:
             told = read_json(ask)
+            kind = told["kind"]
             if told["tries"] >= MOST_TRIES:
                 raise UserError("The drawing process ended unexpectedly, twice.", "Choose other files or fewer of them.")
             write_json(ask, {**told, "tries": told["tries"] + 1})
-            result = ANSWERS[told["kind"]](told["payload"], place("desk", ask.stem), base)
-            desk.answer(ask, "done", readable(result))
+            result = ANSWERS[kind](told["payload"], place("desk", ask.stem), base)
+            desk.answer(ask, kind, "done", readable(result))
         except UserError as error:
-            desk.answer(ask, "failed", {}, error.message, error.hint)
+            desk.answer(ask, kind, "failed", {}, error.message, error.hint)
         except Exception as error:  # noqa: BLE001  one broken question must not end the drawing process
-            desk.answer(ask, "failed", {}, *log_bug(error, home() / "logs" / "drawer.log"))
+            desk.answer(ask, kind, "failed", {}, *log_bug(error, home() / "logs" / "drawer.log"))
     return bool(asked)
 
 

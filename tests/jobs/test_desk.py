@@ -75,6 +75,16 @@ def test_a_question_that_kills_the_process_is_tried_once_more_and_then_fails(ans
     assert desk.view(question).state == "failed" and "twice" in desk.view(question).problem
 
 
+def test_what_is_half_written_or_damaged_disturbs_nobody(answers):
+    question = desk.submit("echo", {})
+    (desk.waiting()[0].parent / ".sdlora-tmp-1-2.json").write_text("{")
+    damaged = desk.submit("echo", {})
+    desk.waiting()[1].write_text("{half")
+    assert len(desk.waiting()) == 2
+    tasks.answer_all(no_base)
+    assert desk.view(question).state == "done" and desk.view(damaged).state == "failed" and not desk.waiting()
+
+
 @pytest.mark.parametrize("name", ["../../etc/passwd", "", "waiting", "1234567890123-abcdefgh", "x" * 500])
 def test_ids_of_somebody_else_lead_nowhere(name):
     desk.submit("echo", {})
