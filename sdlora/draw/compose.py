@@ -40,7 +40,8 @@ def plan(method: str, loras: Sequence[Ingredient], steps: int, switch_every: int
         raise UserError(f"{idle.name} never acts: it starts at {idle.start:g} and ends at {idle.end:g} of the denoising.",
                         "Let it end after it starts.")
     if method == "style-subject" and len(loras) not in (0, 2):
-        raise UserError(f"Style and subject need two LoRAs, the style first; {len(loras)} are chosen.",
+        chosen = "only one is" if len(loras) == 1 else f"{len(loras)} are"
+        raise UserError(f"Style and subject need two LoRAs, the style first; {chosen} chosen.",
                         "Choose two, or another way to combine them.")
     scores = scored(*loras, weight_of) if method == "style-subject" and loras else {}
     everyone = (1.0,) * len(loras)

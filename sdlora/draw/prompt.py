@@ -21,7 +21,7 @@ TOKEN = re.compile(r"\\([\\()\[\]])|([(\[])|(:\s*([+-]?[.\d]+)\s*\))|([)\]])|([^
 BREAK = re.compile(r"\s*\bBREAK\b\s*")
 WORTH = {"(": 1.1, "[": 1 / 1.1}
 PLAIN_BRACKETS = r"Write (word:1.2), or \( for a plain bracket."
-HEAVIEST, MOST_PARTS, MOST_WINDOWS = 10.0, 75, 10
+HEAVIEST, MOST_PARTS, MOST_WINDOWS, MOST_LETTERS = 10.0, 75, 10, 10_000
 Fragment = tuple[str, float]
 
 
@@ -29,8 +29,10 @@ def parse(prompt: str) -> list[list[Fragment]]:
     """A prompt -> for each part between BREAKs its fragments (text, weight); neighbours of one weight are one fragment.
 
     A bracket that is never closed reaches to the end of its part; one that was never opened is text, and so is `\\(`.
-    Raises UserError for a weight outside 0..10.
+    Raises UserError for a weight outside 0..10, and for more letters than anybody writes.
     """
+    if len(prompt) > MOST_LETTERS:
+        raise UserError(f"The prompt is too long: {len(prompt)} letters, at most {MOST_LETTERS}.", "Make it shorter.")
     return [weighed(part) for part in BREAK.split(prompt)]
 
 
