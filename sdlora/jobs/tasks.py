@@ -98,7 +98,7 @@ def measured(base: object, ingredients: list) -> object:
 
 
 def save(payload: dict, folder: Path, base: Loaded) -> dict:
-    """{"base", "loras", "name", "method", "rank"} -> the blend as one file: {"file", "name", energy, ranks, notes}."""
+    """{"base", "loras", "name", "method", "rank"} -> the blend as one file: {"file", "name", "loras", energy, ranks, notes}."""
     from sdlora.base import catalog
     from sdlora.base.weights import Weights
     from sdlora.lora.remake import merge_files
@@ -107,7 +107,8 @@ def save(payload: dict, folder: Path, base: Loaded) -> dict:
     out = folder / f"{slug(payload['name'])}.safetensors"
     weights = Weights(catalog.resolve(payload["base"]))
     told = merge_files(choices, out, method=payload["method"], rank=payload["rank"], weights=weights)
-    return {"file": out.name, "name": payload["name"], **{key: told[key] for key in ("energy", "ranks", "notes")}}
+    made_of = {"name": payload["name"], "loras": payload["loras"]}
+    return {"file": out.name, **made_of, **{key: told[key] for key in ("energy", "ranks", "notes")}}
 
 
 def convert(payload: dict, folder: Path, base: Loaded) -> dict:

@@ -10,18 +10,20 @@ import gradio as gr
 from sdlora.config import LoraChoice, make
 from sdlora.errors import UserError
 from sdlora.jobs import desk
+from sdlora.jobs import pictures as draws
 from sdlora.library import index
 from sdlora.lora.blocks import PRESETS
-from sdlora.storage import confine
+from sdlora.lora.metadata import marked
+from sdlora.storage import confine, write_atomic
 from sdlora.ui import shelf, styles, words
 from sdlora.ui.asking import Question, asking
-from sdlora.ui.guard import an_id, fields, number, text, whole
+from sdlora.ui.guard import an_id, fields, number, one_of, text
 from sdlora.ui.look import widget
 
 MOST_ROWS = 32
 LONGEST = 0.5  # the push that fills its bar
 ALIKE = 0.3  # the cosine from which two styles have something to do with each other: lora/overlap.py measured it
-RANKS = (4, 8, 16, 32, 64, 128)
+RECENT = 60  # pictures among which a cover is looked for
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ def layout() -> gr.HTML:
 
 def data_of(cards: dict[str, dict]) -> dict:
     """What gallery.js draws of the desk beside its value; `cards`: as the shelf's, by style id."""
-    sizes = [(words.SAVE_EXACT, 0), *((words.SAVE_RANK.format(rank=rank), rank) for rank in RANKS)]
-    return {"words": words.DESK, "none": words.DESK_EMPTY, "blocks": list(PRESETS), "sizes": sizes, "cards": cards}
+    ways = [(title, way) for way, title in words.SAVE_WAYS.items()]
+    return {"words": words.DESK, "none": words.DESK_EMPTY, "blocks": list(PRESETS), "ways": ways, "cards": cards}
 
 
 def rows_of(value: object) -> list[Row]:
@@ -138,24 +140,27 @@ def pushed(push: float) -> dict:
 
 
 def blended(data: object) -> dict:
-    """{"rows", "name", "rank"} -> the payload of the question for the blend as a file. Rank 0: exact."""
+    """{"rows", "name", "way"} -> the payload of the question for the blend as a file; a way is a method and its rank."""
     asked = fields(data)
-    rows, name, rank = rows_of(asked.get("rows")), text(asked.get("name"), 80), asked.get("rank")
+    rows, name = rows_of(asked.get("rows")), text(asked.get("name"), 80)
     if not rows:
         raise UserError(words.DESK_EMPTY)
     if not name:
         raise UserError(words.NAME_EMPTY)
-    rank = whole(rank, 0, max(RANKS), words.REPORT_RANK)
+    method, _, rank = one_of(asked.get("way"), words.SAVE_WAYS).partition(" ")
     choices = [row.choice.model_dump(mode="json") for row in rows]
-    recipe = {"method": "svd" if rank else "concat", "rank": rank or None}
-    return {"base": base_spec(rows), "loras": choices, "name": name, **recipe}
+    return {"base": base_spec(rows), "loras": choices, "name": name, "method": method, "rank": int(rank) if rank else None}
 
 
 def kept(answer: desk.Answer) -> dict:
-    """Put the written blend on the shelf; what the artist is told."""
-    entry = index.add(confine(answer.folder, str(answer.result["file"])), answer.result["name"])
-    told = words.SAVED_BLEND.format(name=entry.name, energy=f"{answer.result['energy']:.1%}")
-    return {"text": " ".join([told, *answer.result["notes"]])}
+    """Put the written blend on the shelf, with a picture that was drawn with it as its cover; what the artist is told."""
+    found = answer.result
+    entry = index.add(confine(answer.folder, str(found["file"])), found["name"])
+    drawn = next((each.path for each in draws.list_pictures(RECENT) if each.settings.get("loras") == found["loras"]), None)
+    if drawn and entry.thumbnail is None:
+        write_atomic(entry.path.with_suffix(".png"), marked(drawn.read_bytes()))
+    told = words.SAVED_BLEND.format(name=entry.name, energy=f"{found['energy']:.1%}")
+    return {"text": " ".join([told, *found["notes"]])}
 
 
 QUESTIONS = {"interference": Question(weigh, weighed), "save": Question(blended, kept)}

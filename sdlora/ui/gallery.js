@@ -193,16 +193,16 @@
 
     const saving = () => {
       const name = make("input", { maxLength: 80, "aria-label": words.save_name, placeholder: words.save_name });
-      const small = make("select", { "aria-label": words.save_size }, ...data.sizes.map(([label, rank]) => make("option", { value: rank, textContent: label })));
+      const way = make("select", { "aria-label": words.save_size }, ...data.ways.map(([label, way]) => make("option", { value: way, textContent: label })));
       const said = make("span", { className: "said", role: "status" });
       const save = async () => {
         said.textContent = words.writing;
-        const told = await ask(server, "save", { rows: rows(), name: name.value, rank: Number(small.value) }, words.unsaved);
+        const told = await ask(server, "save", { rows: rows(), name: name.value, way: way.value }, words.unsaved);
         said.textContent = told.problem || told.text || "";
         said.classList.toggle("bad", Boolean(told.problem));
         if (!told.problem) trigger("saved");
       };
-      return make("div", { className: "saving" }, name, small, button(words.save_blend, save, { className: "solid" }), said);
+      return make("div", { className: "saving" }, name, way, button(words.save_blend, save, { className: "solid" }), said);
     };
 
     // one question at a time: the next one is about the desk as it is when the answer came

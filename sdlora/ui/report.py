@@ -30,7 +30,7 @@ def told(answer: desk.Answer) -> dict:
         "rows": rows(found),
         "bars": bars(found.get("blocks") or {}),
         "bars_title": words.REPORT_BARS,
-        "problems": list(found["problems"]),
+        "problems": [*found["problems"], *twins(entry)],
         "ignored": [f"{each['name']}: {each['reason']}" for each in found["ignored"][:MOST_LISTED]],
         "ignored_title": words.REPORT_IGNORED.format(count=len(found["ignored"])),
         "fields": facts_of(entry),
@@ -39,6 +39,12 @@ def told(answer: desk.Answer) -> dict:
         "private": words.PRIVATE.format(count=len(found["private"])) if found["private"] else "",
         "ways": [{"key": key, "label": label} for key, label in words.DOWNLOADS.items()],
     }
+
+
+def twins(entry: index.LoraEntry) -> list[str]:
+    """A sentence for every other file of the shelf that holds the very same tensors."""
+    same = next((group for group in index.duplicates() if entry.id in {each.id for each in group}), [])
+    return [words.TWIN.format(name=each.name) for each in same if each.id != entry.id]
 
 
 def rows(found: dict) -> list[tuple[str, str]]:

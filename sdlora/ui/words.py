@@ -133,6 +133,7 @@ REPORT_MATCHED, REPORT_OF, REPORT_PART = "Layers that act", "{matched} of {modul
 REPORT_FAMILY, REPORT_KIND, REPORT_RANK, REPORT_ALPHA = "Made for", "Kind and spelling", "Detail it can hold (rank)", "Alpha"
 REPORT_SCALE, REPORT_PUSH, REPORT_SIZE = "Built-in strength (alpha / rank)", "Push against the weights", "Size"
 FACTS = {"name": "Name", "trigger": "Trigger word", "tags": "Tags, with commas between", "notes": "Notes"}
+TWIN = "The shelf has the very same style a second time, as “{name}”."
 ABOUT_TITLE = "Before you give it away"
 ABOUT_FILE = {"author": "Author", "licence": "Licence", "consent": "Whose pictures, and with whose leave", "note": "A note"}
 PRIVATE = "{count} private entries (captions, paths, dates) stay out of the zip."
@@ -151,7 +152,10 @@ DESK = {
     "unsaved": "the studio does not answer", "writing": "Writing the file …", "save_name": "Name of the blend",
     "save_size": "Size of the file", "save_blend": "Save this blend as a style file",
 }  # fmt: skip
-SAVE_EXACT, SAVE_RANK = "exact", "small (rank {rank})"
+SAVE_WAYS = {
+    "concat": "exact", "svd 64": "small (rank 64)", "svd 32": "small (rank 32)", "svd 16": "small (rank 16)",
+    "svd 8": "tiny (rank 8)", "ties 32": "experiment: TIES", "dare 32": "experiment: DARE",
+}  # fmt: skip
 SAVED_BLEND = "“{name}” is on the shelf, with {energy} of the blend in it."
 PUSH, TOGETHER = "pushes {push}", "Together they push the base by {push}."
 PULLS = {

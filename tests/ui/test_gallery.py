@@ -14,9 +14,10 @@ from sdlora.draw.infotext import write_picture
 from sdlora.errors import UserError
 from sdlora.jobs import desk as questions
 from sdlora.jobs import pictures as draws
+from sdlora.jobs.table import Table
 from sdlora.library import index
 from sdlora.lora.modules import family_table
-from sdlora.storage import place
+from sdlora.storage import place, write_json
 from sdlora.ui import blend, canvas, desk, grid, recall, report, shelf
 
 KEY = "lora_unet_" + next(path for path in family_table("mini") if path.endswith("attn1.to_q")).replace(".", "_")
@@ -49,7 +50,7 @@ def asked(*rows: dict, **settings: object) -> list:
 
 def queued() -> tuple[list[tuple[str, DrawConfig]], dict | None]:
     """The items of the newest draw, and its sheet."""
-    folder = max((place("draws")).iterdir())
+    folder = draws.draw_folder(Table().jobs("draw")[-1].target)
     return draws.items_of(folder), draws.sheet_of(folder)
 
 
@@ -125,6 +126,21 @@ def test_what_the_measurement_says_is_told_in_names_and_numbers():
     assert told["suggested"] == {"one": 0.5, "two": 0.5} and told["balanced"] == {"one": 0.6, "two": 0.6}
     calm = desk.weighed(questions.Answer("", "interference", "done", found | {"warning": "", "pairs": []}, "", "", place("desk")))
     assert "warning" not in calm and "suggested" not in calm
+
+
+def test_a_saved_blend_gets_a_picture_drawn_with_it_as_its_cover(tmp_path):
+    put("one", "two")
+    loras = desk.blended({"rows": [row("one")], "name": "Blend", "way": "svd 16"})
+    assert (loras["method"], loras["rank"], loras["name"]) == ("svd", 16, "Blend")
+    picture = draws.picture_path("20260101-000000-abcdef-000")
+    Image.new("RGB", (64, 64), "teal").save(place("pictures", "2026-01-01") / picture.name)
+    write_json(picture.with_suffix(".json"), {"item": "blend", "settings": {"loras": loras["loras"]}})
+    index.find("two").path.rename(place("desk", "made") / "blend.safetensors")
+    found = {"file": "blend.safetensors", "name": "Blend", "loras": loras["loras"], "energy": 0.987, "notes": ["A note."]}
+    told = desk.kept(questions.Answer("", "save", "done", found, "", "", place("desk", "made")))
+    assert "98.7%" in told["text"] and told["text"].endswith("A note.")
+    with Image.open(index.find("blend").thumbnail) as cover:
+        assert cover.getpixel((1, 1)) == (0, 128, 128)
 
 
 def test_a_painted_mask_comes_back_as_painted(tmp_path):

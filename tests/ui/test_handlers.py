@@ -98,7 +98,7 @@ ROWS = [{"id": "nothing", "on": True, "strength": 1, "text": None, "start": 0, "
 
 
 @pytest.mark.parametrize("value", [*HOSTILE, ["a"] * 3, [{"on": True}], ROWS, ROWS * 40, [{**ROWS[0], "strength": "9"}],
-                                   {"rows": ROWS, "name": "x", "rank": 0}, {"rows": [], "name": [], "rank": "1"}])
+                                   {"rows": ROWS, "name": "x", "way": "concat"}, {"rows": [], "name": [], "way": []}])
 def test_questions_of_strangers_are_answered_with_a_sentence(value, bugs, monkeypatch):
     monkeypatch.setattr("sdlora.jobs.worker.spawn", lambda *_: pytest.fail("a stranger's nonsense started a worker"))
     for kinds, ask in ((desk.QUESTIONS, asking.asking(desk.QUESTIONS)[0]), (report.QUESTIONS, report.SERVER[1])):
