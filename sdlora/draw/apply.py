@@ -110,8 +110,10 @@ class Applied:
         new = [key for key in targets if key not in self.kept or self.kept[key].parameter is not targets[key]]
         if new:
             values = [targets[key].detach() for key in new]
-            near = has_room(self.base.device, sum(value.nbytes for value in values))
-            for key, pristine in zip(new, copies(values) if near else map(pinned, values), strict=True):
+            nbytes = sum(value.nbytes for value in values)
+            with threads_for(nbytes):
+                made = copies(values) if has_room(self.base.device, nbytes) else map(pinned, values)
+            for key, pristine in zip(new, made, strict=True):
                 self.kept[key] = Kept(targets[key], pristine)
                 self.merged.pop(key, None)  # a part of the base that was dropped and loaded again has nothing in it
 
