@@ -36,7 +36,7 @@ class Row:
 
 def layout() -> gr.HTML:
     calls, kinds = "element, props, trigger, server", asking(QUESTIONS)
-    return widget("mixing", calls, value=[], elem_id="desk", server_functions=kinds, events=("saved",), data=data_of({}))
+    return widget("mixing", calls, value=[], elem_id="desk", server_functions=kinds, events=("saved", "word"), data=data_of({}))
 
 
 def data_of(cards: dict[str, dict]) -> dict:
@@ -96,6 +96,12 @@ def base_of_file(file: str) -> str:
     """The base that a file was made on; the embedded one where nobody knows."""
     entry = index.by_file(file)
     return styles.find(f"lora:{entry.id}").base if entry else "mini"
+
+
+def with_word(prompt: object, event: gr.EventData) -> str:
+    """The prompt with the trigger word that an event names; one that is in it already stays alone."""
+    said, word = text(prompt), text(fields(event._data).get("text"), 200)
+    return said if word in said else ", ".join(part for part in (word, said) if part)
 
 
 def weigh(data: object) -> dict:

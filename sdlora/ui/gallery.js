@@ -141,7 +141,8 @@
       const push = make("span", { className: "push", title: words.push_info }, make("i"), make("output"));
       const node = make("div", { className: "row", "data-id": row.id },
         make("label", { className: "who" }, on, card.src ? make("img", { src: card.src, alt: "" }) : make("span", { className: "blank", textContent: "✦" }),
-          make("span", {}, make("strong", { textContent: name }), make("span", { className: "trigger", textContent: card.trigger ? `“${card.trigger}”` : "" }))),
+          make("span", {}, make("strong", { textContent: name }), card.trigger ? button(`+ ${card.trigger}`, () => trigger("word", { text: card.trigger }),
+            { className: "trigger", title: words.add_word, "aria-label": `${words.add_word}: ${card.trigger}` }) : null)),
         make("span", { className: "force" }, range, amount), push,
         button("×", () => desk.set(desk.rows.filter((each) => each.id !== row.id)), { className: "remove", title: words.remove, "aria-label": `${words.remove}: ${name}` }),
         make("details", { className: "more" }, make("summary", { textContent: words.more }), make("div", {},

@@ -47,6 +47,7 @@ def connect(act: Gallery, kept: gr.HTML) -> None:
     form.prompt.submit(guarded(blend.draw), form.fields, form.drawing.shown, **QUIET)
     drawing.connect(form.drawing, blend.finished, [form.slider, form.results, form.zip, kept])
     act.desk.saved(guarded(shelf.show), act.shelf.looking, act.shelf.cards, **QUIET)
+    act.desk.word(guarded(desk.with_word), form.prompt, form.prompt, **QUIET)
     grid.connect(act.grid, form, kept)
     recall.connect(act.recall, form, act.desk)
     form.results.delete(guarded(forget), None, form.results, **QUIET)

@@ -147,7 +147,8 @@ DESK_EMPTY = "Choose a style above: it gets a row here."
 DESK = {
     "on": "On", "strength": "Strength", "text": "Strength on the words (text encoder)", "as_strength": "same",
     "start": "Begins after, % of the drawing", "end": "Ends after, % of the drawing", "blocks": "Where in the network",
-    "all_blocks": "everywhere", "more": "More", "remove": "Take off the desk", "push_info": "How far it pushes the base",
+    "all_blocks": "everywhere", "more": "More", "remove": "Take off the desk", "add_word": "Put this word into the prompt",
+    "push_info": "How far it pushes the base",
     "balance": "Balance", "balance_info": "Strengths at which all push equally hard", "suggested": "Use the suggested strengths",
     "unsaved": "the studio does not answer", "writing": "Writing the file …", "save_name": "Name of the blend",
     "save_size": "Size of the file", "save_blend": "Save this blend as a style file",

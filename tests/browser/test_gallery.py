@@ -83,6 +83,8 @@ def first_picture(page: Page):  # noqa: ANN201
 def test_two_styles_are_drawn_together_beside_the_base_and_recalled_from_the_picture(gallery, tmp_path):
     choose(gallery, amber=0.8, birch=-0.5)
     gallery.locator("#gallery-prompt textarea").fill(PROMPT)
+    row(gallery, "Amber").get_by_role("button", name="Put this word into the prompt").click()
+    expect(gallery.locator("#gallery-prompt textarea")).to_have_value(f"amberstyle, {PROMPT}")
     gallery.locator("#gallery-draw").click()
     expect(gallery.locator("#gallery-results figure")).to_have_count(2)
     expect(gallery.locator("#gallery-results figure").first).to_contain_text(re.compile(r"amber 0\.8.*birch -0\.5"))
@@ -94,7 +96,7 @@ def test_two_styles_are_drawn_together_beside_the_base_and_recalled_from_the_pic
     expect(gallery.locator("#desk .row")).to_have_count(0)
     gallery.locator("#recall-box button").first.click()
     gallery.locator("#recall-drop input[type=file]").set_input_files(str(file))
-    expect(gallery.locator("#gallery-prompt textarea")).to_have_value(PROMPT)
+    expect(gallery.locator("#gallery-prompt textarea")).to_have_value(f"amberstyle, {PROMPT}")
     for name, strength in (("Amber", "0.8"), ("Birch", "-0.5")):
         expect(row(gallery, name).get_by_role("spinbutton").first).to_have_value(strength)
     with Image.open(file) as image:
