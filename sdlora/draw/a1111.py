@@ -266,9 +266,9 @@ def number(text: str, kind: type) -> int | float | None:
     """A finite number, None for everything else."""
     try:
         value = kind(text)
-    except ValueError:
+        return value if math.isfinite(value) else None
+    except (ValueError, OverflowError):  # hundreds of digits are a whole number, but none that a float can be
         return None
-    return value if math.isfinite(value) else None
 
 
 def unquoted(value: str) -> str:

@@ -5,8 +5,8 @@ command line). Names only: its hashes are BLAKE3 of whole files, which no other 
 """
 
 import json
-import math
 import re
+import sys
 
 from sdlora.draw.a1111 import MAX_LETTERS, MAX_TAGS, number
 
@@ -101,7 +101,8 @@ def numbers(told: dict[str, object]) -> dict[str, object]:
 
 
 def is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """A number that a float can hold: JSON has whole ones of any length, NaN and infinity."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def sampler_name(scheduler: str) -> str:

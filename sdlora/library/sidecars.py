@@ -7,7 +7,6 @@ Written: only `name.json`, only in our own folder, every key of others kept (lor
 
 import html
 import json
-import math
 import re
 from pathlib import Path
 
@@ -89,7 +88,7 @@ def clean(told: Told) -> Told:
         if isinstance(value, str) and (text := plain(value, length)):
             found[key] = text
     weight = told.get("weight")
-    if isinstance(weight, int | float) and not isinstance(weight, bool) and math.isfinite(weight) and 0 < abs(weight) <= 4:
+    if isinstance(weight, int | float) and not isinstance(weight, bool) and 0 < abs(weight) <= 4:
         found["weight"] = float(weight)
     if told.get("favourite") is True:
         found["favourite"] = True

@@ -108,7 +108,8 @@ def test_civitais_bare_hashes_are_read_and_hide_nothing():
 @pytest.mark.parametrize("text, seed", [
     ("only words", None), ("", None), ("x\nSteps: many, Seed: 1e400, Sampler: y", None),
     ("x\nSteps: 1, Seed: 5, CFG scale: nan", 5),
-    ("\n\n\n", None), ('x\nSteps: 1, Seed: "5", Sampler: "unclosed', 5), (f"x\nSteps: 1, Seed: {'9' * 5000}, Sampler: y", None)])
+    ("\n\n\n", None), ('x\nSteps: 1, Seed: "5", Sampler: "unclosed', 5), (f"x\nSteps: 1, Seed: {'9' * 5000}, Sampler: y", None),
+    (f"x\nSteps: {'9' * 400}, Seed: 5, Sampler: y", 5)])
 def test_odd_texts_are_read_as_far_as_they_go(text, seed):
     read = from_text(text)
     assert read.get("seed") == seed and "guidance" not in read and isinstance(read["prompt"], str)

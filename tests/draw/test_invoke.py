@@ -34,6 +34,7 @@ def test_invokeai_2():
 
 @pytest.mark.parametrize("text", [
     "", "null", "[]", "{", "[" * 100_000, '{"loras": 5}', '{"loras": [1, {"model": 3}, {"model": {"name": []}}]}',
+    '{"seed": 1' + "0" * 400 + '}', '{"loras": [{"model": {"name": "a"}, "weight": 1' + "0" * 400 + '}]}',
     '{"seed": NaN, "steps": true, "width": "512", "cfg_scale": 1e999, "positive_prompt": 7, "scheduler": [], "model": []}'])
 def test_damaged_metadata_is_none_or_empty(text):
     found = from_invoke({"invokeai_metadata": text})

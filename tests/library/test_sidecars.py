@@ -78,6 +78,7 @@ HOSTILE = [
     {"preferred weight": True, "notes": ["x"],
      "sdlora": {"tags": [7, None, "\n", "ok"] + ["t"] * 999, "favourite": "yes", "edited": 3}},
     {"model": "x", "trainedWords": "abc", "civitai": [], "tags": {"a": 1}, "usage_tips": "[[["},
+    {"preferred weight": 10**400, "usage_tips": json.dumps({"strength": 10**400})},
     {"usage_tips": {"strength": 1}, "civitai": {"model": []}, "base_model": ["SDXL"]},
 ]
 
