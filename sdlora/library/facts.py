@@ -64,7 +64,7 @@ class Facts:
     problem: str = ""
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False)
+        return json.dumps(asdict(self))  # ASCII: the name of a file, which `problem` tells, may be no text that SQLite keeps
 
     @classmethod
     def from_json(cls, text: str) -> "Facts":

@@ -41,7 +41,8 @@ def shown(folder: Folder, where: bytes, beside: str, found: facts.Facts) -> dict
     columns = {
         "name": said.get("name") or found.title or stem, "alias": found.alias, "trigger": said.get("trigger", found.trigger),
         "family": family, "families": " ".join(found.families), "kind": found.kind, "dialect": found.dialect,
-        "rank": found.rank, "modules": found.modules, "run": found.run, "problem": found.problem,
+        "rank": found.rank, "modules": found.modules, "run": found.run,
+        "problem": clean_text(found.problem),
         "description": said.get("description", found.description), "notes": said.get("notes", ""),
         "tags": "".join(f"\n{tag}\n" for tag in tags), "weight": float(said.get("weight", 0.0)),
         "favourite": int(said.get("favourite") is True), "hidden": int(said.get("hidden") is True)}

@@ -1,5 +1,6 @@
 """Reading headers: it may be stopped and goes on, tells how far it is, and a page never waits for thousands of files."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -109,3 +110,13 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(many, monkeypatch):
     monkeypatch.setattr(scan, "read_row", change)
     list(index.scan())
     assert index.find("7").name == "Changed"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there may the name of a file be no text")
+def test_a_broken_file_whose_name_is_no_text_is_listed():
+    lora(place("loras") / "whole.safetensors")
+    with open(os.fsencode(place("loras")) + b"/\xff broken.safetensors", "wb") as file:  # noqa: PTH123  pathlib takes no bytes
+        file.write(b"this is no safetensors file")
+    list(index.scan())
+    problems = {entry.name: entry.problem for entry in index.list_loras()}
+    assert problems.pop("whole") == "" and "broken.safetensors" in problems.popitem()[1]
