@@ -178,7 +178,8 @@ def warn(ingredients: Sequence[Ingredient], stretch: float) -> str:
     """The sentence for a blend that is likely to burn."""
     if stretch < BURNS:
         return ""
-    told = ", ".join(f"{each.name} {row(each, 0.0, FINE / stretch, 1.0).suggested:g}" for each in ingredients if each.strength) or "half of it"
+    calm = [f"{each.name} {row(each, 0.0, FINE / stretch, 1.0).suggested:g}" for each in ingredients if each.strength]
+    told = ", ".join(calm) or "half of it"
     who = "These LoRAs together change" if sum(bool(each.strength) for each in ingredients) > 1 else "This LoRA changes"
     beside = "one of them" if who.startswith("These") else "it"
     return f"{who} the model {stretch:.1f} times as much as {beside} was trained to: pictures are likely to burn. Try {told}."
