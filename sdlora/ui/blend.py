@@ -89,9 +89,9 @@ def layout(rows: gr.HTML, method: gr.Dropdown, every: gr.Slider) -> Form:
                 steps = gr.Slider(1, 60, value=20, step=1, label=words.STEPS)
                 guidance = gr.Slider(1, 15, value=5, step=0.5, label=words.GUIDANCE, info=words.GUIDANCE_INFO)
                 with gr.Row():
-                    sizes = {"precision": 0, "step": 8, "min_width": 110, "placeholder": words.SIZE_AUTO}
-                    width = gr.Number(None, label=words.WIDTH, **sizes)
-                    height = gr.Number(None, label=words.HEIGHT, **sizes)
+                    sizes = {"precision": 0, "step": 8, "min_width": 110, "info": words.SIZE_INFO}
+                    width = gr.Number(0, label=words.WIDTH, **sizes)
+                    height = gr.Number(0, label=words.HEIGHT, **sizes)
             board = canvas.layout()
             button = gr.Button(words.DRAW, variant="primary", size="lg", elem_id="gallery-draw")
         with gr.Column(scale=6, min_width=300):
