@@ -117,7 +117,7 @@ def predictor(base: Base, config: DrawConfig, prompt: str, size: tuple[int, int]
     for mix in dict.fromkeys(mix.text for several in mixes for mix in several):
         read = (lambda text, factors=mix: easel.read(text, factors)) if easel else (lambda text: encode(base, text))
         wanted = [read(config.negative), read(prompt)] if config.guidance > 1 else [read(prompt)]
-        features[mix] = together(base, wanted)
+        features[mix] = together(wanted, read)
 
     def predict(noisy: Tensor, timestep: Tensor, step: int) -> Tensor:
         outputs = []

@@ -5,6 +5,7 @@ prompt editing; compel weighs the words and joins the windows of a long prompt, 
 """
 
 import re
+from collections.abc import Callable
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -119,11 +120,14 @@ def provider(base: Base) -> "EmbeddingsProviderMulti":
         split_long_text_mode=SplitLongTextMode.PHRASES | SplitLongTextMode.COPY_FIRST_CLS_TOKEN)
 
 
-def together(base: Base, features: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Features of one prompt each -> of all, (n, ...); shorter prompts are filled up with windows of nothing, as compel does."""
+def together(features: list[dict[str, Tensor]], read: Callable[[str], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Features of one prompt each -> of all, (n, ...); shorter prompts are filled up with windows of nothing, as compel does.
+
+    read: what made the features of a prompt; asked for those of "", with the same LoRAs in the text encoders.
+    """
     longest = max(each["states"].shape[1] for each in features)
     if any(each["states"].shape[1] < longest for each in features):
-        nothing = base.encode_text([""])["states"]
+        nothing = read("")["states"]
         features = [each | {"states": torch.cat([each["states"], *[nothing] * ((longest - each["states"].shape[1])
                                                                                // nothing.shape[1])], 1)} for each in features]
     return {key: torch.cat([each[key] for each in features]) for key in features[0]}

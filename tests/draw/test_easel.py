@@ -47,6 +47,13 @@ def pictures(base, *loras, **settings):
     return [made.image.tobytes() for made in draw(base, config, blend=loras or None) if isinstance(made, Picture)]
 
 
+def test_a_long_prompt_draws_the_same_picture_again(base):
+    """What fills up the shorter negative prompt is read with the LoRA too, also when all else is remembered."""
+    long = {"prompts": ("a red house, a blue boat, " * 12,), "guidance": 5.0}
+    of_text = ingredient(UNET, TEXT)
+    assert pictures(base, of_text, **long) == pictures(base, of_text, **long) == pictures(base, of_text, **long)
+
+
 def test_a_prompt_is_read_once_while_its_text_encoders_stay_the_same(base, reads):
     plain = pictures(base, count=2)
     assert plain == pictures(base, count=2) and reads == ["", "a red house"]
