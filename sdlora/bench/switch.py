@@ -31,11 +31,11 @@ MODELS = {"mini": "mini", "sd15": "sd1", "sdxl": "sdxl"}
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 RANK, LORAS = 16, 5
 SIDE_PX = 256  # of the large models; mini draws its own size
-ROUNDS = {"mini": 12, "sd15": 5, "sdxl": 3}
+ROUNDS = {"mini": 24, "sd15": 5, "sdxl": 3}
 LIMIT_SECONDS = 150.0  # a busy machine gets fewer rounds, never a longer wait
 REPEATS = 3  # of what takes milliseconds, in every round
 NO_PEFT = 'PEFT is not installed, so it was not measured. Get it with: pip install "sdlora[test]"'
-Seconds = dict[str, float]
+Seconds = dict[str, float | list[float]]
 Step = Callable[[], object]
 
 
@@ -84,7 +84,7 @@ def measure(model: str = "mini", *, rounds: int | None = None, device: str = "au
         for number in range(-1, rounds or ROUNDS[model]):
             turn = ours(base, files, step) | (theirs(pipeline, files, step) if pipeline else {})
             for name, value in turn.items() if number >= 0 else ():
-                seconds[name].append(value)
+                seconds[name] += value if isinstance(value, list) else [value]
             if number >= 0 and time.perf_counter() - started > LIMIT_SECONDS:
                 break
         applied = Applied(base)
@@ -95,7 +95,7 @@ def measure(model: str = "mini", *, rounds: int | None = None, device: str = "au
 
 
 def told(model: str, base: Base, seconds: dict[str, list[float]], lost: float) -> Result:
-    """The medians; a step ratio is the median of the rounds' own ratios, each of two steps measured one after the other."""
+    """The medians; a step ratio is the median of the ratios of two steps that were measured one after the other."""
     middle = {name: statistics.median(values) for name, values in seconds.items()}
     with_peft = "peft_load_s" in middle
     ratios = {name: statistics.median(five / none for five, none in zip(seconds[name], seconds[bare], strict=True))
@@ -126,20 +126,21 @@ def ours(base: Base, files: Sequence[Path], step: Step) -> Seconds:
         for name, to in (("switch_s", loras[1:2]), ("blend2_s", loras[1:3]), ("blend5_s", loras)):
             seconds[name] = statistics.median(switched(to) for _ in range(REPEATS))
         seconds["copy_s"] = copying(sum(each.parameter.nbytes for each in applied.kept.values()), base.device)
-        pairs = [stepped(applied, loras, step, number % 2) for number in range(2 * REPEATS)]
-        seconds["step5_s"], seconds["step_s"] = sorted(pairs, key=lambda pair: pair[0] / pair[1])[REPEATS]
+        pairs = [stepped(applied, order, step) for order in ((loras, ()), ((), loras))]
+        seconds |= {"step5_s": [pair[len(loras)] for pair in pairs], "step_s": [pair[0] for pair in pairs]}
     finally:
         applied.clear()
     return seconds
 
 
-def stepped(applied: Applied, loras: Sequence[Ingredient], step: Step, five_first: int) -> tuple[float, float]:
-    """Seconds of a step with these LoRAs and of one without, one after the other."""
+def stepped(applied: Applied, blends: Sequence[Sequence[Ingredient]], step: Step) -> dict[int, float]:
+    """{number of LoRAs: seconds of a step with this blend}; each is timed at its second step, as most steps of a picture are."""
     seconds = {}
-    for blend in (loras, ()) if five_first else ((), loras):
+    for blend in blends:
         applied.set(blend)
+        step()
         seconds[len(blend)] = clock(step)
-    return seconds[len(loras)], seconds[0]
+    return seconds
 
 
 def theirs(pipeline: object, files: Sequence[Path], step: Step) -> Seconds:
