@@ -70,16 +70,16 @@ def plain(text: str) -> str:
 def pack(path: Path, out: Path, pictures: Sequence[Picture] = (), base_model: str = "") -> Path:
     """One zip: the LoRA, name.json and name.png for the programs that show cards, README.md, and the pictures.
 
-    The cover is the first picture. Metadata goes out as it is: strip it first. Raises UserError.
+    The cover is the first that is a PNG. Metadata goes out as it is: strip it first. Raises UserError.
     """
     path, out = Path(path), Path(out)
     parts = {path.name: path.read_bytes(), "README.md": model_card(path, pictures, base_model).encode(),
              f"{path.stem}.json": metadata.sidecar(header(path).metadata)}
     for number, (file, _) in enumerate(pictures):
         parts[f"images/{number:02d}{file.suffix.lower()}"] = read_picture(file)
-    cover = next((file for file, _ in pictures if file.suffix.lower() == ".png"), None)
+    cover = next((parts[name] for name in sorted(parts) if parts[name].startswith(metadata.PNG)), None)
     if cover is not None:
-        parts[f"{path.stem}.png"] = metadata.marked(cover.read_bytes())
+        parts[f"{path.stem}.png"] = metadata.marked(cover)
     return storage.write_atomic(out, lambda temporary: zipped(temporary, parts))
 
 

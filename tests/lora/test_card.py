@@ -63,3 +63,9 @@ def test_what_is_no_picture_does_not_go_along(lora, tmp_path):
     with pytest.raises(UserError, match="could not be read"):
         card.pack(lora, tmp_path / "a.zip", [(tmp_path / "none.png", "")])
     assert not (tmp_path / "a.zip").exists()
+
+
+def test_a_jpeg_that_is_called_png_goes_along_but_is_no_cover(lora, tmp_path):
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "preview.png", "JPEG")  # as many download tools keep previews
+    with zipfile.ZipFile(card.pack(lora, tmp_path / "a.zip", [(tmp_path / "preview.png", "")])) as archive:
+        assert "images/00.png" in archive.namelist() and "glass.png" not in archive.namelist()
