@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
                "F8_E5M2": "float8_e5m2", "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8",
-               "BOOL": "bool"}
+               "BOOL": "bool", "U64": "uint64", "U32": "uint32", "U16": "uint16"}
 FILE_NAMES = {name: key for key, name in TORCH_NAMES.items()}
 KOHYA_LEAVES = {  # {kind: {role: leaf}} beside those that any kind may have (lora-files.md 2.3)
     "lora": {"down": "lora_down.weight", "up": "lora_up.weight", "mid": "lora_mid.weight"},
@@ -59,7 +59,11 @@ def kohya_tensors(adapters: "Adapters", kind: "Dtype | None", family: str) -> "t
     for path, adapter in sorted(adapters.items()):
         if not kohya_holds(adapter):
             raise UserError(f"{path} is of a kind that kohya files cannot hold.", "Convert it to a plain LoRA first.")
-        name = dialects.kohya_name(path, family)
+        try:
+            name = dialects.kohya_name(path, family)
+        except ValueError as error:
+            raise UserError(f"{path} has no name in kohya files: {family} has no such module.",
+                            "Write a diffusers file.") from error
         for role, value in adapter.tensors.items():
             tensors[f"{name}.{kohya_leaf(adapter, role)}"] = cast(shaped(adapter, role, value), kind)
         if adapter.kind not in WITHOUT_ALPHA:

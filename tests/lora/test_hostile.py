@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from sdlora.errors import UserError
 from sdlora.lora import file
+from sdlora.lora import header as header_module
 from sdlora.lora.header import Header, header
 
 NAME = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
@@ -171,6 +172,16 @@ def test_what_is_odd_but_right_is_read_with_a_note(tmp_path):
         )
     )
     assert len(file.inspect(path)["metadata"]["<img onerror=x>"]) == 2000
+
+
+@pytest.mark.parametrize("dtype", ["U16", "U32", "U64", "I64", "BOOL", "F16"])
+def test_the_switch_of_an_ia3_may_have_any_number_format(tmp_path, dtype):
+    size = header_module.ITEM_BYTES[dtype]
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(packed({f"{NAME}.weight": entry((128,), 0), f"{NAME}.on_input": entry((1,), 512, dtype, size)},
+                            np.full(128, 0.5, np.float32).tobytes() + bytes([0] * (size - 1) + [1 if dtype != "F16" else 60])))
+    adapter, = file.read(path).adapters.values()
+    assert adapter.kind == "ia3" and bool(adapter.tensors["on_input"]) and file.inspect(path)["matched"] == 1
 
 
 def test_a_file_that_is_not_there(tmp_path):

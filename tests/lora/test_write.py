@@ -193,6 +193,12 @@ def test_the_hashes_are_those_of_kohya(tmp_path):
     assert metadata["sshs_legacy_hash"] == hashlib.sha256(alone[0x100000:0x110000]).hexdigest()[:8]
 
 
+def test_a_module_that_sdxl_has_not_is_a_sentence(tmp_path):
+    adapters = {"down_blocks.0.conv": Adapter("lora", {"up": torch.ones(4, 2), "down": torch.ones(2, 4)}, 2.0, 2, "unet")}
+    with pytest.raises(UserError, match="down_blocks.0.conv has no name"):
+        write.write(tmp_path / "a.safetensors", adapters, {}, family="sdxl")
+
+
 def test_a_kind_without_a_name_is_a_sentence(tmp_path):
     odd = Adapter("oft", {"inputs": torch.eye(8).repeat(2, 1, 1)}, 0.0, 0, "unet")
     with pytest.raises(UserError, match="cannot hold"):
