@@ -47,7 +47,7 @@ def plan(method: str, loras: Sequence[Ingredient], steps: int, switch_every: int
     everyone = (1.0,) * len(loras)
     planned = []
     for step in range(steps):
-        acting = [lora.start <= step / steps < lora.end or (lora.end == 1 and lora.start <= step / steps) for lora in loras]
+        acting = [lora.start <= step / steps < lora.end for lora in loras]
         there = [index for index, acts in enumerate(acting) if acts]
         if method == "switch" and there:
             planned.append((alone(there[step // switch_every % len(there)], len(loras)),))
