@@ -24,7 +24,7 @@ KEPT_SECONDS = 86400
 class Answer:
     """A question at this moment. state: "waiting", "done" or "failed"; result: what `tasks.py` said, {} until it is done.
 
-    folder: where the files lie that `result` names.
+    kind: "" while it waits; folder: where the files lie that `result` names.
     """
     id: str
     kind: str
@@ -47,10 +47,12 @@ def submit(kind: str, payload: dict[str, object]) -> str:
 def view(ask_id: str) -> Answer:
     """The question and what is known by now. Raises UserError for an id that is none of ours, or of days gone by."""
     folder = home() / "desk" / ask_id
-    if ASK_ID.fullmatch(ask_id) and (folder / ANSWER).is_file():
-        return Answer(ask_id, folder=folder, **read_json(folder / ANSWER))
-    if ASK_ID.fullmatch(ask_id) and (ask := home() / "desk" / "waiting" / f"{ask_id}.json").is_file():
-        return Answer(ask_id, read_json(ask)["kind"], "waiting", {}, "", "", folder)
+    if ASK_ID.fullmatch(ask_id):
+        waits = (home() / "desk" / "waiting" / f"{ask_id}.json").is_file()  # first: it goes only when the answer is there
+        if (folder / ANSWER).is_file():
+            return Answer(ask_id, folder=folder, **read_json(folder / ANSWER))
+        if waits:
+            return Answer(ask_id, "", "waiting", {}, "", "", folder)
     raise UserError("This question is not asked any more.", "Ask it again.")
 
 

@@ -85,6 +85,22 @@ def test_what_is_half_written_or_damaged_disturbs_nobody(answers):
     assert desk.view(question).state == "done" and desk.view(damaged).state == "failed" and not desk.waiting()
 
 
+def test_a_look_at_the_moment_of_the_answer_finds_it(answers, monkeypatch):
+    """The drawing process answers between the two questions to the disk that a look is made of."""
+    question = desk.submit("echo", {})
+    looked, is_file = [], Path.is_file
+
+    def meanwhile(path: Path) -> bool:
+        found = is_file(path)
+        if not looked:
+            looked.append(path)
+            tasks.answer_all(no_base)
+        return found
+    monkeypatch.setattr(Path, "is_file", meanwhile)
+    assert desk.view(question).state in ("waiting", "done") and looked
+    assert desk.view(question).state == "done"
+
+
 @pytest.mark.parametrize("name", ["../../etc/passwd", "", "waiting", "1234567890123-abcdefgh", "x" * 500])
 def test_ids_of_somebody_else_lead_nowhere(name):
     desk.submit("echo", {})
