@@ -8,6 +8,7 @@ import base64
 import binascii
 import json
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def take_out(path: Path, target: Path) -> bool:
     except (UserError, OSError):
         return False
     for data in pictures(metadata):
-        scratch = place("library", "covers") / f"{TEMPORARY}{os.getpid()}"
+        scratch = place("library", "covers") / f"{TEMPORARY}{os.getpid()}-{threading.get_ident()}"
         try:
             scratch.write_bytes(data)
             image = thumbnail(scratch, SIDE_PX)

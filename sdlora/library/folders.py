@@ -126,7 +126,8 @@ def move_notes(folder: Folder, moves: dict[bytes, bytes]) -> None:
     if moves:
         with changing(folder.id) as record:
             for old, new in moves.items():
-                record["files"][new] = record["files"].pop(old, {})
+                if old in record["files"]:  # else another window that saw the same move was first
+                    record["files"][new] = record["files"].pop(old)
 
 
 def key_of(where: bytes) -> str:

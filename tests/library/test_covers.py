@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import threading
 
 import pytest
 from PIL import Image
@@ -49,6 +50,23 @@ def test_a_changed_file_gets_its_new_cover_and_a_lost_cache_is_filled():
     assert color_of(index.find("a").thumbnail)[2] > 240
     covers.kept("a").unlink()
     assert [step.stage for step in index.scan()] == ["covers"] and covers.kept("a").is_file()
+
+
+def test_two_threads_take_each_its_own_cover(monkeypatch):
+    """A page and the look beside it take covers out at the same time: neither gets the other's picture."""
+    red, blue = (lora(place("loras") / f"{color}.safetensors", {"modelspec.thumbnail": f"base64,{encoded(color, kind='PNG')}"})
+                 for color in ("red", "blue"))
+    shrink, others = covers.thumbnail, []
+
+    def meanwhile(path, side):
+        if not others:
+            others.append(threading.Thread(target=covers.take_out, args=(blue, covers.kept("blue"))))
+            others[0].start()
+            others[0].join()
+        return shrink(path, side)
+    monkeypatch.setattr(covers, "thumbnail", meanwhile)
+    assert covers.take_out(red, covers.kept("red"))
+    assert color_of(covers.kept("red"))[0] > 240 and color_of(covers.kept("blue"))[2] > 240
 
 
 HOSTILE = {"text": "x" * 500, "not a picture": base64.b64encode(b"<svg onload=alert(1)>" * 20).decode(),

@@ -96,6 +96,17 @@ def test_notes_follow_a_file_that_is_moved(webui):
     assert [e.notes for e in rebuilt()] == ["for windows", ""]
 
 
+def test_two_windows_that_see_the_same_move_lose_no_notes(webui, monkeypatch):
+    folder = index.add_folder(webui)
+    index.annotate(index.list_loras(sort="name")[0].id, notes="for windows")
+    before, moves = folders.notes_of(folder), {b"Glass (v2).safetensors": b"glass.safetensors"}
+    with monkeypatch.context() as both:
+        both.setattr(folders, "notes_of", lambda folder: before)  # what both read before either wrote
+        folders.move_notes(folder, moves)
+        folders.move_notes(folder, moves)
+    assert folders.notes_of(folder)["glass.safetensors"]["notes"] == "for windows"
+
+
 def test_what_is_hidden_can_be_brought_back(webui):
     index.add_folder(webui)
     glass = index.list_loras(sort="name")[0]
