@@ -37,6 +37,7 @@ from sdlora.storage import home, write_atomic, write_json
 POLL_SECONDS = 0.05
 PREVIEW_SECONDS = 0.2
 ALONE_SECONDS = 5.0
+SWEEP_SECONDS = 3600.0
 MOST_TRIES = 2
 
 
@@ -67,11 +68,13 @@ class Drawer:
     def run(self) -> None:
         """Draw until the worker has been gone for 5 s or the data folder is gone."""
         self.recover()
-        sweep_draws()
-        sweep_answers()
+        self.sweep()
         self.warm()
-        needed_at = time.monotonic()
+        needed_at = swept_at = time.monotonic()
         while (self.home / DRAWER_LOCK).exists():
+            if time.monotonic() - swept_at > SWEEP_SECONDS:
+                self.sweep()
+                swept_at = time.monotonic()
             if is_held(self.home / WORKER_LOCK):
                 needed_at = time.monotonic()
             elif time.monotonic() - needed_at > ALONE_SECONDS:
@@ -79,6 +82,11 @@ class Drawer:
             answered, drawn = answer_all(self.base), self.turn()
             if not answered and not drawn:
                 time.sleep(POLL_SECONDS)
+
+    def sweep(self) -> None:
+        """Remove what was drawn from and answered days ago."""
+        sweep_draws()
+        sweep_answers()
 
     def recover(self) -> None:
         """Queue again what an earlier drawing process left half done."""

@@ -289,3 +289,12 @@ def test_asking_and_watching_need_no_torch():
            "sdlora.jobs.drawer; print([m for m in ('torch', 'diffusers', 'transformers', 'gradio') if m in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert json.loads(shown.stdout) == []
+
+
+def test_what_is_old_goes_while_the_process_runs(drawer, monkeypatch):
+    swept = []
+    for name, value in (("SWEEP_SECONDS", 0.0), ("ALONE_SECONDS", 0.2), ("sweep_answers", lambda: swept.append(1))):
+        monkeypatch.setattr(drawer_module, name, value)
+    with hold(home() / drawer_module.DRAWER_LOCK):
+        drawer.run()
+    assert len(swept) > 1
