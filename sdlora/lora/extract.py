@@ -30,12 +30,13 @@ def extract(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], modules: Co
     whole: norms and biases come along as plain differences (kohya files only). Raises UserError when the two do not have the
     same shapes or do not differ.
     """
-    names = [name for name in base if name in tuned and base[name].is_floating_point()]
+    names = [name for name in base if name in tuned]
     adapters, energy, inside, outside = {}, {}, 0.0, 0.0
     for done, name in enumerate(names):
         progress(done, len(names))
         path, _, leaf = name.rpartition(".")
-        change = difference(name, base[name], tuned[name])
+        before = base[name]  # read from the disk here, once
+        change = difference(name, before, tuned[name]) if before.is_floating_point() else None
         if change is None:
             continue
         square = float(change.double().square().sum())

@@ -34,6 +34,18 @@ def trained(rank=3):
     return tuned
 
 
+def test_every_weight_is_read_once():
+    class Counted(dict):
+        read = 0
+
+        def __getitem__(self, name):
+            self.read += 1
+            return super().__getitem__(name)
+    before, after = Counted(checkpoint()), Counted(trained())
+    extract(before, after, MODULES, Limit(rank=3))
+    assert before.read == len(before) and after.read <= len(after)
+
+
 def test_a_low_rank_difference_is_found_again():
     found = extract(checkpoint(), trained(), MODULES, Limit(rank=3))
     assert found.adapters.keys() == {"a.to_q", "b.conv1"} and found.elsewhere == 0.0
