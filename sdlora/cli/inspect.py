@@ -20,6 +20,7 @@ def inspect(
 ) -> None:
     """Report what a LoRA file holds: kind, family, rank, strength, how many modules fit, and what is wrong with it."""
     from sdlora.base import catalog
+    from sdlora.lora.metadata import file_hashes
     from sdlora.lora.report import inspect as inspected
 
     resolved, weights, mini = catalog.resolve(base) if base else None, None, catalog.resolve("mini")
@@ -28,7 +29,7 @@ def inspect(
 
         weights = Weights(resolved)
         mini = resolved if weights.family == "mini" else mini
-    report = inspected(file, resolved, weights=weights, identity=catalog.identity(mini))
+    report = inspected(file, resolved, weights=weights, identity=catalog.identity(mini)) | {"hashes": file_hashes(file)}
     if as_json:
         typer.echo(json.dumps(report, ensure_ascii=False))
         return
@@ -50,6 +51,7 @@ def show(name: str, report: dict) -> None:
     for block, size in report["blocks"].items():
         bar = "#" * round(BAR * size["push"] / most) if most else ""
         typer.echo(f"  {block:<6} {size['push']:<8.4f} {bar}".rstrip())
+    typer.echo(f"AutoV2 {report['hashes']['AutoV2']}, AutoV3 {report['hashes']['AutoV3']}")
     if report["trigger"]:
         typer.echo(f"trigger {report['trigger']}")
     for problem in report["problems"]:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from sdlora.library.folders import folders
 from sdlora.library.table import connected, writing
+from sdlora.lora.header import digests
 
-BLOCK = 2**20
 UNHASHED = "tensor_hash = '' AND facts != '' AND data_bytes > 0 AND NOT hash_problem AND NOT gone"
 NOTHING = sha256(b"").hexdigest()  # some trainers wrote the hash of nothing into every file they made
 
@@ -56,16 +56,7 @@ def file_hashes(path: Path, data_start: int, stop: Callable[[], bool] = lambda: 
 
     ("", "") when the file cannot be read; None when `stop` said so.
     """
-    tensors, whole = sha256(), sha256()
     try:
-        with path.open("rb") as file:
-            head = file.read(data_start)
-            whole.update(head)
-            while block := file.read(BLOCK):
-                tensors.update(block)
-                whole.update(block)
-                if stop():
-                    return None
+        return digests(path, data_start, stop)
     except OSError:
         return "", ""
-    return tensors.hexdigest(), whole.hexdigest()

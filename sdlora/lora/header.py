@@ -6,7 +6,9 @@ any tensor name (reliability.md 4.3). Values are read by copy, never by mmap: a 
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from sdlora.errors import UserError
 MAX_HEADER_BYTES = 25 * 1024 * 1024
 MAX_TENSORS = 20_000
 MAX_NAME = 300
+BLOCK = 2**20
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I64": 8, "I32": 4, "I16": 2, "I8": 1,
               "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1}
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
@@ -156,6 +159,22 @@ def checked_entry(name: str, entry: object) -> tuple[tuple[str, tuple[int, ...]]
     if len(span) != 2 or 0 in shape or span[1] - span[0] != math.prod(shape) * ITEM_BYTES[dtype]:
         raise ValueError(f"the size of {name!r} does not fit its shape")
     return (dtype, tuple(shape)), (span[0], span[1])
+
+
+def digests(path: Path, data_start: int, stop: Callable[[], bool] = lambda: False) -> tuple[str, str] | None:
+    """(SHA-256 of the tensors: the bytes from `data_start` on, SHA-256 of all) in one reading; None when `stop` said so.
+
+    Raises OSError.
+    """
+    tensors, whole = sha256(), sha256()
+    with Path(path).open("rb") as file:
+        whole.update(file.read(data_start))
+        while block := file.read(BLOCK):
+            tensors.update(block)
+            whole.update(block)
+            if stop():
+                return None
+    return tensors.hexdigest(), whole.hexdigest()
 
 
 def array(found: Header, data: bytes | bytearray, name: str) -> np.ndarray:

@@ -4,7 +4,6 @@ Knows nothing about tensors. Never says captions, paths or user names: a file is
 """
 
 import base64
-import hashlib
 import io
 import json
 import struct
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from sdlora import __version__, storage
 from sdlora.config import TrainConfig
-from sdlora.lora.header import header
+from sdlora.lora.header import digests, header
 from sdlora.lora.privacy import private as private
 from sdlora.lora.privacy import stripped as stripped
 
@@ -183,12 +182,12 @@ def filled(told: Mapping[str, str], **fields: str | None) -> dict[str, str]:
 
 
 def file_hashes(path: Path) -> dict[str, str]:
-    """The names a file has out there: sha256 (of all bytes), AutoV2 (its first 10), AutoV3 (12 of the tensor hash inside)."""
-    with Path(path).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    told = header(path).metadata
-    inside = told.get("sshs_model_hash") or told.get("modelspec.hash_sha256", "").removeprefix("0x")
-    return {"sha256": digest, "AutoV2": digest[:10]} | ({"AutoV3": inside[:12]} if inside else {})
+    """The names a file has out there: sha256 (of all bytes), AutoV2 (its first 10), AutoV3 (12 of the tensors' sha256).
+
+    Made from the bytes, whatever the file says of itself. Raises UserError and OSError.
+    """
+    tensors, whole = digests(path, header(path).data_start)
+    return {"sha256": whole, "AutoV2": whole[:10], "AutoV3": tensors[:12]}
 
 
 def data_url(picture: "Image.Image") -> str:

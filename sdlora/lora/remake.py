@@ -66,7 +66,7 @@ def resize_file(path: Path, out: Path, limit: Limit, *, dtype: Dtype = None, wei
     found, family = opened(path)
     made, energy = resize(found.adapters, limit, shapes=shapes_of(found, weights), weight_of=weight_finder(weights))
     dialect = "diffusers" if found.dialect == "diffusers" and all(map(diffusers_holds, made.values())) else "kohya"
-    recipe = {"method": "resize", "rank": limit.rank, "keep": limit.keep, "fro": limit.fro, "sources": [source(path, found)]}
+    recipe = {"method": "resize", "rank": limit.rank, "keep": limit.keep, "fro": limit.fro, "sources": [source(path)]}
     told = metadata.derived(found.metadata, title=Path(out).stem, ranks=sizes(made)[0], alphas=sizes(made)[1],
                             recipe=recipe)
     write(out, made, told, dialect=dialect, dtype=dtype or dtype_of(found.adapters), family=family)
@@ -94,8 +94,8 @@ def merge_files(choices: Sequence[LoraChoice], out: Path, *, method: Method = "c
         made, energy = compressed(ingredients, method, rank, thinning, known)
     thinned = {} if method in ("concat", "svd") else asdict(thinning)
     recipe = {"method": method, "rank": rank, **thinned, "sources": [
-        source(Path(choice.file), found) | {"strength": choice.strength, "text_strength": choice.text_strength,
-                                            "blocks": choice.blocks} for choice, (found, _) in zip(choices, files, strict=True)]}
+        source(Path(choice.file)) | {"strength": choice.strength, "text_strength": choice.text_strength, "blocks": choice.blocks}
+        for choice in choices]}
     told = metadata.merged([found.metadata for found, _ in files], family, title=Path(out).stem, ranks=sizes(made)[0],
                            alphas=sizes(made)[1], recipe=recipe)
     write(out, made, told, dtype=dtype, family=family)
@@ -232,9 +232,9 @@ def ends(made: Adapters) -> list[int]:
     return [min(sizes(made)[0]), max(sizes(made)[0])]
 
 
-def source(path: Path, found: LoraFile) -> dict[str, object]:
-    """What a recipe says of a file: its name (never its folder) and the hash of its tensors."""
-    return {"name": path.stem, "hash": metadata.file_hashes(path)["sha256"]}
+def source(path: Path) -> dict[str, object]:
+    """What a recipe says of a file: its name (never its folder) and the hash of its tensors (AutoV3)."""
+    return {"name": path.stem, "hash": metadata.file_hashes(path)["AutoV3"]}
 
 
 def dtype_of(adapters: Adapters) -> Dtype:

@@ -1,5 +1,6 @@
 """`sdlora inspect`: what it prints, what its JSON holds, and that strange files are sentences."""
 
+import hashlib
 import json
 
 import pytest
@@ -35,6 +36,8 @@ def test_the_json_has_every_key(tmp_path):
     said = {"dialect": "kohya", "kind": "LoRA", "family": "mini", "rank": 4, "alpha": 2.0, "modules": 4, "matched": 4,
             "effective_scale": 0.5, "trigger": "stglass", "problems": [], "ignored": [], "push_against": "weights"}
     assert {key: found[key] for key in said} == said
+    assert found["hashes"]["AutoV2"] == hashlib.sha256(path.read_bytes()).hexdigest()[:10]
+    assert found["hashes"]["AutoV3"] == found["metadata"]["sshs_model_hash"][:12]
     assert [type(found[key]) for key in ("rank", "modules", "matched", "push")] == [int, int, int, float]
     assert found["blocks"] == {"IN01": {"modules": 4, "push": found["push"]}} and found["push"] > 0
 

@@ -105,6 +105,8 @@ def test_a_blend_of_files_is_one_file(tmp_path, method):
     told = file.header(tmp_path / "c.safetensors").metadata
     recipe = json.loads(told["sdlora_recipe"])
     assert [source["strength"] for source in recipe["sources"]] == [0.7, -0.5] and recipe["method"] == method
+    hashes = [file.header(path).metadata["sshs_model_hash"][:12] for path in (first, second)]
+    assert [source["hash"] for source in recipe["sources"]] == hashes
     assert told["modelspec.merged_from"] == "glass, glass" and "0" * 64 not in told["sshs_model_hash"]
     wanted = blend([Ingredient(file.read(first).adapters, 0.7, 0.2)], {p: WEIGHTS[f"{p}.weight"] for p in (LINEAR, TEXT)})
     found = file.read(tmp_path / "c.safetensors").adapters
