@@ -18,7 +18,7 @@ from sdlora.draw import samplers
 from sdlora.jobs import pictures as draws
 from sdlora.jobs.worker import ensure_worker
 from sdlora.library.tags import with_tags
-from sdlora.ui import canvas, desk, drawing, history, words
+from sdlora.ui import canvas, desk, drawing, gallery_words, history, words
 from sdlora.ui.bases import base_choices, base_of
 from sdlora.ui.guard import number, one_of, text, whole
 from sdlora.ui.look import fitted
@@ -65,9 +65,9 @@ class Form:
 def methods() -> tuple[gr.Dropdown, gr.Slider]:
     """How several style files act together, below the desk."""
     with gr.Accordion(words.EXPERT, open=False, elem_id="desk-expert"), gr.Row():
-        choices = [(title, key) for key, title in words.METHODS.items()]
-        method = gr.Dropdown(choices, value="sum", label=words.METHOD, info=words.METHOD_INFO, elem_id="method")
-        every = gr.Slider(1, 50, value=5, step=1, label=words.SWITCH_EVERY, info=words.SWITCH_EVERY_INFO)
+        choices = [(title, key) for key, title in gallery_words.METHODS.items()]
+        method = gr.Dropdown(choices, value="sum", label=gallery_words.METHOD, info=gallery_words.METHOD_INFO, elem_id="method")
+        every = gr.Slider(1, 50, value=5, step=1, label=gallery_words.SWITCH_EVERY, info=gallery_words.SWITCH_EVERY_INFO)
     return method, every
 
 
@@ -75,29 +75,29 @@ def layout(rows: gr.HTML, method: gr.Dropdown, every: gr.Slider) -> Form:
     with gr.Row():
         with gr.Column(scale=4, min_width=280):
             prompt = gr.Textbox(
-                label=words.PROMPT, info=words.PROMPT_TAGS, lines=3, max_length=2000, elem_id="gallery-prompt"
+                label=words.PROMPT, info=gallery_words.PROMPT_TAGS, lines=3, max_length=2000, elem_id="gallery-prompt"
             )
             count = gr.Slider(1, 8, value=2, step=1, label=words.COUNT_PICTURES, elem_id="gallery-count")
             seed = gr.Number(1, precision=0, minimum=0, maximum=MOST_SEED, label=words.SEED, elem_id="gallery-seed")
             another = gr.Button(words.ANOTHER, size="sm", scale=0, elem_id="gallery-another")
-            compare = gr.Checkbox(True, label=words.COMPARE, elem_id="gallery-compare", container=False)
+            compare = gr.Checkbox(True, label=gallery_words.COMPARE, elem_id="gallery-compare", container=False)
             base = gr.Dropdown([(words.BASE_AUTO, ""), *base_choices()], value="", label=words.BASE, elem_id="gallery-base")
             with gr.Accordion(words.MORE, open=False, elem_id="gallery-more"):
                 negative = gr.Textbox(label=words.KEEP_OUT, info=words.KEEP_OUT_INFO, max_length=2000)
-                names = [(words.SAMPLER_AUTO, ""), *((name, name) for name in samplers.NAMES)]
-                sampler = gr.Dropdown(names, value="", label=words.SAMPLER)
+                names = [(gallery_words.SAMPLER_AUTO, ""), *((name, name) for name in samplers.NAMES)]
+                sampler = gr.Dropdown(names, value="", label=gallery_words.SAMPLER)
                 steps = gr.Slider(1, 60, value=20, step=1, label=words.STEPS)
                 guidance = gr.Slider(1, 15, value=5, step=0.5, label=words.GUIDANCE, info=words.GUIDANCE_INFO)
                 with gr.Row():
-                    sizes = {"precision": 0, "step": 8, "min_width": 110, "info": words.SIZE_INFO}
-                    width = gr.Number(0, label=words.WIDTH, **sizes)
-                    height = gr.Number(0, label=words.HEIGHT, **sizes)
+                    sizes = {"precision": 0, "step": 8, "min_width": 110, "info": gallery_words.SIZE_INFO}
+                    width = gr.Number(0, label=gallery_words.WIDTH, **sizes)
+                    height = gr.Number(0, label=gallery_words.HEIGHT, **sizes)
             board = canvas.layout()
             button = gr.Button(words.DRAW, variant="primary", size="lg", elem_id="gallery-draw")
         with gr.Column(scale=6, min_width=300):
             made = drawing.layout("gallery")
             look = {"interactive": False, "elem_id": "gallery-compared", "max_height": 620, "visible": False}
-            slider = gr.ImageSlider(label=words.COMPARED_BLEND, type="pil", **look)
+            slider = gr.ImageSlider(label=gallery_words.COMPARED_BLEND, type="pil", **look)
             results = history.layout("gallery-results")
             pack = gr.DownloadButton(words.DOWNLOAD_ALL, visible=False, scale=0, elem_id="gallery-zip")
     another.click(None, None, seed, js="() => Math.floor(Math.random() * 1000000)")
@@ -117,17 +117,17 @@ def settings_of(asked: Asked) -> dict:
         "base": base_of(asked.base).spec if asked.base else desk.base_spec(rows),
         "seed": whole(asked.seed, 0, MOST_SEED, words.SEED),
         "count": whole(asked.count, 1, 64, words.COUNT_PICTURES),
-        "method": one_of(asked.method, words.METHODS),
-        "switch_every": whole(asked.every, 1, 150, words.SWITCH_EVERY),
+        "method": one_of(asked.method, gallery_words.METHODS),
+        "switch_every": whole(asked.every, 1, 150, gallery_words.SWITCH_EVERY),
         "negative": text(asked.negative),
         "sampler": text(asked.sampler, 40),
         "steps": whole(asked.steps, 1, 150, words.STEPS),
         "guidance": number(asked.guidance, 1, 30, words.GUIDANCE),
-        "width": whole(asked.width, 64, 2048, words.WIDTH) if asked.width else None,
-        "height": whole(asked.height, 64, 2048, words.HEIGHT) if asked.height else None,
+        "width": whole(asked.width, 64, 2048, gallery_words.WIDTH) if asked.width else None,
+        "height": whole(asked.height, 64, 2048, gallery_words.HEIGHT) if asked.height else None,
         "loras": tuple(row.choice for row in rows),
         **board,
-        **({"init_strength": number(asked.init_strength, 0.01, 1, words.INIT_STRENGTH)} if board else {}),
+        **({"init_strength": number(asked.init_strength, 0.01, 1, gallery_words.INIT_STRENGTH)} if board else {}),
     }
 
 

@@ -14,7 +14,7 @@ import gradio as gr
 from sdlora.dataset.picture import open_picture
 from sdlora.errors import UserError
 from sdlora.jobs import pictures as draws
-from sdlora.ui import words
+from sdlora.ui import gallery_words, words
 from sdlora.ui.guard import fields, guarded, uploads
 from sdlora.ui.look import shown, widget
 
@@ -31,11 +31,12 @@ class Canvas:
 
 
 def layout() -> Canvas:
-    with gr.Accordion(words.INIT, open=False, elem_id="init-box"):
-        gr.Markdown(words.INIT_LEAD, elem_classes="quiet")
-        upload = gr.File(label=words.INIT_DROP, file_types=["image"], type="filepath", height=124, elem_id="init-upload")
-        board = widget("canvas", "element, props", value=None, elem_id="init-board", data={"words": words.CANVAS})
-        strength = gr.Slider(0.05, 1, value=0.6, step=0.05, label=words.INIT_STRENGTH, info=words.INIT_STRENGTH_INFO)
+    with gr.Accordion(gallery_words.INIT, open=False, elem_id="init-box"):
+        gr.Markdown(gallery_words.INIT_LEAD, elem_classes="quiet")
+        upload = gr.File(label=gallery_words.INIT_DROP, file_types=["image"], type="filepath", height=124, elem_id="init-upload")
+        board = widget("canvas", "element, props", value=None, elem_id="init-board", data={"words": gallery_words.CANVAS})
+        told = {"label": gallery_words.INIT_STRENGTH, "info": gallery_words.INIT_STRENGTH_INFO}
+        strength = gr.Slider(0.05, 1, value=0.6, step=0.05, **told)
     return Canvas(upload, board, strength)
 
 
@@ -49,7 +50,7 @@ def begin(file: object) -> tuple:
     image = open_picture(uploads([file])[0])
     image.thumbnail((LARGEST, LARGEST))
     kept = draws.keep_input(image)
-    data = {"src": shown(draws.input_path(kept), SHOWN), "id": kept, "words": words.CANVAS}
+    data = {"src": shown(draws.input_path(kept), SHOWN), "id": kept, "words": gallery_words.CANVAS}
     return gr.HTML(data=data, value={"id": kept, "mask": ""}), None
 
 

@@ -15,7 +15,7 @@ from sdlora.library import index
 from sdlora.lora.blocks import PRESETS
 from sdlora.lora.metadata import marked
 from sdlora.storage import confine, write_atomic
-from sdlora.ui import shelf, styles, words
+from sdlora.ui import gallery_words, shelf, styles, words
 from sdlora.ui.asking import Question, asking
 from sdlora.ui.guard import an_id, fields, number, one_of, text
 from sdlora.ui.look import widget
@@ -41,8 +41,8 @@ def layout() -> gr.HTML:
 
 def data_of(cards: dict[str, dict]) -> dict:
     """What gallery.js draws of the desk beside its value; `cards`: as the shelf's, by style id."""
-    ways = [(title, way) for way, title in words.SAVE_WAYS.items()]
-    return {"words": words.DESK, "none": words.DESK_EMPTY, "blocks": list(PRESETS), "ways": ways, "cards": cards}
+    ways = [(title, way) for way, title in gallery_words.SAVE_WAYS.items()]
+    return {"words": gallery_words.DESK, "none": gallery_words.DESK_EMPTY, "blocks": list(PRESETS), "ways": ways, "cards": cards}
 
 
 def rows_of(value: object) -> list[Row]:
@@ -57,9 +57,9 @@ def rows_of(value: object) -> list[Row]:
 def row_of(row: dict) -> Row:
     entry = index.find(an_id(row.get("id"), "style"))
     of_text = row.get("text")
-    start, end = (number(row.get(key), 0, 1, words.DESK[key]) for key in ("start", "end"))
+    start, end = (number(row.get(key), 0, 1, gallery_words.DESK[key]) for key in ("start", "end"))
     if start > end:
-        raise UserError(words.ENDS_BEFORE.format(name=entry.name))
+        raise UserError(gallery_words.ENDS_BEFORE.format(name=entry.name))
     return Row(
         entry,
         make(
@@ -67,7 +67,7 @@ def row_of(row: dict) -> Row:
             {
                 "file": str(entry.path),
                 "strength": number(row.get("strength"), -4, 4, words.STRENGTH),
-                "text_strength": None if of_text is None else number(of_text, -4, 4, words.DESK["text"]),
+                "text_strength": None if of_text is None else number(of_text, -4, 4, gallery_words.DESK["text"]),
                 "blocks": text(row.get("blocks"), 400),
                 "start": start,
                 "end": end,
@@ -108,7 +108,7 @@ def weigh(data: object) -> dict:
     """The rows -> the payload of the question how they get on."""
     rows = rows_of(data)
     if not rows:
-        raise UserError(words.DESK_EMPTY)
+        raise UserError(gallery_words.DESK_EMPTY)
     return {
         "base": base_spec(rows),
         "ids": [row.entry.id for row in rows],
@@ -123,16 +123,16 @@ def weighed(answer: desk.Answer) -> dict:
     names = [index.find(style).name for style in rows]
     told = {
         "pushes": {style: pushed(row["push"]) for style, row in rows.items()},
-        "lines": [words.TOGETHER.format(push=f"{found['push']:.0%}")] if len(rows) > 1 else [],
+        "lines": [gallery_words.TOGETHER.format(push=f"{found['push']:.0%}")] if len(rows) > 1 else [],
     }
     for pair in found["pairs"]:
-        said = words.PULLS[pair["cosine"] > 0]
+        said = gallery_words.PULLS[pair["cosine"] > 0]
         if abs(pair["cosine"]) >= ALIKE:
             share = f"{abs(pair['cosine']):.0%}"
             told["lines"].append(said.format(one=names[pair["one"]], other=names[pair["other"]], share=share))
     if found["warning"]:
         times = f"{found['stretch']:.1f}"
-        told["warning"] = (words.BURNS if len(rows) > 1 else words.BURNS_ALONE).format(times=times)
+        told["warning"] = (gallery_words.BURNS if len(rows) > 1 else gallery_words.BURNS_ALONE).format(times=times)
         told["suggested"] = {style: row["suggested"] for style, row in rows.items()}
     if len(rows) > 1:
         told["balanced"] = {style: row["balanced"] for style, row in rows.items()}
@@ -142,7 +142,7 @@ def weighed(answer: desk.Answer) -> dict:
 def pushed(push: float) -> dict:
     """A push |dW| / |W| as words and as the length of its bar."""
     percent = round(min(100 * push / LONGEST, 100), 1)
-    return {"text": words.PUSH.format(push=f"{push:.0%}"), "percent": percent, "strong": push > LONGEST}
+    return {"text": gallery_words.PUSH.format(push=f"{push:.0%}"), "percent": percent, "strong": push > LONGEST}
 
 
 def blended(data: object) -> dict:
@@ -150,10 +150,10 @@ def blended(data: object) -> dict:
     asked = fields(data)
     rows, name = rows_of(asked.get("rows")), text(asked.get("name"), 80)
     if not rows:
-        raise UserError(words.DESK_EMPTY)
+        raise UserError(gallery_words.DESK_EMPTY)
     if not name:
-        raise UserError(words.NAME_EMPTY)
-    method, _, rank = one_of(asked.get("way"), words.SAVE_WAYS).partition(" ")
+        raise UserError(gallery_words.NAME_EMPTY)
+    method, _, rank = one_of(asked.get("way"), gallery_words.SAVE_WAYS).partition(" ")
     choices = [row.choice.model_dump(mode="json") for row in rows]
     return {"base": base_spec(rows), "loras": choices, "name": name, "method": method, "rank": int(rank) if rank else None}
 
@@ -165,7 +165,7 @@ def kept(answer: desk.Answer) -> dict:
     drawn = next((each.path for each in draws.list_pictures(RECENT) if each.settings.get("loras") == found["loras"]), None)
     if drawn and entry.thumbnail is None:
         write_atomic(entry.path.with_suffix(".png"), marked(drawn.read_bytes()))
-    told = words.SAVED_BLEND.format(name=entry.name, energy=f"{found['energy']:.1%}")
+    told = gallery_words.SAVED_BLEND.format(name=entry.name, energy=f"{found['energy']:.1%}")
     return {"text": " ".join([told, *found["notes"]])}
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from sdlora.ui import blend, canvas, desk, drawing, grid, history, recall, shelf, words
+from sdlora.ui import blend, canvas, desk, drawing, gallery_words, grid, history, recall, shelf, words
 from sdlora.ui.guard import QUIET, guarded
 
 
@@ -22,18 +22,18 @@ class Gallery:
 
 def layout() -> Gallery:
     with gr.Column(elem_classes="act"):
-        gr.Markdown(f"## {words.TAB_GALLERY}\n\n{words.GALLERY_LEAD}")
+        gr.Markdown(f"## {words.TAB_GALLERY}\n\n{gallery_words.GALLERY_LEAD}")
         cards = shelf.layout()
     with gr.Column(elem_classes="act", elem_id="act-desk"):
-        gr.Markdown(f"## {words.DESK_TITLE}\n\n{words.DESK_LEAD}")
+        gr.Markdown(f"## {gallery_words.DESK_TITLE}\n\n{gallery_words.DESK_LEAD}")
         rows = desk.layout()
         method, every = blend.methods()
     with gr.Column(elem_classes="act", elem_id="act-blend"):
-        gr.Markdown(f"## {words.GALLERY_DRAW}")
+        gr.Markdown(f"## {gallery_words.GALLERY_DRAW}")
         again = recall.layout()
         form = blend.layout(rows, method, every)
     with gr.Column(elem_classes="act", elem_id="act-grid"):
-        gr.Markdown(f"## {words.GRID}")
+        gr.Markdown(f"## {gallery_words.GRID}")
         cells = grid.layout()
     return Gallery(cards, rows, form, cells, again)
 

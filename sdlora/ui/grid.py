@@ -17,7 +17,7 @@ from sdlora.jobs import run as runs
 from sdlora.jobs.worker import ensure_worker
 from sdlora.library import index
 from sdlora.library.tags import named, with_tags
-from sdlora.ui import blend, drawing, history, words
+from sdlora.ui import blend, drawing, gallery_words, history, words
 from sdlora.ui.guard import QUIET, guarded, one_of, text
 from sdlora.ui.look import shown, widget
 from sdlora.ui.strip import choosable, download_copy, point_file
@@ -41,23 +41,23 @@ class Grid:
 
 
 def layout() -> Grid:
-    gr.Markdown(words.GRID_LEAD, elem_classes="quiet")
-    kinds = [(title, key) for key, title in words.AXES.items()]
+    gr.Markdown(gallery_words.GRID_LEAD, elem_classes="quiet")
+    kinds = [(title, key) for key, title in gallery_words.AXES.items()]
     sides = []
-    for key, label, kind in (("x", words.GRID_X, "strength"), ("y", words.GRID_Y, NONE)):
+    for key, label, kind in (("x", gallery_words.GRID_X, "strength"), ("y", gallery_words.GRID_Y, NONE)):
         with gr.Row(elem_classes="grid-side"):
-            choices = kinds if key == "x" else [(words.GRID_NONE, NONE), *kinds]
+            choices = kinds if key == "x" else [(gallery_words.GRID_NONE, NONE), *kinds]
             sides.append(gr.Dropdown(choices, value=kind, label=label, scale=2, min_width=170, elem_id=f"grid-{key}"))
-            info = {"label": words.GRID_VALUES, "info": words.GRID_VALUES_INFO, "max_length": MOST_TEXT}
-            values = words.AXIS_BEGIN.get(kind, "")
+            info = {"label": gallery_words.GRID_VALUES, "info": gallery_words.GRID_VALUES_INFO, "max_length": MOST_TEXT}
+            values = gallery_words.AXIS_BEGIN.get(kind, "")
             sides.append(gr.Textbox(values, scale=5, min_width=220, elem_id=f"grid-{key}-values", **info))
     with gr.Row():
-        draw = gr.Button(words.GRID_DRAW, variant="primary", scale=0, min_width=150, elem_id="grid-draw")
-        strip = gr.Button(words.GRID_STRIP, scale=0, min_width=150, elem_id="grid-strip")
-        pairs = gr.Button(words.GRID_PAIRS, scale=0, min_width=170, elem_id="grid-pairs")
+        draw = gr.Button(gallery_words.GRID_DRAW, variant="primary", scale=0, min_width=150, elem_id="grid-draw")
+        strip = gr.Button(gallery_words.GRID_STRIP, scale=0, min_width=150, elem_id="grid-strip")
+        pairs = gr.Button(gallery_words.GRID_PAIRS, scale=0, min_width=170, elem_id="grid-pairs")
     made = drawing.layout("grid")
     table = widget("strip", elem_id="grid-table")
-    sheet = gr.DownloadButton(words.GRID_SHEET, visible=False, scale=0, elem_id="grid-sheet")
+    sheet = gr.DownloadButton(gallery_words.GRID_SHEET, visible=False, scale=0, elem_id="grid-sheet")
     return Grid(sides, strip, pairs, draw, made, table, sheet)
 
 
@@ -74,17 +74,17 @@ def connect(act: Grid, form: blend.Form, kept: gr.HTML) -> None:
 
 def begin_values(kind: object) -> str:
     """Values to begin with when a kind is chosen."""
-    kind = one_of(kind, [NONE, *words.AXES])
+    kind = one_of(kind, [NONE, *gallery_words.AXES])
     if kind == "lora":
         return " | ".join(entry.name for entry in index.list_loras(limit=3))
     if kind == "point":
         return next((run.name for run in runs.list_runs() if choosable(run)), "")
-    return words.AXIS_BEGIN.get(kind, "")
+    return gallery_words.AXIS_BEGIN.get(kind, "")
 
 
 def axis(kind: object, values: object) -> Axis | None:
     """One side as the form says it. Raises UserError."""
-    kind, values = one_of(kind, [NONE, *words.AXES]), text(values, MOST_TEXT)
+    kind, values = one_of(kind, [NONE, *gallery_words.AXES]), text(values, MOST_TEXT)
     if kind == NONE:
         return None
     parsed = grid.parse(f"{kind}={values}")
@@ -97,7 +97,7 @@ def axis(kind: object, values: object) -> Axis | None:
 
 def style(name: str) -> tuple[str, LoraChoice | None]:
     """A name on the shelf, or the word for none -> (label, choice)."""
-    if name.strip().lower() in words.NO_STYLE:
+    if name.strip().lower() in gallery_words.NO_STYLE:
         return words.BASE_ALONE, None
     entry = named(name)
     return entry.name, LoraChoice(file=str(entry.path))
@@ -107,21 +107,22 @@ def points(name: str) -> list[tuple[str, LoraChoice]]:
     """The saved points of the newest run with this name."""
     run = next((run for run in runs.list_runs() if run.name.lower() == name.strip().lower() and choosable(run)), None)
     if run is None:
-        raise UserError(words.NO_SUCH_RUN.format(name=name))
-    return [(words.ROUND.format(step=step), LoraChoice(file=str(point_file(run, step)))) for step in sorted(choosable(run))]
+        raise UserError(gallery_words.NO_SUCH_RUN.format(name=name))
+    files = {step: str(point_file(run, step)) for step in sorted(choosable(run))}
+    return [(gallery_words.ROUND.format(step=step), LoraChoice(file=file)) for step, file in files.items()]
 
 
 def draw(*values: object) -> tuple:
     """Queue the grid that the form describes. `values`: the four of the sides, then those of blend.Form."""
     x, y = axis(*values[:2]), axis(*values[2:4])
     if x is None:
-        raise UserError(words.GRID_NO_X)
+        raise UserError(gallery_words.GRID_NO_X)
     return begin(blend.Asked(*values[4:]), lambda config: [x, *([y] if y else [])])
 
 
 def draw_strip(*values: object) -> tuple:
     """Queue the strip of strengths."""
-    return begin(blend.Asked(*values), lambda config: [grid.parse(f"strength={words.AXIS_BEGIN['strength']}")])
+    return begin(blend.Asked(*values), lambda config: [grid.parse(f"strength={gallery_words.AXIS_BEGIN['strength']}")])
 
 
 def draw_pairs(*values: object) -> tuple:
@@ -163,7 +164,7 @@ def table_of(axes: list[Axis], cells: dict[str, str], prompt: str) -> dict:
     columns, rows = axes[0].labels, axes[1].labels if axes[1:] else (prompt,)
     names = [[Cell(column, row, "", None).name for column in range(len(columns))] for row in range(len(rows))]
     return {
-        "title": words.GRID_TITLE,
+        "title": gallery_words.GRID_TITLE,
         "columns": [{"step": number, "label": label, "choosable": False} for number, label in enumerate(columns)],
         "rows": [
             {"prompt": label, "label": label, "cells": [cells.get(name, "") for name in line]}

@@ -10,7 +10,7 @@ import gradio as gr
 
 from sdlora.config import DrawConfig, LoraChoice
 from sdlora.library import index, tags
-from sdlora.ui import blend, desk, history, words
+from sdlora.ui import blend, desk, gallery_words, history
 from sdlora.ui.guard import QUIET, guarded, uploads
 from sdlora.ui.look import widget
 
@@ -24,8 +24,8 @@ class Recall:
 
 
 def layout() -> Recall:
-    with gr.Accordion(words.RECALL, open=False, elem_id="recall-box"):
-        drop = gr.File(label=words.RECALL_DROP, file_types=["image"], type="filepath", height=124, elem_id="recall-drop")
+    with gr.Accordion(gallery_words.RECALL, open=False, elem_id="recall-box"):
+        drop = gr.File(label=gallery_words.RECALL_DROP, file_types=["image"], type="filepath", height=124, elem_id="recall-drop")
     return Recall(drop, widget("notes", elem_id="recall-notes"))
 
 
@@ -52,7 +52,7 @@ def taken(picture: Path) -> tuple:
     fields, sentences = tags.recall(picture)
     rows = [row for row in map(row_of, fields.get("loras", [])) if row]
     values = {name: fields.get(name, DrawConfig.model_fields[name].get_default()) for name in FIELDS}
-    told = {"notes": [words.RECALLED.format(count=len(rows)), *sentences]}
+    told = {"notes": [gallery_words.RECALLED.format(count=len(rows)), *sentences]}
     every = fields.get("switch_every", gr.skip())
     return desk.filled(rows), fields["prompts"][0], every, *(values[name] for name in FIELDS), gr.HTML(data=told), None
 

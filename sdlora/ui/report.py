@@ -9,7 +9,7 @@ from sdlora.errors import UserError
 from sdlora.jobs import desk
 from sdlora.library import index
 from sdlora.storage import confine
-from sdlora.ui import words
+from sdlora.ui import gallery_words, words
 from sdlora.ui.asking import Question, asking
 from sdlora.ui.guard import an_id, fields, guarded_server, one_of, text
 
@@ -29,22 +29,22 @@ def told(answer: desk.Answer) -> dict:
     return {
         "rows": rows(found),
         "bars": bars(found.get("blocks") or {}),
-        "bars_title": words.REPORT_BARS,
+        "bars_title": gallery_words.REPORT_BARS,
         "problems": [*found["problems"], *twins(entry)],
         "ignored": [f"{each['name']}: {each['reason']}" for each in found["ignored"][:MOST_LISTED]],
-        "ignored_title": words.REPORT_IGNORED.format(count=len(found["ignored"])),
+        "ignored_title": gallery_words.REPORT_IGNORED.format(count=len(found["ignored"])),
         "fields": facts_of(entry),
         "about": about(found["metadata"]),
-        "about_title": words.ABOUT_TITLE,
-        "private": words.PRIVATE.format(count=len(found["private"])) if found["private"] else "",
-        "ways": [{"key": key, "label": label} for key, label in words.DOWNLOADS.items()],
+        "about_title": gallery_words.ABOUT_TITLE,
+        "private": gallery_words.PRIVATE.format(count=len(found["private"])) if found["private"] else "",
+        "ways": [{"key": key, "label": label} for key, label in gallery_words.DOWNLOADS.items()],
     }
 
 
 def twins(entry: index.LoraEntry) -> list[str]:
     """A sentence for every other file of the shelf that holds the very same tensors."""
     same = next((group for group in index.duplicates() if entry.id in {each.id for each in group}), [])
-    return [words.TWIN.format(name=each.name) for each in same if each.id != entry.id]
+    return [gallery_words.TWIN.format(name=each.name) for each in same if each.id != entry.id]
 
 
 def rows(found: dict) -> list[tuple[str, str]]:
@@ -52,18 +52,18 @@ def rows(found: dict) -> list[tuple[str, str]]:
     family = found["family"]
     families = [family] if isinstance(family, str) else list(family)
     parts = ", ".join(
-        words.REPORT_PART.format(part=part.upper(), **count) for part, count in found["parts"].items() if count["modules"]
+        gallery_words.REPORT_PART.format(part=part.upper(), **count) for part, count in found["parts"].items() if count["modules"]
     )
+    acting = gallery_words.REPORT_OF.format(matched=found["matched"], modules=found["modules"], parts=parts)
     listed = [
-        (words.REPORT_MATCHED, words.REPORT_OF.format(matched=found["matched"], modules=found["modules"], parts=parts)),
-        (words.REPORT_FAMILY, ", ".join(words.FAMILIES.get(each, each) for each in families) or "–"),
-        (words.REPORT_KIND, f"{found['kind']} · {found['dialect']}"),
-        (words.REPORT_RANK, written(found.get("ranks") or found["rank"])),
-        (words.REPORT_ALPHA, written(found["alpha"])),
-        (words.REPORT_SCALE, written(found["effective_scale"])),
-        (words.REPORT_PUSH, f"{found['push'] or 0:.1%}"),
-        (words.TRIGGER, found["trigger"]),
-        (words.REPORT_SIZE, words.MEGABYTES.format(size=found["file_bytes"] / 1e6)),
+        (gallery_words.REPORT_MATCHED, acting),
+        (gallery_words.REPORT_FAMILY, ", ".join(words.FAMILIES.get(each, each) for each in families) or "–"),
+        (gallery_words.REPORT_KIND, f"{found['kind']} · {found['dialect']}"),
+        (gallery_words.REPORT_RANK, written(found.get("ranks") or found["rank"])),
+        (gallery_words.REPORT_ALPHA, written(found["alpha"])),
+        (gallery_words.REPORT_SCALE, written(found["effective_scale"])),
+        (gallery_words.REPORT_PUSH, f"{found['push'] or 0:.1%}"),
+        (gallery_words.REPORT_SIZE, gallery_words.MEGABYTES.format(size=found["file_bytes"] / 1e6)),
     ]
     return [(name, value) for name, value in listed if value]
 
@@ -87,7 +87,7 @@ def facts_of(entry: index.LoraEntry) -> list[dict]:
     known = {"name": entry.name, "trigger": entry.trigger, "tags": ", ".join(entry.tags), "notes": entry.notes}
     return [
         {"key": key, "label": label, "value": known[key], "most": 80 if key == "name" else 2000, "long": key == "notes"}
-        for key, label in words.FACTS.items()
+        for key, label in gallery_words.FACTS.items()
     ]
 
 
@@ -96,7 +96,7 @@ def about(metadata: dict[str, str]) -> list[dict]:
     keys = {"author": "modelspec.author", "licence": "modelspec.license", "consent": "sdlora_consent", "note": "sdlora_note"}
     return [
         {"key": key, "label": label, "value": metadata.get(keys[key], ""), "most": 2000, "long": key == "note"}
-        for key, label in words.ABOUT_FILE.items()
+        for key, label in gallery_words.ABOUT_FILE.items()
     ]
 
 
@@ -105,9 +105,9 @@ def keep_facts(data: object) -> dict:
     """Called by gallery.js: [style id, {field: text}] -> {} once they are kept."""
     style, facts = data if isinstance(data, list) and len(data) == 2 else (None, None)
     entry = index.find(an_id(style, "style"))
-    said = {key: text(fields(facts).get(key)) for key in words.FACTS if key in fields(facts)}
+    said = {key: text(fields(facts).get(key)) for key in gallery_words.FACTS if key in fields(facts)}
     if not said.get("name", entry.name):
-        raise UserError(words.NAME_EMPTY)
+        raise UserError(gallery_words.NAME_EMPTY)
     if said.get("name", entry.name) != entry.name:
         index.rename(entry.id, said["name"])
     tags = tuple(tag.strip() for tag in said.get("tags", "").split(",") if tag.strip())
@@ -122,8 +122,8 @@ def conversion(data: object) -> dict:
     return {
         "file": str(entry.path),
         "name": entry.name,
-        "way": one_of(way, words.DOWNLOADS),
-        "about": {key: text(fields(said).get(key)) for key in words.ABOUT_FILE},
+        "way": one_of(way, gallery_words.DOWNLOADS),
+        "about": {key: text(fields(said).get(key)) for key in gallery_words.ABOUT_FILE},
         "cover": str(entry.thumbnail) if entry.thumbnail else "",
     }
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import gradio as gr
 
 from sdlora.library import index
-from sdlora.ui import report, words
+from sdlora.ui import gallery_words, report, words
 from sdlora.ui.guard import QUIET, an_id, fields, guarded, one_of, text, uploads, whole
 from sdlora.ui.look import shown, widget
 from sdlora.ui.strip import download_copy
@@ -44,13 +44,13 @@ class Shelf:
 def layout() -> Shelf:
     with gr.Row(elem_id="shelf-tools"):
         query = gr.Textbox(
-            show_label=False, placeholder=words.SEARCH, max_length=200, scale=4, min_width=220, elem_id="shelf-search"
+            show_label=False, placeholder=gallery_words.SEARCH, max_length=200, scale=4, min_width=220, elem_id="shelf-search"
         )
-        families = [(words.ALL_FAMILIES, ""), *((title, key) for key, title in words.FAMILIES.items())]
+        families = [(gallery_words.ALL_FAMILIES, ""), *((title, key) for key, title in words.FAMILIES.items())]
         family = gr.Dropdown(families, value="", show_label=False, scale=2, min_width=150, elem_id="shelf-family")
-        sorts = [(title, key) for key, title in words.SORTS.items()]
+        sorts = [(title, key) for key, title in gallery_words.SORTS.items()]
         sort = gr.Dropdown(sorts, value="new", show_label=False, scale=2, min_width=150, elem_id="shelf-sort")
-        starred = gr.Checkbox(label=words.STARRED, scale=1, min_width=120, container=False, elem_id="shelf-starred")
+        starred = gr.Checkbox(label=gallery_words.STARRED, scale=1, min_width=120, container=False, elem_id="shelf-starred")
     cards = widget(
         "shelf",
         "element, props, trigger, server",
@@ -58,9 +58,9 @@ def layout() -> Shelf:
         events=EVENTS,
         server_functions=report.SERVER,
     )
-    fetch = gr.DownloadButton(words.DOWNLOAD, elem_id="shelf-fetch", elem_classes="unseen")
+    fetch = gr.DownloadButton(gallery_words.DOWNLOAD, elem_id="shelf-fetch", elem_classes="unseen")
     upload = gr.File(
-        label=words.UPLOAD_STYLE,
+        label=gallery_words.UPLOAD_STYLE,
         file_types=[".safetensors"],
         file_count="multiple",
         type="filepath",
@@ -87,8 +87,8 @@ def connect(shelf: Shelf) -> None:
 
 def card_of(entry: index.LoraEntry) -> dict:
     """What gallery.js draws of one file, on the shelf and on the desk."""
-    kind = words.KIND_RANK.format(kind=entry.kind, rank=entry.rank) if entry.rank else entry.kind
-    line = (words.FAMILIES.get(entry.family, entry.family), kind, words.MEGABYTES.format(size=entry.file_bytes / 1e6))
+    kind = gallery_words.KIND_RANK.format(kind=entry.kind, rank=entry.rank) if entry.rank else entry.kind
+    line = (words.FAMILIES.get(entry.family, entry.family), kind, gallery_words.MEGABYTES.format(size=entry.file_bytes / 1e6))
     return {
         "id": entry.id,
         "title": entry.name,
@@ -104,19 +104,20 @@ def shelf_data(query: str = "", family: str = "", sort: str = "new", starred: bo
     """What gallery.js draws of the shelf: the first `most` files that match, and whether there are more."""
     found = index.list_loras(query, family=family, favourite=starred, sort=sort, limit=most + 1)
     narrowed, state = bool(query or family or starred), index.state()
+    unread = gallery_words.READING_SHELF.format(unread=state.unread, files=state.files)
     return {
         "cards": [card_of(entry) for entry in found[:most]],
-        "more": words.MORE_STYLES if len(found) > most else "",
-        "none": words.NO_MATCH if narrowed else words.NO_STYLES,
-        "reading": words.READING_SHELF.format(unread=state.unread, files=state.files) if state.unread and state.busy else "",
-        "words": words.SHELF,
+        "more": gallery_words.MORE_STYLES if len(found) > most else "",
+        "none": gallery_words.NO_MATCH if narrowed else gallery_words.NO_STYLES,
+        "reading": unread if state.unread and state.busy else "",
+        "words": gallery_words.SHELF,
     }
 
 
 def show(*looking: object, undo: dict | None = None) -> gr.HTML:
     """The shelf as it is now. `looking`: words, family, sort, starred only, how many; `undo`: what can be brought back."""
     query, family, sort, starred, most = looking or ("", "", "new", False, PAGE)
-    family, sort = one_of(family, ["", *words.FAMILIES]), one_of(sort, words.SORTS)
+    family, sort = one_of(family, ["", *words.FAMILIES]), one_of(sort, gallery_words.SORTS)
     found = shelf_data(text(query, 200), family, sort, starred is True, whole(most, 1, MOST, words.TAB_GALLERY))
     return gr.HTML(data=found | {"undo": undo})
 
@@ -138,7 +139,7 @@ def remove(query: object, family: object, sort: object, starred: object, most: o
     """Take a file off the shelf; the shelf then offers to bring it back."""
     entry = index.find(asked(event))
     index.delete(entry.id)
-    gone = {"id": entry.id, "text": words.DELETED_STYLE.format(name=entry.name)}
+    gone = {"id": entry.id, "text": gallery_words.DELETED_STYLE.format(name=entry.name)}
     return show(query, family, sort, starred, most, undo=gone)
 
 
