@@ -114,12 +114,15 @@ def modelspec(config: TrainConfig, base: BaseFacts, making: Making) -> dict[str,
 
 
 def completed(told: Mapping[str, str], family: str, ranks: Sequence[int], alphas: Sequence[float]) -> dict[str, str]:
-    """`told`, with the few keys that other programs cannot do without where they are missing (A1111 takes a file for SD 1.x
-    and hides it, when ss_base_model_version does not say otherwise)."""
+    """`told` with its ranks put right, and the few keys that other programs cannot do without where they are missing.
+
+    A1111 takes a file for SD 1.x and hides it, when ss_base_model_version does not say otherwise.
+    """
     least = {"ss_v2": str(family == "sd2"), "ss_base_model_version": BASE_VERSIONS.get(family, ""),
              "ss_network_module": "networks.lora", "ss_network_args": "{}", "modelspec.sai_model_spec": "1.0.1",
-             "modelspec.architecture": ARCHITECTURES.get(family, "")} | numbers(ranks, alphas)
-    return {key: value for key, value in (least | dict(told)).items() if value and key != "lora_adapter_metadata"}
+             "modelspec.architecture": ARCHITECTURES.get(family, "")}
+    whole = least | dict(told) | numbers(ranks, alphas)
+    return {key: value for key, value in whole.items() if value and key != "lora_adapter_metadata"}
 
 
 def derived(told: Mapping[str, str], *, title: str, ranks: Sequence[int], alphas: Sequence[float],
@@ -129,7 +132,7 @@ def derived(told: Mapping[str, str], *, title: str, ranks: Sequence[int], alphas
     ranks, alphas: of all modules; "Dynamic" where they differ, as kohya's tools write it.
     """
     kept = {key: value for key, value in told.items() if key != "lora_adapter_metadata"}  # PEFT's ranks and alphas, now others
-    return kept | numbers(ranks, alphas) | origin(title, recipe)
+    return {"ss_network_module": "networks.lora", "ss_network_args": "{}"} | kept | numbers(ranks, alphas) | origin(title, recipe)
 
 
 def merged(sources: Sequence[Mapping[str, str]], family: str, *, title: str, ranks: Sequence[int], alphas: Sequence[float],

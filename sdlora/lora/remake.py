@@ -47,7 +47,7 @@ def convert_file(path: Path, out: Path, dialect: Literal["kohya", "diffusers"], 
     shapes, weight_of = shapes_of(found, weights), weight_finder(weights)
     made = to_form(found.adapters, "plain" if plain else dialect, limit=limit, shapes=shapes, weight_of=weight_of)
     way = alpha_goes(made.adapters, DTYPES[dtype]) if dialect == "diffusers" else "data"
-    told = metadata.completed(found.metadata, family, *sizes(made.adapters))
+    told = metadata.completed(told_of(found, made.adapters), family, *sizes(made.adapters))
     write(out, made.adapters, told, dialect=dialect, dtype=dtype, family=family)
     again = read(out)
     exact = [name for name in again.adapters if name not in made.energy and name in found.adapters]
@@ -67,7 +67,7 @@ def resize_file(path: Path, out: Path, limit: Limit, *, dtype: Dtype = None, wei
     made, energy = resize(found.adapters, limit, shapes=shapes_of(found, weights), weight_of=weight_finder(weights))
     dialect = "diffusers" if found.dialect == "diffusers" and all(map(diffusers_holds, made.values())) else "kohya"
     recipe = {"method": "resize", "rank": limit.rank, "keep": limit.keep, "fro": limit.fro, "sources": [source(path)]}
-    told = metadata.derived(found.metadata, title=Path(out).stem, ranks=sizes(made)[0], alphas=sizes(made)[1],
+    told = metadata.derived(told_of(found, made), title=Path(out).stem, ranks=sizes(made)[0], alphas=sizes(made)[1],
                             recipe=recipe)
     write(out, made, told, dialect=dialect, dtype=dtype or dtype_of(found.adapters), family=family)
     return {"file": str(path), "out": str(out), "ranks_before": ends(found.adapters), "ranks_after": ends(made),
@@ -83,6 +83,10 @@ def merge_files(choices: Sequence[LoraChoice], out: Path, *, method: Method = "c
     """
     files = [opened(Path(choice.file)) for choice in choices]
     family = common_family(choices, [found for found, _ in files])
+    blocked = next((choice for choice in choices if choice.blocks and not family), None)
+    if blocked:
+        raise UserError(f"{Path(blocked.file).name} does not tell which kind of base it is for, so its blocks are not known.",
+                        "Blend it without block weights.")
     ingredients = [Ingredient(found.adapters, choice.strength, choice.text_strength,
                               blocks.parse(choice.blocks, family) if family else {}, name=Path(choice.file).stem, family=family)
                    for choice, (found, _) in zip(choices, files, strict=True)]
@@ -125,6 +129,12 @@ def extracted_file(found: Extracted, out: Path, family: str, recipe: Mapping[str
     return {"out": str(out), "modules": len(found.adapters), "ranks": ends(found.adapters),
             **retained(found.adapters, found.energy, family), "elsewhere": found.elsewhere,
             "bytes_out": Path(out).stat().st_size}
+
+
+def told_of(found: LoraFile, made: Adapters) -> dict[str, str]:
+    """The metadata of a file, less what says of which kind of network it was, where `made` of it is of another."""
+    same = all(made[path].kind == adapter.kind for path, adapter in found.adapters.items() if path in made)
+    return {key: value for key, value in found.metadata.items() if same or key not in ("ss_network_module", "ss_network_args")}
 
 
 def opened(path: Path) -> tuple[LoraFile, str]:

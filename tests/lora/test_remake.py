@@ -95,6 +95,27 @@ def test_resizing_reports_every_block(tmp_path):
     assert file.read(tmp_path / "e.safetensors").dialect == "diffusers"
 
 
+def test_what_a_file_says_of_its_network_is_true_of_what_was_made_of_it(tmp_path):
+    said = {"ss_network_module": "lycoris.kohya", "ss_network_args": '{"algo": "loha"}', "ss_network_dim": "99"}
+    loha = write.write(tmp_path / "a.safetensors", {LINEAR: adapter("loha", LINEAR)}, said, dtype="fp32", family="mini")
+    remake.convert_file(loha, tmp_path / "same.safetensors", "kohya")
+    told = file.header(tmp_path / "same.safetensors").metadata
+    assert told["ss_network_module"] == "lycoris.kohya" and told["ss_network_dim"] == str(adapter("loha", LINEAR).rank)
+    remake.convert_file(loha, tmp_path / "plain.safetensors", "kohya", plain=True)
+    remake.resize_file(loha, tmp_path / "small.safetensors", Limit(rank=2))
+    for name in ("plain", "small"):
+        told = file.header(tmp_path / f"{name}.safetensors").metadata
+        rank, = {each.rank for each in file.read(tmp_path / f"{name}.safetensors").adapters.values()}
+        assert (told["ss_network_module"], told["ss_network_args"], told["ss_network_dim"]) == ("networks.lora", "{}", str(rank))
+
+
+def test_block_weights_are_refused_where_blocks_are_not_known(tmp_path):
+    odd = {"mid_block.attentions.0.proj_in": Adapter("lora", {"up": numbers(7, 2), "down": numbers(2, 77)}, 2.0, 2, "unet")}
+    path = write.write(tmp_path / "odd.safetensors", odd, {}, family="sd1")
+    with pytest.raises(UserError, match="odd.safetensors does not tell"):
+        remake.merge_files([LoraChoice(file=str(path), blocks="OUTALL")], tmp_path / "b.safetensors")
+
+
 @pytest.mark.parametrize("method", ["concat", "svd"])
 def test_a_blend_of_files_is_one_file(tmp_path, method):
     first, second = made(tmp_path, {LINEAR: "lora", TEXT: "lora"}), made(tmp_path, {LINEAR: "loha", SQUARE: "lora"}, "b")
