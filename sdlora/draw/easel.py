@@ -34,7 +34,7 @@ class Easel:
         self.applied = Applied(base)
         self.loras: tuple[Ingredient, ...] = ()
         self.mixed: Multipliers | None = None
-        self.texts: OrderedDict[tuple, tuple[dict[str, Tensor], list[object]]] = OrderedDict()
+        self.texts: OrderedDict[tuple, dict[str, Tensor]] = OrderedDict()
 
     def load(self, loras: Sequence[Ingredient]) -> list[Matched]:
         """Take these LoRAs in, weights untouched. Raises UserError when one does not fit."""
@@ -59,14 +59,15 @@ class Easel:
         """
         of_text = [(lora, factor) for lora, factor in zip(self.loras, factors, strict=True)
                    if any(":" in path for path in lora.adapters)]
-        # by identity: what is kept beside the features keeps the number from being given to something else
-        key = (prompt, *sorted((id(lora.adapters), lora.strength if lora.text_strength is None else lora.text_strength,
+        # by content: so no text keeps a LoRA in memory, and one that is read from its file again is known
+        key = (prompt, *sorted((self.applied.shelf.ready(lora.adapters).digest,
+                                lora.strength if lora.text_strength is None else lora.text_strength,
                                 lora.blocks.get("BASE", 1.0), factor) for lora, factor in of_text if factor))
         if key not in self.texts:
             if of_text:
                 self.mix(factors)
-            self.texts[key] = encode(self.base, prompt), [lora.adapters for lora, _ in of_text]
+            self.texts[key] = encode(self.base, prompt)
         self.texts.move_to_end(key)
         while len(self.texts) > MOST_TEXTS:
             self.texts.popitem(last=False)
-        return self.texts[key][0]
+        return self.texts[key]

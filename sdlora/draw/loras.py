@@ -1,7 +1,7 @@
 """A chosen LoRA file -> a part of a blend. Knows nothing about weights in place or denoising."""
 
 import re
-from functools import lru_cache
+from collections import OrderedDict
 from pathlib import Path
 
 from sdlora.base import catalog
@@ -12,7 +12,8 @@ from sdlora.lora import file as lora_file
 from sdlora.lora.blend import Ingredient
 from sdlora.lora.report import refuse_other_build
 
-KEPT_FILES = 8
+MOST_BYTES, FEWEST_FILES = 2 * 1024**3, 8
+FILES: OrderedDict[tuple[Path, int, int], lora_file.LoraFile] = OrderedDict()
 
 
 def ingredient(choice: LoraChoice, base: Base) -> Ingredient:
@@ -37,9 +38,15 @@ def stamp(path: Path) -> tuple[int, int]:
     return facts.st_size, facts.st_mtime_ns
 
 
-@lru_cache(KEPT_FILES)
 def kept(path: Path, size: int, changed_ns: int) -> lora_file.LoraFile:
-    return lora_file.read(path)
+    """The file as it was read before, where it is still the same. The least recently used are let go when all are large."""
+    key = path, size, changed_ns
+    if key not in FILES:
+        FILES[key] = lora_file.read(path)
+    FILES.move_to_end(key)
+    while len(FILES) > FEWEST_FILES and sum(file_bytes for _, file_bytes, _ in FILES) > MOST_BYTES:
+        FILES.popitem(last=False)
+    return FILES[key]
 
 
 def told(choice: LoraChoice) -> dict[str, object]:

@@ -62,6 +62,7 @@ def test_a_prompt_is_read_once_while_its_text_encoders_stay_the_same(base, reads
     of_text = ingredient(UNET, TEXT)
     with_text = pictures(base, of_text)
     assert len(reads) == 4 and with_text == pictures(base, of_text) and len(reads) == 4
+    assert pictures(base, Ingredient(dict(of_text.adapters))) == with_text and len(reads) == 4  # read from its file again
     assert pictures(base, Ingredient(of_text.adapters, 1.0, 0.5)) != with_text and len(reads) == 6
     assert pictures(base, count=2) == plain and len(reads) == 6
 

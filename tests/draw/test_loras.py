@@ -51,6 +51,16 @@ def test_a_file_is_read_again_only_when_it_changed(base, tmp_path):
         loras.ingredient(choice, base)
 
 
+def test_a_blend_of_many_files_is_read_once(base, tmp_path, monkeypatch):
+    """A grid asks for all files of its blend again for every cell."""
+    choices = [LoraChoice(file=str(write(tmp_path / f"{seed}.safetensors", seed))) for seed in range(32)]
+    first = [loras.ingredient(choice, base).adapters for choice in choices]
+    assert all(loras.ingredient(choice, base).adapters is adapters for choice, adapters in zip(choices, first, strict=True))
+    monkeypatch.setattr(loras, "MOST_BYTES", 0)
+    loras.ingredient(choices[0], base)
+    assert len(loras.FILES) == loras.FEWEST_FILES and loras.ingredient(choices[0], base).adapters is first[0]
+
+
 def test_a_lora_of_another_build_of_mini_is_refused(base, tmp_path):
     loras.ingredient(LoraChoice(file=str(write(tmp_path / "a.safetensors", sdlora_base_identity=base.identity))), base)
     other = write(tmp_path / "b.safetensors", sdlora_base_family="mini", sdlora_base_identity="0" * 64)
