@@ -24,6 +24,7 @@ from sdlora.lora.geometry import Measured, measure
 
 FINE = 1.0    # the stretch that suggested and balanced strengths keep to: as far as a LoRA was trained to go
 BURNS = 1.25  # the stretch from which the artist is warned: the first at which some pictures were lost
+NOTHING = 1e-3  # the length of a sum of changes of length 1 each that is only their rounding
 ALIKE = 0.3   # the cosine worth a sentence: two styles had 0.05 to 0.15, shorter and longer trainings of one style 0.55 to 0.64
 
 
@@ -122,13 +123,18 @@ def longest(products: Tensor, moments: Sequence[Tensor]) -> tuple[float, Tensor]
 
 
 def balance(total: Tensor, own: Tensor, moments: Sequence[Tensor]) -> list[float]:
-    """What to multiply each strength by so that all push equally far, and together as far as now, but no further than FINE."""
+    """What to multiply each strength by so that all push equally far, and together as far as now, but no further than FINE.
+
+    1 where they would come to nothing together: changes that cancel out, or act at no moment, have no such strengths.
+    """
     lengths = total.diagonal().clamp(min=0).sqrt()
     acting = lengths > 0
     factors = torch.where(acting, 1 / lengths.clamp(min=1e-30), 1.0)
     even = total * factors[:, None] * factors
     now, then, stretch = (longest(each, moments)[0] for each in (total, even, even * own[:, None] * own))
-    scale = min(now / then, FINE / stretch) if stretch else 1.0
+    if then < NOTHING:
+        return [1.0] * len(own)
+    scale = min(now / then, FINE / stretch)
     return torch.where(acting, factors * scale, 1.0).tolist()
 
 

@@ -100,6 +100,14 @@ def test_balanced_strengths_push_equally_far_and_together_as_far_as_before():
                         WEIGHTS).stretch == pytest.approx(FINE, abs=0.02) and tamed.stretch > BURNS
 
 
+@pytest.mark.parametrize("blend_of_nothing", [
+    lambda: [of(style(1)), of(style(1), -1.0)],  # what one adds the other takes back
+    lambda: [of(style(1), start=0.5, end=0.5)]])  # never acts
+def test_a_blend_that_comes_to_nothing_is_left_as_it_is(blend_of_nothing):
+    blended = blend_of_nothing()
+    assert [row.balanced for row in interference(blended, WEIGHTS).rows] == [each.strength for each in blended]
+
+
 def test_a_weak_lora_is_overdone_beside_a_strong_one_too():
     """Drawn so: 60 steps of woodcut at 1.5 beside 600 of stained glass at 0.2 is lost, though their sum is short."""
     told = interference([of(style(1, 0.2), 1.5), of(style(2, 5.0), 0.2)], WEIGHTS)
