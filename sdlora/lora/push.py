@@ -33,6 +33,7 @@ def sizes(adapters: Adapters, table: Table, weights: Mapping[str, Tensor]) -> Si
         except ValueError:
             moved = 0.0
         found[path] = (moved if math.isfinite(moved) else 0.0, large)
+    noise.cache_clear()  # for a DoRA of SDXL they take hundreds of megabytes
     return found
 
 
