@@ -53,14 +53,14 @@ def convert(
     from sdlora.lora.write import rewrite
 
     source, report = file, {"file": str(file), "out": str(out)}
-    if to or plain or dtype:
+    if to or plain or dtype or rank is not None or keep is not None:
         from sdlora.lora import file as lora_file
         from sdlora.lora.convert import USUAL
         from sdlora.lora.remake import convert_file
         from sdlora.lora.resize import Limit
 
         dialect = to.value if to else "diffusers" if lora_file.read(file).dialect == "diffusers" else "kohya"
-        limit = Limit(rank or USUAL.rank, keep or USUAL.keep)
+        limit = Limit(USUAL.rank if rank is None else rank, USUAL.keep if keep is None else keep)
         report = convert_file(file, out, dialect, plain=plain, dtype=dtype.value if dtype else None, limit=limit,
                               weights=opened_weights(base, file))
         source = out

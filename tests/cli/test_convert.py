@@ -61,6 +61,12 @@ def test_the_form_stays_where_none_is_named(run, lora, tmp_path):
     assert told["sshs_model_hash"] == file.header(lora).metadata["sshs_model_hash"]
 
 
+@pytest.mark.parametrize("option", ["--rank", "--keep"])
+def test_a_limit_of_nothing_is_refused(run, lora, tmp_path, option):
+    with pytest.raises(UserError, match="got 0"):
+        run("convert", lora, option, 0, "--out", tmp_path / "b.safetensors")
+
+
 def test_a_base_is_used_where_it_is_needed(run, tmp_path):
     path = write.write(tmp_path / "d.safetensors", {SQUARE: adapter("oft", SQUARE)}, {}, dtype="fp32", family="mini")
     with pytest.raises(UserError, match="--base"):
