@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from sdlora.library.entries import LoraEntry
@@ -199,7 +199,8 @@ def show(found: "list[LoraEntry]", as_json: bool) -> None:
     if not found:
         typer.echo("No file on the shelf matches. Search for fewer words, or add a folder: sdlora library add FOLDER")
         return
-    table = Table("id", "name", "family", "kind", "rank", "MB", "trigger", box=None, pad_edge=False)
+    table = Table(Column("id", min_width=max(len(entry.id) for entry in found)),  # never cut: remove and restore take it
+                  "name", "family", "kind", "rank", "MB", "trigger", box=None, pad_edge=False)
     for entry in found:
         table.add_row(entry.id, ("* " if entry.favourite else "") + entry.name, entry.family, entry.kind, str(entry.rank or ""),
                       f"{entry.file_bytes / 1e6:.1f}", entry.problem or entry.trigger)

@@ -29,6 +29,14 @@ def folder(tmp_path):
     return tmp_path / "webui"
 
 
+def test_an_id_is_never_cut_because_remove_takes_it(sdlora, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    lora(tmp_path / "Lora" / "A style with a rather long name for a terminal.safetensors")
+    sdlora("add", str(tmp_path / "Lora"))
+    entry = json.loads(sdlora("list", "--json")[1])[0]
+    assert entry["id"] in sdlora("list")[1]
+
+
 def test_a_folder_is_added_listed_searched_and_removed(sdlora, folder):
     before = everything(folder)
     code, told, _ = sdlora("add", str(folder), "--json")
