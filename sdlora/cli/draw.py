@@ -31,7 +31,7 @@ def draw(
     base: Annotated[str, typer.Option(help="mini, a diffusers folder, a .safetensors file or a hub id")] = "mini",
     lora: Annotated[list[str] | None, typer.Option(
         metavar="FILE[:STRENGTH][,te=,blocks=,start=,end=]", help="A LoRA; may be given again. te: its strength in the text "
-        "encoders; blocks: a preset such as style, or a number per block; start, end: shares of the steps")] = None,
+        "encoders; blocks: a preset such as 'style only', or a number per block; start, end: shares of the steps")] = None,
     method: Annotated[str, typer.Option(
         help="How several LoRAs act: sum, switch, composite, or style-subject (give the style first)")] = "sum",
     switch_every: Annotated[int, typer.Option(help="Steps until the next LoRA takes over (switch)")] = 5,
@@ -102,7 +102,7 @@ def write_pictures(config: DrawConfig, out: Path, as_json: bool) -> None:
 
 
 def parse_lora(text: str) -> dict[str, object]:
-    r"""`style.safetensors:0.8,te=0.5,blocks=style,start=0.2,end=0.9` -> the fields of a LoraChoice.
+    r"""`style.safetensors:0.8,te=0.5,blocks=style only,start=0.2,end=0.9` -> the fields of a LoraChoice.
 
     The last colon counts only where a number follows (C:\loras\a is a path), a comma only before one of the four names.
     """
