@@ -30,7 +30,7 @@ from sdlora.library.folders import OWN, Folder, add_folder, find_folder, folders
 from sdlora.library.hashes import file_hashes, hash_files
 from sdlora.library.look import id_of
 from sdlora.library.rows import put, shown
-from sdlora.library.scan import forget, scan
+from sdlora.library.scan import forget, refresh, scan
 from sdlora.library.table import connected, writing
 from sdlora.lora.report import summary
 from sdlora.storage import MAX_NAME, clean_text, place, slug, write_atomic, write_json
@@ -58,13 +58,16 @@ def add(path: Path, name: str = "") -> LoraEntry:
     if size > MAX_BYTES:
         raise UserError(f"{path.name} is larger than 2 GB.", "A LoRA file has a few MB: this is something else.")
     report = summary(path)
-    wrong = next((problem for problem in report["problems"] if "burnt style" in problem or "another" in problem), None)
-    if wrong and (not report["matched"] or "burnt" in wrong):
-        raise UserError(f"{path.name}: {wrong}", "Choose another file.")
+    if report["burnt"]:
+        raise UserError(f"{path.name} is a burnt style: {report['burnt'][0]} holds values that are no numbers.",
+                        "Use an earlier saved point of it, or ask its author.")
+    if not report["matched"]:
+        raise UserError(f"{path.name} was made for another kind of base model.", "Choose one for Stable Diffusion.")
     shelf = place("loras")
     with FileLock(shelf / ".lock"):
         whole = digest(path)
-        same = [entry for entry in list_loras() if entry.file_bytes == size and entry.folder == OWN]
+        refresh()
+        same = select("folder = ? AND file_bytes = ? AND NOT hidden", OWN, size)
         if twin := next((entry for entry in same if digest(entry.path) == whole), None):
             return twin
         target = free_place(shelf, slug(clean_text(name or path.stem, MAX_NAME)))

@@ -117,6 +117,20 @@ def test_burnt_and_far_too_large_files_are_not_added(tmp_path):
         index.add(tmp_path / "gone.safetensors", "C")
 
 
+def test_what_a_file_calls_its_tensors_does_not_decide_whether_it_is_added(tmp_path):
+    save_file(tensors() | {"another burnt style": np.ones(1, np.float16)}, tmp_path / "a.safetensors")
+    assert index.add(tmp_path / "a.safetensors", "A").problem == ""
+
+
+def test_only_files_of_equal_size_are_compared_with_an_upload(tmp_path, monkeypatch):
+    for rank in (1, 3, 4):
+        lora(place("loras") / f"{rank}.safetensors", rank=rank)
+    read, digest = [], index.digest
+    monkeypatch.setattr(index, "digest", lambda path: read.append(path.name) or digest(path))
+    monkeypatch.setattr(index, "list_loras", None)
+    assert index.add(lora(tmp_path / "x.safetensors", rank=3), "Twin").id == "3" and read == ["x.safetensors", "3.safetensors"]
+
+
 def test_an_upload_gets_a_name_of_ours_and_keeps_its_own(tmp_path):
     source = lora(tmp_path / "x (1).safetensors", {"modelspec.trigger_phrase": "abc", "modelspec.title": "Not this"})
     entry = index.add(source, "../Änne's <b>Style</b>")
