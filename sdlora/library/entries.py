@@ -150,18 +150,19 @@ def by_file(path: Path | str) -> LoraEntry | None:
     return None
 
 
-def by_hash(prefix: str) -> LoraEntry | None:
+def by_hash(prefix: str, seconds: float = SOON_SECONDS) -> LoraEntry | None:
     """The file whose tensors (AutoV3, "Lora hashes") or whose bytes (AutoV2) have a SHA-256 that begins with `prefix`.
 
     `prefix`: 8 to 64 hexadecimal letters; None when no file has it. A hash that a file only claims counts until its own is made.
+    seconds: how long files may be hashed for it.
     """
     prefix = prefix.strip().lower().removeprefix("0x")
     if not re.fullmatch(r"[0-9a-f]{8,64}", prefix) or NOTHING.startswith(prefix):
         return None
     refresh()
-    for attempt in (0.0, SOON_SECONDS):
-        if attempt:
-            for _ in hash_files(attempt):
+    for allowed in (0.0, seconds) if seconds > 0 else (0.0,):
+        if allowed:
+            for _ in hash_files(allowed):
                 pass
         for which in ("tensor_hash BETWEEN ?1 AND ?2", "tensor_hash = '' AND told_hash BETWEEN ?1 AND ?2",
                       "file_hash BETWEEN ?1 AND ?2"):
@@ -188,6 +189,12 @@ def by_name(name: str) -> LoraEntry | None:
     ranked = sorted(found, key=lambda entry: (bool(entry.problem), *(not test(entry) for test in exact), entry.folder != OWN,
                                               entry.id))
     return ranked[0] if ranked else None
+
+
+def names() -> list[str]:
+    """What files are called here, and the names of the files themselves, as of the last look."""
+    with connected() as db:
+        return [name for row in db.execute("SELECT name, stem FROM files WHERE NOT hidden") for name in dict.fromkeys(row)]
 
 
 def duplicates() -> list[list[LoraEntry]]:

@@ -4,6 +4,7 @@ Knows nothing about torch or drawing. A name is looked up in the index and is ne
 """
 
 import difflib
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from sdlora.config import DrawConfig, LoraChoice, make
 from sdlora.draw.a1111 import take_tags
 from sdlora.errors import UserError
 from sdlora.library import index
+from sdlora.library.entries import SOON_SECONDS, names
 from sdlora.storage import MAX_NAME, clean_text
 
 SETTINGS = tuple(field for field in LoraChoice.model_fields if field != "file")
@@ -57,7 +59,7 @@ def named(name: str) -> index.LoraEntry:
 
 def nearest(name: str) -> str:
     """A hint with the name of the shelf that is most like `name`."""
-    known = {title.casefold(): title for entry in index.list_loras() for title in (entry.name, entry.path.stem)}
+    known = {title.casefold(): title for title in names()}
     close = difflib.get_close_matches(name[:MAX_NAME].casefold(), known, n=1, cutoff=0.5)
     return f"Did you mean <lora:{known[close[0]]}:1>?" if close else "Add its file to the shelf, or take it out of the prompt."
 
@@ -65,12 +67,13 @@ def nearest(name: str) -> str:
 def placed(loras: Sequence[dict[str, object]]) -> tuple[list[LoraChoice], list[str]]:
     """LoRAs as `infotext.settings_from` gives them -> (those on the shelf, a sentence for each that is missing or another file).
 
-    The hash decides, then the name.
+    The hash decides, then the name. For all together no more than SOON_SECONDS are spent on hashing.
     """
     choices, sentences = [], []
+    until = time.monotonic() + SOON_SECONDS
     for lora in loras:
         name, told = clean_text(str(lora["name"]), MAX_NAME), str(lora.get("hash", ""))
-        same = index.by_hash(told) if told else None
+        same = index.by_hash(told, until - time.monotonic()) if told else None
         entry = same or index.by_name(name)
         if entry is None or entry.problem:
             why = entry.problem if entry else f"It is not on your shelf{f' (hash {told})' if told else ''}."

@@ -1,6 +1,7 @@
 """`<lora:name:0.8>` and the names in pictures: found on the shelf or said to be missing, and never a path."""
 
 import hashlib
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from safetensors.numpy import save_file
 from sdlora.config import DrawConfig
 from sdlora.draw.infotext import write_picture
 from sdlora.errors import UserError
+from sdlora.library import entries, tags
 from sdlora.library.tags import placed, recall, resolve, with_tags
 from sdlora.storage import place
 
@@ -67,6 +69,15 @@ def test_the_hash_decides_before_the_name():
     assert choices[0].file == old and "may be another file" in said[0]
     choices, said = placed([{"name": "gone", "hash": "0123456789ab"}, {"name": "also gone", "hash": ""}])
     assert choices == [] and [s.split(".")[0] for s in said] == ["gone is left out", "also gone is left out"]
+
+
+def test_many_unknown_hashes_share_one_time_for_hashing(monkeypatch):
+    lora("style")
+    asked = []
+    monkeypatch.setattr(tags, "SOON_SECONDS", 0.05)
+    monkeypatch.setattr(entries, "hash_files", lambda seconds: asked.append(seconds) or time.sleep(seconds) or ())
+    choices, said = placed([{"name": "gone", "hash": f"{number:012x}"} for number in range(1, 9)])
+    assert choices == [] and len(said) == 8 and 0 < sum(asked) <= 0.05
 
 
 def test_use_the_settings_of_a_picture(tmp_path):
