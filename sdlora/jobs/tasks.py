@@ -5,6 +5,7 @@ Knows nothing about pages. A question is asked of files and, where weights matte
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from sdlora.config import LoraChoice, make
@@ -67,28 +68,41 @@ def report(payload: dict, folder: Path, base: Loaded) -> dict:
 
 
 def interference(payload: dict, folder: Path, base: Loaded) -> dict:
-    """{"base", "ids", "loras"} -> what `lora.overlap.interference` says of the blend, and the ids in the order of its rows."""
+    """{"base", "ids", "loras", "together"} -> what `lora.overlap.interference` says of the blend, and ids and together again.
+
+    together: whether the LoRAs are summed. Where they take turns or are averaged each is measured as if it acted alone.
+    """
     from sdlora.draw.loras import ingredient
     from sdlora.lora import overlap
 
     loaded = base(payload["base"], "auto")
     ingredients = [ingredient(make(LoraChoice, lora), loaded) for lora in payload["loras"]]
     try:
-        told = overlap.interference(ingredients, measured=measured(loaded, ingredients))
+        known = measured(loaded, ingredients)
+        told = overlap.interference(ingredients if payload["together"] else in_turn(ingredients), measured=known)
     except ValueError as error:
         told = f"One of these LoRAs does not fit {loaded.title} ({error})."
         raise UserError(told, "Choose others, or another base.") from error
-    return {**told.plain(), "ids": payload["ids"]}
+    return {**told.plain(), "ids": payload["ids"], "together": payload["together"]}
+
+
+def in_turn(ingredients: list) -> list:
+    """The LoRAs at moments of their own: such do not add up."""
+    count = len(ingredients)
+    return [replace(each, start=place / count, end=(place + 1) / count) for place, each in enumerate(ingredients)]
 
 
 def measured(base: object, ingredients: list) -> object:
     """What holds at any strengths, measured once for these files on this base: a slider moves without waiting."""
     from sdlora.draw.easel import easel_of
+    from sdlora.draw.fit import meet
     from sdlora.lora.geometry import measure
 
     loras = [each.adapters for each in ingredients]
     key = base.identity, *map(id, loras)
     if key not in MEASURED:
+        for each in ingredients:
+            meet(base, each.name, each.adapters)  # says which one does not fit, and why
         pristine = {path: easel_of(base).applied.pristine(path) for adapters in loras for path in adapters}
         # the LoRAs are kept too, so that no other one gets their ids
         MEASURED[key] = loras, measure(loras, {path: weight for path, weight in pristine.items() if weight is not None})

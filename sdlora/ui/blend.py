@@ -98,7 +98,7 @@ def layout(rows: gr.HTML, method: gr.Dropdown, every: gr.Slider) -> Form:
             made = drawing.layout("gallery")
             look = {"interactive": False, "elem_id": "gallery-compared", "max_height": 620, "visible": False}
             slider = gr.ImageSlider(label=gallery_words.COMPARED_BLEND, type="pil", **look)
-            results = history.layout("gallery-results")
+            results = history.layout("gallery-results", gallery_words.NOTHING_DRAWN)
             pack = gr.DownloadButton(words.DOWNLOAD_ALL, visible=False, scale=0, elem_id="gallery-zip")
     another.click(None, None, seed, js="() => Math.floor(Math.random() * 1000000)")
     fields = Asked(

@@ -35,8 +35,9 @@ class Row:
 
 
 def layout() -> gr.HTML:
-    calls, kinds = "element, props, trigger, server", asking(QUESTIONS)
-    return widget("mixing", calls, value=[], elem_id="desk", server_functions=kinds, events=("saved", "word"), data=data_of({}))
+    calls, events = "element, props, trigger, server", ("saved", "word", "kept")
+    asked = {"server_functions": asking(QUESTIONS), "events": events}
+    return widget("mixing", calls, value=[], elem_id="desk", data=data_of({}), **asked)
 
 
 def data_of(cards: dict[str, dict]) -> dict:
@@ -78,7 +79,26 @@ def row_of(row: dict) -> Row:
 
 def row_for(entry: index.LoraEntry, **settings: object) -> dict:
     """A row as the browser keeps it."""
-    return {"id": entry.id, "on": True, "strength": 1.0, "text": None, "start": 0.0, "end": 1.0, "blocks": "", **settings}
+    return {"on": True, "strength": 1.0, "text": None, "start": 0.0, "end": 1.0, "blocks": "", **settings, "id": entry.id}
+
+
+def kept_rows(event: gr.EventData) -> list:
+    """What the browser remembers of the desk for the next time the page is loaded."""
+    rows = fields(event._data).get("rows")
+    return rows if isinstance(rows, list) and len(rows) <= MOST_ROWS else []
+
+
+def reopened(remembered: object) -> gr.HTML:
+    """The desk as it was when the page was left; rows of styles that are gone are left out."""
+    rows = []
+    for each in remembered if isinstance(remembered, list) else []:
+        try:
+            row = row_of(fields(each))
+        except UserError:
+            continue
+        told = row.choice.model_dump(include={"strength", "blocks", "start", "end"})
+        rows.append(row_for(row.entry, **told, on=each.get("on") is True, text=row.choice.text_strength))
+    return filled(rows)
 
 
 def filled(rows: list[dict]) -> gr.HTML:
@@ -104,13 +124,19 @@ def with_word(prompt: object, event: gr.EventData) -> str:
     return said if word in said else ", ".join(part for part in (word, said) if part)
 
 
+def acting(method: object) -> gr.HTML:
+    """Tell the desk how its rows act together: what it says of them depends on that."""
+    return gr.HTML(data={**data_of({}), "method": one_of(method, gallery_words.METHODS)})
+
+
 def weigh(data: object) -> dict:
-    """The rows -> the payload of the question how they get on."""
-    rows = rows_of(data)
+    """{"rows", "method"} -> the payload of the question how they get on."""
+    rows = rows_of(fields(data).get("rows"))
     if not rows:
         raise UserError(gallery_words.DESK_EMPTY)
     return {
         "base": base_spec(rows),
+        "together": one_of(fields(data).get("method"), gallery_words.METHODS) == "sum",
         "ids": [row.entry.id for row in rows],
         "loras": [row.choice.model_dump(mode="json") for row in rows],
     }
@@ -119,11 +145,11 @@ def weigh(data: object) -> dict:
 def weighed(answer: desk.Answer) -> dict:
     """What the desk shows of the measurement: a push per row, sentences, strengths to take over."""
     found = answer.result
-    rows = dict(zip(found["ids"], found["rows"], strict=True))
+    rows, together = dict(zip(found["ids"], found["rows"], strict=True)), found["together"]
     names = [index.find(style).name for style in rows]
     told = {
         "pushes": {style: pushed(row["push"]) for style, row in rows.items()},
-        "lines": [gallery_words.TOGETHER.format(push=f"{found['push']:.0%}")] if len(rows) > 1 else [],
+        "lines": [gallery_words.TOGETHER.format(push=f"{found['push']:.0%}")] if together and len(rows) > 1 else [],
     }
     for pair in found["pairs"]:
         said = gallery_words.PULLS[pair["cosine"] > 0]
@@ -131,12 +157,17 @@ def weighed(answer: desk.Answer) -> dict:
             share = f"{abs(pair['cosine']):.0%}"
             told["lines"].append(said.format(one=names[pair["one"]], other=names[pair["other"]], share=share))
     if found["warning"]:
-        times = f"{found['stretch']:.1f}"
-        told["warning"] = (gallery_words.BURNS if len(rows) > 1 else gallery_words.BURNS_ALONE).format(times=times)
-        told["suggested"] = {style: row["suggested"] for style, row in rows.items()}
+        several = gallery_words.BURNS if together else gallery_words.BURNS_IN_TURN
+        told["warning"] = (several if len(rows) > 1 else gallery_words.BURNS_ALONE).format(times=f"{found['stretch']:.1f}")
+        told["suggested"] = taken_over(rows, "suggested")
     if len(rows) > 1:
-        told["balanced"] = {style: row["balanced"] for style, row in rows.items()}
+        told["balanced"] = taken_over(rows, "balanced")
     return told
+
+
+def taken_over(rows: dict[str, dict], which: str) -> dict[str, dict]:
+    """The measured strengths "suggested" or "balanced" as settings of the desk's rows, by style id."""
+    return {style: {"strength": row[which], "text": row[f"{which}_text"]} for style, row in rows.items()}
 
 
 def pushed(push: float) -> dict:

@@ -22,7 +22,7 @@
     toggle(card) {
       desk.cards[card.id] = card;
       desk.set(desk.has(card.id) ? desk.rows.filter((row) => row.id !== card.id)
-        : [...desk.rows, { id: card.id, on: true, strength: 1, text: null, start: 0, end: 1, blocks: "" }]);
+        : [...desk.rows, { id: card.id, on: true, strength: card.weight || 1, text: null, start: 0, end: 1, blocks: "" }]);
     },
     change(id, facts) { desk.set(desk.rows.map((row) => (row.id === id ? { ...row, ...facts } : row))); },
   };
@@ -118,8 +118,10 @@
       host.list = make("div", { className: "rows" });
       host.told = make("div", { className: "told", "aria-live": "polite" });
       host.saving = make("div");
+      host.now.method = "sum";
       host.append(host.list, host.told, host.saving);
     }
+    if (data.method) host.now.method = data.method;
     const rows = () => (Array.isArray(props.value) ? props.value : []);
     const limit = (value, low, high, other) => (Number.isFinite(value) ? Math.min(high, Math.max(low, value)) : other);
     const number = (label, low, high, step, act) => make("input", { type: "number", min: low, max: high, step, inputMode: "decimal",
@@ -178,10 +180,12 @@
       const some = rows().some((row) => row.on);
       if (some !== Boolean(host.saving.firstChild)) host.saving.replaceChildren(...(some ? [saving()] : []));
       measure();
+      remember();
     };
 
     const tell = (told) => {
-      const strengths = (given) => () => desk.set(desk.rows.map((row) => (row.id in given ? { ...row, strength: given[row.id] } : row)));
+      const strengths = (given) => () => desk.set(desk.rows.map((row) => ({ ...row, ...given[row.id] })));
+      host.list.classList.remove("asking");
       host.list.querySelectorAll(".row").forEach((node) => node.pushed((told.pushes || {})[node.dataset.id]));
       host.told.replaceChildren(...[
         ...(told.lines || []).map((text) => make("p", { className: "with", textContent: text })),
@@ -208,19 +212,29 @@
 
     // one question at a time: the next one is about the desk as it is when the answer came
     const measure = () => {
-      const wanted = JSON.stringify(rows());
-      if (host.now.asked === wanted) return;
-      host.now.asked = wanted;
+      const now = () => JSON.stringify({ rows: rows(), method: host.now.method });
+      if (host.now.asked === now()) return;
+      host.now.asked = now();
       clearTimeout(host.now.timer);
       if (!rows().some((row) => row.on)) { tell({}); return; }
+      host.list.classList.add("asking");
       host.now.timer = setTimeout(async () => {
         if (host.now.busy) { host.now.asked = ""; return; }
         host.now.busy = true;
-        const asked = JSON.stringify(rows());
-        const told = await ask(server, "interference", rows(), words.unsaved);
+        const asked = now();
+        const told = await ask(server, "interference", JSON.parse(asked), words.unsaved);
         host.now.busy = false;
-        if (JSON.stringify(rows()) === asked) tell(told); else { host.now.asked = ""; measure(); }
+        if (now() === asked) tell(told); else { host.now.asked = ""; measure(); }
       }, 500);
+    };
+
+    // the browser remembers the desk; one that is still empty after a reload has nothing to say about it
+    const remember = () => {
+      const now = JSON.stringify(rows());
+      if (now === (host.now.kept || "[]")) return;
+      host.now.kept = now;
+      clearTimeout(host.now.keeping);
+      host.now.keeping = setTimeout(() => trigger("kept", { rows: rows() }), 400);
     };
     desk.rows = rows();
     desk.watchers[1] = paint;

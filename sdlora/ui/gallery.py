@@ -15,6 +15,7 @@ from sdlora.ui.guard import QUIET, guarded
 class Gallery:
     shelf: shelf.Shelf
     desk: gr.HTML
+    method: gr.Dropdown
     form: blend.Form
     grid: grid.Grid
     recall: recall.Recall
@@ -35,7 +36,7 @@ def layout() -> Gallery:
     with gr.Column(elem_classes="act", elem_id="act-grid"):
         gr.Markdown(f"## {gallery_words.GRID}")
         cells = grid.layout()
-    return Gallery(cards, rows, form, cells, again)
+    return Gallery(cards, rows, method, form, cells, again)
 
 
 def connect(act: Gallery, kept: gr.HTML) -> None:
@@ -47,6 +48,8 @@ def connect(act: Gallery, kept: gr.HTML) -> None:
     form.prompt.submit(guarded(blend.draw), form.fields, form.drawing.shown, **QUIET)
     drawing.connect(form.drawing, blend.finished, [form.slider, form.results, form.zip, kept])
     act.desk.saved(guarded(shelf.show), act.shelf.looking, act.shelf.cards, **QUIET)
+    act.desk.saved(guarded(shelf.show_places), act.shelf.place, act.shelf.place, **QUIET)
+    act.method.change(guarded(desk.acting), act.method, act.desk, **QUIET)
     act.desk.word(guarded(desk.with_word), form.prompt, form.prompt, **QUIET)
     grid.connect(act.grid, form, kept)
     recall.connect(act.recall, form, act.desk)

@@ -2,18 +2,24 @@
 
 # gallery: the shelf
 GALLERY_LEAD = "Your style files. Choose one or several: they go onto the mixing desk below."
-SEARCH, ALL_FAMILIES, STARRED = "Search names, trigger words, tags and notes", "All kinds of base", "Starred"
+SEARCH, ALL_FAMILIES, STARRED = "Search names, trigger words, tags and notes", "All bases", "Starred"
+ALL_PLACES, PLACE_TAG, PLACE_FOLDER = "All tags and folders", "Tag: {tag}", "Folder: {folder}"
 SORTS = {
     "new": "Newest first", "name": "By name", "favourite": "Starred first", "kind": "By kind", "rank": "By rank",
     "size": "Largest first",
 }  # fmt: skip
-KIND_RANK, MEGABYTES = "{kind} {rank}", "{size:.1f} MB"
+KIND_RANK, MEGABYTES = "{kind} rank {rank}", "{size:.1f} MB"
 NO_STYLES = "Nothing on the shelf yet. A finished training puts its style here; you can also add a file."
 READING_SHELF = "Reading the shelf: {unread} of {files} files are still to be opened."
 NO_MATCH, MORE_STYLES = "Nothing on the shelf fits that.", "Show more"
 UPLOAD_STYLE = "Add a style file (.safetensors)"
+ADD_FOLDER = (
+    "The whole folder of A1111, Forge or ComfyUI is shown too, read in place and never changed, after "
+    "`sdlora library add FOLDER` in a terminal."
+)
 DOWNLOAD = "Download"
 DELETED_STYLE = "“{name}” is off the shelf."
+HIDDEN_STYLE = "“{name}” is off the shelf; its file stays in its folder."
 SHELF = {
     "choose": "Choose", "details": "Details", "download": DOWNLOAD, "remove": "Delete", "undo": "Bring it back", "star": "Star",
     "close": "Close", "reading": "Reading the file …", "writing": "Writing the file …", "save": "Save", "saved": "saved",
@@ -48,7 +54,7 @@ DESK = {
     "save_size": "Size of the file", "save_blend": "Save this blend as a style file",
 }  # fmt: skip
 SAVE_WAYS = {
-    "concat": "exact", "svd 64": "small (rank 64)", "svd 32": "small (rank 32)", "svd 16": "small (rank 16)",
+    "concat": "exact, full size", "svd 64": "small (rank 64)", "svd 32": "small (rank 32)", "svd 16": "small (rank 16)",
     "svd 8": "tiny (rank 8)", "ties 32": "experiment: TIES", "dare 32": "experiment: DARE",
 }  # fmt: skip
 SAVED_BLEND = "“{name}” is on the shelf, with {energy} of the blend in it."
@@ -58,6 +64,7 @@ PULLS = {
     False: "{one} and {other} pull against each other ({share}): each takes back part of the other.",
 }
 BURNS = "Together these push {times} times as hard as the strongest of them was trained to: the picture is likely to burn."
+BURNS_IN_TURN = "One of these pushes {times} times as hard as it was trained to: the picture is likely to burn."
 BURNS_ALONE = "This pushes {times} times as hard as it was trained to: the picture is likely to burn."
 ENDS_BEFORE = "{name} ends before it begins. Change when it begins or ends."
 METHOD, METHOD_INFO = "How several styles act", "The sum is exact; the others are for styles that fight each other."
@@ -65,13 +72,14 @@ METHODS = {
     "sum": "Together (sum)",
     "switch": "Taking turns (LoRA Switch)",
     "composite": "Each on its own, averaged (LoRA Composite, slower)",
-    "style-subject": "First the subject, then the style: the stronger one wins in each layer",
+    "style-subject": "Style in the first row, subject in the second: the stronger one wins in each layer",
 }
 SWITCH_EVERY, SWITCH_EVERY_INFO = "Steps until the next takes its turn", "Only for taking turns."
 
 # gallery: drawing
 GALLERY_DRAW = "Draw with the desk"
 PROMPT_TAGS = "What to draw. Names on the shelf work too: <lora:name:0.8>"
+NOTHING_DRAWN = "The pictures appear here: the base and your blend with the same variation number."
 COMPARE, COMPARED_BLEND = "Draw the base alone too, to compare", "Base model on the left, with your blend on the right"
 SAMPLER, SAMPLER_AUTO = "Sampler", "The base's own"
 WIDTH, HEIGHT, SIZE_INFO = "Width", "Height", "px; 0: the base's own"

@@ -18,8 +18,10 @@ SMALL, LARGE = 256, 768
 PAGE = 24
 
 
-def layout(elem_id: str) -> gr.HTML:
-    return widget("drawn", "element, props, trigger, server", elem_id=elem_id, server_functions=[full_picture])
+def layout(elem_id: str, none: str = "") -> gr.HTML:
+    """`none`: what stands there before anything was drawn."""
+    calls = "element, props, trigger, server"
+    return widget("drawn", calls, elem_id=elem_id, server_functions=[full_picture], data={"none": none})
 
 
 def update(pictures: list[DrawnPicture] | None = None, *, again: bool = False, pages: int = 1) -> gr.HTML:

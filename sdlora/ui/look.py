@@ -70,6 +70,7 @@ def theme() -> gr.themes.Base:
         block_background_fill="*neutral_50",
         block_background_fill_dark="*neutral_900",
         body_text_color="*neutral_900",
+        error_text_color_dark="#f29488",
         body_text_color_subdued="*neutral_500",
         body_text_color_subdued_dark="*neutral_400",
         block_border_width="0px",

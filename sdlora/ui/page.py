@@ -2,7 +2,7 @@
 
 import gradio as gr
 
-from sdlora.ui import blend, gallery, grid, guard, history, past, pictures, shelf, train, try_, watching, words
+from sdlora.ui import blend, desk, gallery, grid, guard, history, past, pictures, shelf, train, try_, watching, words
 from sdlora.ui.guard import QUIET, TICK, guarded, silent
 from sdlora.ui.look import widget
 
@@ -28,15 +28,19 @@ def build() -> gr.Blocks:
         train.connect(form, act1)
         watching.connect(watch)
         try_.connect(act3)
+        remembered = gr.BrowserState(None, storage_key="sdlora-desk", secret="not a secret")
         gallery.connect(act4, act3.history)
+        act4.desk.kept(silent(desk.kept_rows), None, remembered, **QUIET)
         past.connect(runs)
         between(act1, form, watch, act3)
         from_past(runs, form, act1, watch, tabs)
         gallery_tab.select(guarded(shelf.show), act4.shelf.looking, act4.shelf.cards, **QUIET)
+        gallery_tab.select(guarded(shelf.show_places), act4.shelf.place, act4.shelf.place, **QUIET)
         runs_tab.select(guarded(past.show), runs.run, runs.shown, **QUIET)
         act1.menu.change(silent(keep_open), act1.menu, opened, **QUIET)
         demo.load(silent(train.new_once), None, form.once, **TICK)
         on_load(demo, (act1, watch, act3, act4), opened)
+        demo.load(silent(desk.reopened), remembered, act4.desk, **TICK)
     return demo
 
 

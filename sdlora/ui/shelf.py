@@ -16,6 +16,7 @@ from sdlora.ui.strip import download_copy
 COVER = 256
 PAGE = 60
 MOST = 3000
+MOST_TAGS = 200
 EVENTS = ("select", "delete", "expand", "favourite", "undo", "noted")
 CLICK = """() => setTimeout(() => {
     const button = document.querySelector('#shelf-fetch');
@@ -34,11 +35,12 @@ class Shelf:
     family: gr.Dropdown
     sort: gr.Dropdown
     starred: gr.Checkbox
+    place: gr.Dropdown
     most: gr.State
 
     @property
     def looking(self) -> list:
-        return [self.query, self.family, self.sort, self.starred, self.most]
+        return [self.query, self.family, self.sort, self.starred, self.place, self.most]
 
 
 def layout() -> Shelf:
@@ -50,6 +52,9 @@ def layout() -> Shelf:
         family = gr.Dropdown(families, value="", show_label=False, scale=2, min_width=150, elem_id="shelf-family")
         sorts = [(title, key) for key, title in gallery_words.SORTS.items()]
         sort = gr.Dropdown(sorts, value="new", show_label=False, scale=2, min_width=150, elem_id="shelf-sort")
+        place = gr.Dropdown(
+            places(), value="", show_label=False, scale=2, min_width=150, visible=len(places()) > 1, elem_id="shelf-place"
+        )
         starred = gr.Checkbox(label=gallery_words.STARRED, scale=1, min_width=120, container=False, elem_id="shelf-starred")
     cards = widget(
         "shelf",
@@ -67,16 +72,33 @@ def layout() -> Shelf:
         height=136,
         elem_id="shelf-upload",
     )
-    return Shelf(cards, upload, fetch, query, family, sort, starred, gr.State(PAGE))
+    gr.Markdown(gallery_words.ADD_FOLDER, elem_classes="quiet")
+    return Shelf(cards, upload, fetch, query, family, sort, starred, place, gr.State(PAGE))
+
+
+def places() -> list[tuple[str, str]]:
+    """(title, value) of the tags and the folders that the shelf can be narrowed to; nothing is narrowed by ""."""
+    folders = index.folders()
+    tags = [(gallery_words.PLACE_TAG.format(tag=tag), f"tag:{tag}") for tag, _ in index.tags()[:MOST_TAGS]]
+    known = [(gallery_words.PLACE_FOLDER.format(folder=each.title), f"folder:{each.id}") for each in folders]
+    return [(gallery_words.ALL_PLACES, ""), *tags, *(known if len(folders) > 1 else [])]
+
+
+def show_places(chosen: object) -> gr.Dropdown:
+    """The menu of tags and folders as they are now; what is chosen stays while it is one of them."""
+    listed = places()
+    value = chosen if any(chosen == key for _, key in listed) else ""
+    return gr.Dropdown(choices=listed, value=value, visible=len(listed) > 1)
 
 
 def connect(shelf: Shelf) -> None:
     look = {"trigger_mode": "always_last", **QUIET}
     shelf.query.input(guarded(first_page), shelf.looking, [shelf.cards, shelf.most], **look)
-    for part in (shelf.family, shelf.sort, shelf.starred):
+    for part in (shelf.family, shelf.sort, shelf.starred, shelf.place):
         part.input(guarded(first_page), shelf.looking, [shelf.cards, shelf.most], **look)
     shelf.cards.expand(guarded(more), shelf.looking, [shelf.cards, shelf.most], **QUIET)
     shelf.cards.noted(guarded(show), shelf.looking, shelf.cards, **QUIET)
+    shelf.cards.noted(guarded(show_places), shelf.place, shelf.place, **QUIET)
     shelf.cards.delete(guarded(remove), shelf.looking, shelf.cards, **QUIET)
     shelf.cards.undo(guarded(undo), shelf.looking, shelf.cards, **QUIET)
     shelf.cards.favourite(guarded(star), shelf.looking, shelf.cards, **QUIET)
@@ -96,14 +118,15 @@ def card_of(entry: index.LoraEntry) -> dict:
         "line": " · ".join(part for part in line if part),
         "src": shown(entry.thumbnail, COVER) if entry.thumbnail else "",
         "starred": entry.favourite,
+        "weight": entry.weight or 1.0,
         "problem": entry.problem,
     }
 
 
-def shelf_data(query: str = "", family: str = "", sort: str = "new", starred: bool = False, most: int = PAGE) -> dict:
-    """What gallery.js draws of the shelf: the first `most` files that match, and whether there are more."""
-    found = index.list_loras(query, family=family, favourite=starred, sort=sort, limit=most + 1)
-    narrowed, state = bool(query or family or starred), index.state()
+def shelf_data(query: str = "", sort: str = "new", most: int = PAGE, **only: object) -> dict:
+    """What gallery.js draws of the shelf: the first `most` files that match, whether there are more; `only`: as list_loras."""
+    found = index.list_loras(query, sort=sort, limit=most + 1, **only)
+    narrowed, state = bool(query or any(only.values())), index.state()
     unread = gallery_words.READING_SHELF.format(unread=state.unread, files=state.files)
     return {
         "cards": [card_of(entry) for entry in found[:most]],
@@ -115,44 +138,58 @@ def shelf_data(query: str = "", family: str = "", sort: str = "new", starred: bo
 
 
 def show(*looking: object, undo: dict | None = None) -> gr.HTML:
-    """The shelf as it is now. `looking`: words, family, sort, starred only, how many; `undo`: what can be brought back."""
-    query, family, sort, starred, most = looking or ("", "", "new", False, PAGE)
+    """The shelf as it is now. `looking`: words, family, sort, starred only, place, how many; `undo`: what can be brought back."""
+    query, family, sort, starred, place, most = looking or ("", "", "new", False, "", PAGE)
     family, sort = one_of(family, ["", *words.FAMILIES]), one_of(sort, gallery_words.SORTS)
-    found = shelf_data(text(query, 200), family, sort, starred is True, whole(most, 1, MOST, words.TAB_GALLERY))
+    only = {"family": family, "favourite": starred is True, **narrowed_to(place)}
+    found = shelf_data(text(query, 200), sort, whole(most, 1, MOST, words.TAB_GALLERY), **only)
     return gr.HTML(data=found | {"undo": undo})
 
 
+def narrowed_to(place: object) -> dict[str, str]:
+    """A value of `places` -> what list_loras takes."""
+    kind, _, value = text(place, 300).partition(":")
+    return {kind: value} if kind in ("tag", "folder") else {}
+
+
 def first_page(*looking: object) -> tuple:
-    return show(*looking[:4], PAGE), PAGE
+    return show(*looking[:-1], PAGE), PAGE
 
 
 def more(*looking: object) -> tuple:
     most = min(whole(looking[-1], 1, MOST, words.TAB_GALLERY) + PAGE, MOST)
-    return show(*looking[:4], most), most
+    return show(*looking[:-1], most), most
 
 
 def asked(event: gr.EventData) -> str:
     return an_id(fields(event._data).get("id"), "style")
 
 
-def remove(query: object, family: object, sort: object, starred: object, most: object, event: gr.EventData) -> gr.HTML:
+def remove(
+    query: object, family: object, sort: object, starred: object, place: object, most: object, event: gr.EventData
+) -> gr.HTML:
     """Take a file off the shelf; the shelf then offers to bring it back."""
     entry = index.find(asked(event))
     index.delete(entry.id)
-    gone = {"id": entry.id, "text": gallery_words.DELETED_STYLE.format(name=entry.name)}
-    return show(query, family, sort, starred, most, undo=gone)
+    told = gallery_words.DELETED_STYLE if entry.folder == index.OWN else gallery_words.HIDDEN_STYLE
+    gone = {"id": entry.id, "text": told.format(name=entry.name)}
+    return show(query, family, sort, starred, place, most, undo=gone)
 
 
-def undo(query: object, family: object, sort: object, starred: object, most: object, event: gr.EventData) -> gr.HTML:
+def undo(
+    query: object, family: object, sort: object, starred: object, place: object, most: object, event: gr.EventData
+) -> gr.HTML:
     index.undo_delete(asked(event))
-    return show(query, family, sort, starred, most)
+    return show(query, family, sort, starred, place, most)
 
 
-def star(query: object, family: object, sort: object, starred: object, most: object, event: gr.EventData) -> gr.HTML:
+def star(
+    query: object, family: object, sort: object, starred: object, place: object, most: object, event: gr.EventData
+) -> gr.HTML:
     """Turn the star of a file on or off."""
     entry = index.find(asked(event))
     index.annotate(entry.id, favourite=not entry.favourite)
-    return show(query, family, sort, starred, most)
+    return show(query, family, sort, starred, place, most)
 
 
 def add(files: object, *looking: object) -> tuple:

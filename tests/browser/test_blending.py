@@ -93,6 +93,9 @@ def test_two_styles_are_drawn_together_beside_the_base_and_recalled_from_the_pic
     file = saved(gallery, first_picture(gallery).click, tmp_path)
     gallery.reload()
     gallery.get_by_role("tab", name="Gallery").click()
+    expect(row(gallery, "Birch").get_by_role("spinbutton").first).to_have_value("-0.5")
+    for name in ("Amber", "Birch"):
+        row(gallery, name).get_by_role("button", name="Take off the desk").click()
     expect(gallery.locator("#desk .row")).to_have_count(0)
     gallery.locator("#recall-box button").first.click()
     gallery.locator("#recall-drop input[type=file]").set_input_files(str(file))
@@ -125,7 +128,7 @@ def test_a_blend_becomes_a_file_on_the_shelf(gallery, shelf):
     gallery.get_by_role("textbox", name="Name of the blend").fill("Amber & coral")
     gallery.get_by_role("button", name="Save this blend as a style file").click()
     expect(gallery.locator("#desk .saving")).to_contain_text("is on the shelf, with 100.0% of the blend")
-    expect(card(gallery, "Amber & coral")).to_contain_text("LoRA 4")
+    expect(card(gallery, "Amber & coral")).to_contain_text("LoRA rank 4")
     with safe_open(shelf.home / "loras" / "amber-coral.safetensors", "np") as file:
         down = next(file.get_tensor(key) for key in file.keys() if key.endswith("lora_down.weight"))
     assert down.shape[0] == 4, "the ranks of both, side by side"

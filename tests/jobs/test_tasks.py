@@ -96,9 +96,10 @@ def test_how_a_blend_gets_on_is_measured_on_the_base_that_is_loaded_and_once(lor
     monkeypatch.setattr(tasks, "MEASURED", {})
     base, asked_for = load_base("mini", "cpu"), []
 
-    def told(strengths: tuple[float, float]) -> dict:
+    def told(strengths: tuple[float, float], together: bool = True) -> dict:
         loras = [{"file": str(file), "strength": strength} for file, strength in zip((lora, other), strengths, strict=True)]
-        question = desk.submit("interference", {"base": "mini", "ids": ["one", "other"], "loras": loras})
+        question = desk.submit("interference", {"base": "mini", "ids": ["one", "other"], "loras": loras,
+                                                "together": together})
         tasks.answer_all(lambda spec, device: asked_for.append(spec) or base)
         assert desk.view(question).state == "done", desk.view(question).problem
         return desk.view(question).result
@@ -110,3 +111,6 @@ def test_how_a_blend_gets_on_is_measured_on_the_base_that_is_loaded_and_once(lor
     assert twice["rows"][0]["push"] == pytest.approx(float(2 * delta(adapter, weight).norm() / weight.norm()), rel=1e-4)
     assert twice["push"] == pytest.approx(twice["rows"][1]["push"], rel=1e-4)
     assert len(times) == 1 and asked_for == ["mini", "mini"], "a slider moves without measuring again"
+    apart, burnt = told((1, 1), together=False), told((1, 2), together=False)
+    assert apart["stretch"] == pytest.approx(1) and not apart["pairs"] and not apart["warning"], "in turn they add up to nothing"
+    assert burnt["stretch"] == pytest.approx(2) and burnt["warning"]

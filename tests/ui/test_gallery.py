@@ -59,10 +59,37 @@ def test_the_shelf_sends_a_page_of_cards_at_a_time(monkeypatch):
     monkeypatch.setattr(shelf, "PAGE", 3)
     first = shelf.shelf_data(most=3)
     assert len(first["cards"]) == 3 and first["more"]
-    _, most = shelf.more("", "", "new", False, 3)
+    _, most = shelf.more("", "", "new", False, "", 3)
     assert most == 6 and len(shelf.shelf_data(most=9)["cards"]) == 7 and not shelf.shelf_data(most=9)["more"]
     assert [card["title"] for card in shelf.shelf_data("style-4")["cards"]] == ["style-4"]
     assert shelf.shelf_data("nothing")["none"] != shelf.shelf_data()["none"]
+
+
+def test_the_shelf_is_narrowed_to_a_tag_or_a_folder(tmp_path):
+    put("one", "two")
+    assert [value for _, value in shelf.places()] == [""], "with one folder and no tags there is nothing to choose"
+    index.annotate("one", tags=("trees", "a: b"))
+    (tmp_path / "others").mkdir()
+    (place("loras") / "two.safetensors").rename(tmp_path / "others" / "two.safetensors")
+    folder = index.add_folder(tmp_path / "others").id
+    assert {value for _, value in shelf.places()} == {"", "tag:trees", "tag:a: b", "folder:loras", f"folder:{folder}"}
+
+    def titles(where: str) -> list[str]:
+        return [card["title"] for card in shelf.show("", "", "name", False, where, 60).props["data"]["cards"]]
+
+    assert titles("tag:a: b") == ["one"] and titles(f"folder:{folder}") == ["two"] and titles("") == ["one", "two"]
+    assert titles("tag:none") == [] and titles("path:/etc") == ["one", "two"]
+    assert shelf.show_places("tag:trees").value == "tag:trees" and shelf.show_places("tag:gone").value == ""
+
+
+def test_the_desk_comes_back_with_the_page_less_what_is_gone():
+    put("one", "two")
+    left = [row("one", strength=0.4, text=0.2, on=False), {**row("two"), "id": "gone"}, {**row("two"), "strength": 99},
+            row("two")]
+    back = desk.reopened(left)
+    assert back.value == [left[0], left[3]] and set(back.props["data"]["cards"]) == {"one", "two"}
+    for nothing in (None, [], "x", [3], [left[1]]):
+        assert desk.reopened(nothing).value == []
 
 
 def test_rows_become_choices_in_their_order():
@@ -116,14 +143,18 @@ def test_a_grid_is_one_job_with_its_sheet():
 
 def test_what_the_measurement_says_is_told_in_names_and_numbers():
     put("one", "two")
-    rows = [{"name": name, "push": push, "suggested": 0.5, "suggested_text": None, "balanced": 0.6, "balanced_text": None}
+    rows = [{"name": name, "push": push, "suggested": 0.5, "suggested_text": 0.4, "balanced": 0.6, "balanced_text": None}
             for name, push in (("one", 0.2), ("two", 0.8))]
-    found = {"ids": ["one", "two"], "rows": rows, "push": 0.9, "stretch": 2.0, "warning": "x",
+    found = {"ids": ["one", "two"], "together": True, "rows": rows, "push": 0.9, "stretch": 2.0, "warning": "x",
              "pairs": [{"one": 0, "other": 1, "cosine": -0.5, "shared": 0.1, "blocks": {}}]}
     told = desk.weighed(questions.Answer("", "interference", "done", found, "", "", place("desk")))
     assert told["pushes"]["one"]["text"] == "pushes 20%" and told["pushes"]["two"]["percent"] == 100
     assert any("one and two pull against each other (50%)" in line for line in told["lines"])
-    assert told["suggested"] == {"one": 0.5, "two": 0.5} and told["balanced"] == {"one": 0.6, "two": 0.6}
+    assert told["suggested"] == {name: {"strength": 0.5, "text": 0.4} for name in ("one", "two")}
+    assert told["balanced"] == {name: {"strength": 0.6, "text": None} for name in ("one", "two")}
+    assert told["warning"].startswith("Together")
+    apart = desk.weighed(questions.Answer("", "interference", "done", found | {"together": False}, "", "", place("desk")))
+    assert apart["warning"].startswith("One of these") and not any("Together" in line for line in apart["lines"])
     calm = desk.weighed(questions.Answer("", "interference", "done", found | {"warning": "", "pairs": []}, "", "", place("desk")))
     assert "warning" not in calm and "suggested" not in calm
 
