@@ -95,8 +95,8 @@ def factors(adapter: Adapter) -> tuple[Tensor, Tensor] | None:
     if adapter.kind == "loha" and adapter.rank ** 2 < min(tensors["w1_a"].shape[0], tensors["w1_b"].shape[1]):
         return formulas.loha_factors(tensors)
     if adapter.kind == "lokr" and "w2_a" in tensors:
-        pair = formulas.lokr_factors(tensors)
-        return pair if pair[0].shape[1] < min(pair[0].shape[0], pair[1].shape[1]) else None
+        up, down = formulas.lokr_factors(placed(adapter.tensors, "meta"))  # few numbers may make factors of any size
+        return formulas.lokr_factors(tensors) if up.shape[1] < min(up.shape[0], down.shape[1]) else None
     return None
 
 

@@ -16,12 +16,13 @@ from sdlora.lora.foreign import refuse
 from sdlora.lora.header import FLOATS, Header, array, contents
 from sdlora.lora.modules import FAMILIES, WIDTHS, Table, family_table
 from sdlora.lora.peft_config import SERIES, Config, configs_of
-from sdlora.lora.shapes import NUMBERS, TITLES, Weight, fits, understood
+from sdlora.lora.shapes import NUMBERS, TITLES, Weight, fits, understood, values
 
 AGAIN = "Download or export it again."
 EMBEDDING = re.compile(r"bundle_emb\.(?P<bundled>[^.]{1,80})\.|(?P<token><[^<>]{1,80}>)$")
 UNKNOWN, INSIDE = "a name we do not know", "an embedding inside the file"
 MAX_CONFIG_BYTES = 1_000_000
+MOST_VALUES = 2**32  # of all weights that a file changes: Stable Diffusion XL has 3.4 billion
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,8 @@ def layout(name: str, found: Header, data: bytes | bytearray | None = None) -> L
     modules = second_encoder({path: reader.module(path, parts) for path, parts in names.modules.items()}, reader.notes)
     if names.dialect == "cloneofsimo":
         refuse_other_order(name, modules)
+    if (claimed := sum(values(module.shape) for module in modules.values())) > MOST_VALUES:
+        raise UserError(f"{name} claims to change {claimed / 1e9:.0f} billion weights, more than any base has.", AGAIN)
     ignored = names.repeated | {key: INSIDE if EMBEDDING.match(key) else UNKNOWN for key in names.unknown}
     return Layout(names.dialect, names.spelling, modules, families(modules), tuple(ignored.items()),
                   tuple(dict.fromkeys([*reader.notes, *left_out(ignored)])))

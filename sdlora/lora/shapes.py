@@ -12,6 +12,7 @@ from typing import NamedTuple
 Shape = tuple[int, ...]
 Weight = tuple[int | None, ...]
 EVERYWHERE = {"alpha", "scale", "dora_scale", "magnitude", "diff_b", "bias"}
+MOST_VALUES, MOST_KERNEL = 2**27, 9  # of one weight: Stable Diffusion's largest has 63 million, its largest kernel is 3 x 3
 NUMBERS = ("alpha", "scale", "on_input")                       # single values: any number format will do
 ROLES = {"hada_": "", "lokr_": "", "oft_blocks": "blocks", "oft_diag": "diag", "set_weight": "set", "ia3_l": "weight"}
 TITLES = {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr", "oft": "OFT", "glora": "GLoRA", "full": "full difference", "ia3": "IA3"}
@@ -42,6 +43,8 @@ def understood(shapes: Mapping[str, Shape], on_input: bool | None = None) -> Und
     roles = {part: roles.get(part, part) for part in shapes if part not in ("alpha", "scale")}
     if "alpha" in shapes and math.prod(shapes["alpha"]) != 1 or "scale" in shapes and math.prod(shapes["scale"]) != 1:
         raise ValueError("has an alpha that is not one number")
+    if values(weight) > MOST_VALUES or math.prod(weight[2:]) > MOST_KERNEL:
+        raise ValueError(f"claims to change a weight of {' x '.join(map(str, weight))}, which no Stable Diffusion has")
     sides = {side for side in weight[:2] if side is not None}
     for extra in {"dora_scale", "magnitude"} & shapes.keys():
         if None not in weight[:2] and math.prod(shapes[extra]) not in sides:
@@ -166,6 +169,11 @@ MARKS = {"lora": {"down", "up", "mid"}, "loha": {"hada_w1_a", "hada_w1_b", "hada
          "oft": {"oft_blocks", "oft_diag", "oft_R", "rescale"}, "glora": {"a1", "a2", "b1", "b2", "bm"},
          "full": {"diff", "set_weight"}, "ia3": {"weight", "on_input", "ia3_l"}}
 RULES = {"lora": lora, "loha": loha, "lokr": lokr, "oft": oft, "glora": glora, "full": full, "ia3": ia3}
+
+
+def values(weight: Weight) -> int:
+    """How many numbers a weight has, as far as its shape is told. A file of a few kB can claim any."""
+    return math.prod(side for side in weight if side is not None)
 
 
 def fits(weight: Weight, real: Shape) -> bool:

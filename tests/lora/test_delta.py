@@ -148,3 +148,9 @@ def test_every_number_format_is_computed_in_fp32(name, dtype):
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(9)).half()
     assert delta(stored, weight).dtype == torch.float32
     assert torch.equal(delta(stored, weight), delta(wide, weight.float()))
+
+
+def test_a_lokr_of_few_numbers_is_not_made_into_huge_factors():
+    """kron(1, w2_b) of this one would have 4096 x 4096 x 4096 numbers."""
+    tensors = {"w1": torch.ones(1, 4096), "w2_a": torch.ones(1, 4096), "w2_b": torch.ones(4096, 1)}
+    assert factors(Adapter("lokr", tensors, 1.0, 4096, "unet")) is None

@@ -9,10 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 
+from sdlora.config import LoraChoice
 from sdlora.errors import UserError
-from sdlora.lora import file
+from sdlora.lora import file, remake
 from sdlora.lora import header as header_module
 from sdlora.lora.header import Header, header
+from sdlora.lora.resize import Limit
 
 NAME = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
 
@@ -182,6 +184,34 @@ def test_the_switch_of_an_ia3_may_have_any_number_format(tmp_path, dtype):
                             np.full(128, 0.5, np.float32).tobytes() + bytes([0] * (size - 1) + [1 if dtype != "F16" else 60])))
     adapter, = file.read(path).adapters.values()
     assert adapter.kind == "ia3" and bool(adapter.tensors["on_input"]) and file.inspect(path)["matched"] == 1
+
+
+def weightless(shapes):
+    """Small tensors of zeros, by name."""
+    head, data = {}, b""
+    for name, shape in shapes.items():
+        head[name] = entry(shape, len(data))
+        data += bytes(4 * int(np.prod(shape)))
+    return packed(head, data)
+
+
+HUGE = {  # a few kB that claim weights of gigabytes
+    "a LoHa": {f"{NAME}.hada_w{n}_{half}": (60_000, 1)[::1 if half == "a" else -1] for n in (1, 2) for half in "ab"},
+    "a LoKr": {f"{NAME}.lokr_w1": (250, 250), f"{NAME}.lokr_w2": (250, 250)},
+    "many of them": {f"{NAME.replace('mid_block', f'up_blocks_{block}')}.hada_w{n}_{half}":
+                     (10_000, 1)[::1 if half == "a" else -1] for block in range(50) for n in (1, 2) for half in "ab"}}
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_huge_weights_that_a_small_file_claims_are_refused_by_every_door(tmp_path, name):
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(weightless(HUGE[name]))
+    doors = (file.read, file.inspect, lambda path: remake.convert_file(path, tmp_path / "out.safetensors", "diffusers"),
+             lambda path: remake.resize_file(path, tmp_path / "out.safetensors", Limit(rank=1)),
+             lambda path: remake.merge_files([LoraChoice(file=str(path))], tmp_path / "out.safetensors"))
+    for door in doors:
+        with pytest.raises(UserError, match="bad.safetensors.*claims to change"):
+            door(path)
 
 
 def test_a_file_that_is_not_there(tmp_path):

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from sdlora.lora.delta import Adapter, delta
-from sdlora.lora.shapes import fits, understood
+from sdlora.lora.layout import MOST_VALUES
+from sdlora.lora.modules import FAMILIES, family_table
+from sdlora.lora.shapes import fits, understood, values
 
 LINEAR, CONV, TUCKER = (32, 24), (32, 24, 3, 3), {"down": (2, 24, 1, 1), "mid": (2, 2, 3, 3), "up": (32, 2, 1, 1)}
 KINDS = {  # parts, the weight they are for, rank
@@ -47,10 +49,21 @@ def test_kind_rank_and_weight_are_told(name):
     ({"a1": (2, 2), "a2": (2, 2), "b1": (2, 2)}, "no b2"),
     ({"down": (2, 24), "up": (32, 2), "dora_scale": (31, 1)}, "neither side"), ({"lokr_w1": (2, 2)}, "no lokr_w2_a"),
     ({"down": (2, 24), "up": (32, 2), "alpha": (2,)}, "not one number"), ({"weight": (3,)}, "on_input"),
-    ({"diff": (1, 2, 3)}, "which no weight has"), ({"oft_blocks": (4, 8, 8), "oft_diag": (4, 8, 8)}, "two rotations")])
+    ({"diff": (1, 2, 3)}, "which no weight has"), ({"down": (1, 10**7), "up": (10**7, 1)}, "10000000 x 10000000, which no"),
+    ({"lokr_w1": (10**4, 10), "lokr_w2": (10**4, 10)}, "claims to change"),
+    ({"hada_w1_a": (10**5, 1), "hada_w1_b": (1, 10**5), "hada_w2_a": (10**5, 1), "hada_w2_b": (1, 10**5)}, "claims to change"),
+    ({"down": (2, 24, 1, 1), "mid": (2, 2, 99, 1), "up": (32, 2, 1, 1)}, "32 x 24 x 99 x 1, which no"),
+    ({"oft_blocks": (4, 8, 8), "oft_diag": (4, 8, 8)}, "two rotations")])
 def test_what_does_not_fit_is_said(parts, says):
     with pytest.raises(ValueError, match=says):
         understood(parts)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_weight_of_a_family_can_be_changed(family):
+    table = family_table(family)
+    assert all(understood({"diff": shape}).weight == shape for shape in table.values())
+    assert sum(map(values, table.values())) < MOST_VALUES
 
 
 def test_the_switch_of_ia3_tells_its_side():
