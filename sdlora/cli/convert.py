@@ -78,8 +78,9 @@ def converted(report: dict) -> list[str]:
     lines = [f"{report['out']} was written."]
     if "dialect" in report:
         off = report["difference"]
+        same = "the same to the bit" if off == 0 else f"differs by {off:.1e} of its size at most" if off else "approximated"
         lines += [f"  modules  {report['modules_out']} of {report['modules_in']}, {report['dialect']} form; {report['alpha']}",
-                  f"  change   {'the same to the bit' if not off else f'differs by {off:.1e} of its size at most'}"]
+                  f"  change   {same}"]
         lines += [f"  approximated  {len(report['approximated'])} modules by SVD, which keeps "
                   f"{min(report['approximated'].values()):.1%} of the energy or more"] if report["approximated"] else []
         lines += [f"  ! left out: {', '.join(report['left_out'][:4])}{' ...' if len(report['left_out']) > 4 else ''}"] \

@@ -89,8 +89,8 @@ def encode(base: Base, prompt: str) -> dict[str, Tensor]:
     """
     parsed = parse(prompt)
     parts = [[(text, weight) for text, weight in part if text.strip()] for part in parsed]
-    if sum(map(len, parts)) > MOST_PARTS:
-        raise UserError(f"The prompt has more than {MOST_PARTS} words of different weight.", "Give weights to fewer words.")
+    if sum(weight != 1 for part in parts for _, weight in part) > MOST_PARTS:
+        raise UserError(f"The prompt gives weights to more than {MOST_PARTS} words.", "Give weights to fewer words.")
     features = base.encode_text([" ".join("".join(text for text, _ in part) for part in parsed)])
     window = base.tokenizers[0].model_max_length - 2
     lengths = [sum(len(base.tokenizers[0](text, verbose=False).input_ids) - 2 for text, _ in part) for part in parts]

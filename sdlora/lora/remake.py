@@ -41,7 +41,8 @@ def convert_file(path: Path, out: Path, dialect: Literal["kohya", "diffusers"], 
 
     plain: everything as plain LoRA, DoRA too. dtype None: each tensor keeps its own. limit: for what must be approximated.
     Report: file out dialect modules_in modules_out alpha (a sentence) difference (the largest, relative, of the modules that
-    were not approximated) approximated ({path: retained energy}) left_out problems bytes_in bytes_out. Raises UserError.
+    were not approximated; None: all were) approximated ({path: retained energy}) left_out problems bytes_in bytes_out.
+    Raises UserError.
     """
     found, family = opened(path)
     shapes, weight_of = shapes_of(found, weights), weight_finder(weights)
@@ -52,8 +53,8 @@ def convert_file(path: Path, out: Path, dialect: Literal["kohya", "diffusers"], 
     again = read(out)
     exact = [name for name in again.adapters if name not in made.energy and name in found.adapters]
     return {"file": str(path), "out": str(out), "dialect": dialect, "modules_in": len(found.adapters),
-            "modules_out": len(again.adapters), "alpha": ALPHA[way],
-            "difference": difference(found, again, exact, shapes, weight_of),
+            "modules_out": len(again.adapters), "alpha": copied(way, len(made.adapters), len(made.expanded)),
+            "difference": difference(found, again, exact, shapes, weight_of) if exact else None,
             "approximated": made.energy, "expanded": list(made.expanded), "left_out": list(made.left_out),
             "problems": list(found.problems), "bytes_in": Path(path).stat().st_size, "bytes_out": Path(out).stat().st_size}
 
@@ -167,6 +168,13 @@ def merged_shapes(files: Sequence[LoraFile], weights: Weights) -> Shapes:
 
 def weight_finder(weights: Weights) -> WeightOf:
     return (lambda path: None) if weights is None else lambda path: weights.get(f"{path}.weight")
+
+
+def copied(way: str, modules: int, anew: int) -> str:
+    """What became of the tensors, as the end of a sentence; `anew`: how many modules were of a kind the form has no place for."""
+    if anew == modules:
+        return "all are written anew as up x down"
+    return f"{anew} are written anew as up x down; of the others {ALPHA[way]}" if anew else ALPHA[way]
 
 
 def difference(before: LoraFile, after: LoraFile, paths: Sequence[str], shapes: Shapes, weight_of: WeightOf) -> float:

@@ -9,10 +9,11 @@ from safetensors.torch import save_file
 from sdlora.config import LoraChoice
 from sdlora.errors import UserError
 from sdlora.lora import file, remake, write
-from sdlora.lora.blend import Ingredient, blend
+from sdlora.lora.blend import Ingredient
 from sdlora.lora.delta import Adapter, delta
 from sdlora.lora.modules import family_table
 from sdlora.lora.resize import Limit
+from tests.lora.blended import blend
 from tests.lora.spellings import every_spelling
 from tests.lora.test_layout import PAIRS
 from tests.lora.test_write import CONV, LINEAR, POINT, SQUARE, TABLE, TEXT, adapter, numbers
@@ -66,6 +67,15 @@ def test_every_kind_survives_a_kohya_file_and_its_report_is_honest(tmp_path):
     assert {each.kind for each in file.read(tmp_path / "d.safetensors").adapters.values()} == {"lora"}
     assert set(plain["approximated"]) == {SQUARE, TEXT}
     assert_same_changes(path, tmp_path / "d.safetensors", 1e-4)
+
+
+def test_a_report_calls_nothing_a_copy_that_was_approximated(tmp_path):
+    mixed = made(tmp_path, {LINEAR: "lora", SQUARE: "oft"})
+    report = remake.convert_file(mixed, tmp_path / "b.safetensors", "diffusers", weights=WEIGHTS)
+    assert report["alpha"].startswith("1 are written anew") and report["difference"] is not None
+    alone = made(tmp_path, {SQUARE: "oft"})
+    report = remake.convert_file(alone, tmp_path / "b.safetensors", "diffusers", weights=WEIGHTS)
+    assert report["alpha"] == "all are written anew as up x down" and report["difference"] is None
 
 
 def test_a_rounded_file_says_how_far_it_is_off(tmp_path):
