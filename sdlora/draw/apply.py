@@ -16,7 +16,7 @@ from torch import Tensor
 from sdlora.base.load import Base
 from sdlora.draw.fit import BIAS, Matched, Met, find, meet, roots
 from sdlora.draw.ready import Ready, Shelf
-from sdlora.lora.blend import Ingredient, change, product, strength_at
+from sdlora.lora.blend import Ingredient, change, product, rounded, strength_at
 
 CHUNK_BYTES = {"cpu": 4 * 1024**2, "cuda": 256 * 1024**2}  # of fp32 products made at once; on a CPU what its cache holds
 LITTLE_BYTES = 32 * 1024**2  # of weights: up to here one thread merges them
@@ -161,13 +161,9 @@ class Applied:
                     self.add(key, change_of)
 
     def add(self, key: str, change_of: Tensor) -> None:
-        """parameter = round(pristine + change), the change in fp32: one addition, one rounding."""
+        """parameter = round(pristine + change), the change in fp32."""
         parameter, pristine = self.kept[key]
-        pristine, change_of = pristine.to(parameter.device, non_blocking=True), change_of.view(parameter.shape)
-        if parameter.device.type == "cpu" and parameter.dtype != torch.float32:  # mixed there, add() takes three times as long
-            parameter.copy_(pristine.float().add_(change_of))
-        else:
-            torch.add(pristine, change_of, out=parameter)
+        rounded(pristine.to(parameter.device, non_blocking=True), change_of, out=parameter)
 
     @torch.no_grad()
     def rounding_error(self) -> float:

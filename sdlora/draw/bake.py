@@ -15,7 +15,7 @@ from sdlora.base.weights import Weights, write_copy
 from sdlora.config import LoraChoice
 from sdlora.errors import UserError
 from sdlora.lora import blocks
-from sdlora.lora.blend import Ingredient, bias_change, change, parts_of
+from sdlora.lora.blend import Ingredient, bias_change, change, parts_of, rounded
 from sdlora.lora.file import LoraFile, read
 from sdlora.lora.report import refuse_other_build
 
@@ -53,19 +53,19 @@ def bake(base: Path, choices: Sequence[LoraChoice], out: Path,
 
 
 def changed(weights: Weights, parts: Parts) -> Iterator[tuple[str, Tensor]]:
-    """(name, new weight or bias) of everything the blend changes, as lora.blend.blend computes it."""
+    """(name, new weight or bias) of everything the blend changes."""
     for path, each in parts.items():
-        name, weight = f"{path}.weight", weights[f"{path}.weight"]
+        name, bias_name = f"{path}.weight", f"{path}.bias"
         if any(adapter.tensors.keys() - {"diff_b"} for adapter, _ in each):
+            weight = weights[name]
             try:
-                yield name, checked(name, (weight.float() + change(each, weight)).to(weight.dtype))
+                yield name, checked(name, rounded(weight, change(each, weight)))
             except ValueError as error:
                 raise UserError(f"{path} has another shape in this base ({error}).",
                                 "Choose LoRAs that were made for this kind of base.") from error
         bias = bias_change(each)
-        if bias is not None and f"{path}.bias" in weights:
-            old = weights[f"{path}.bias"]
-            yield f"{path}.bias", checked(name, (old.float() + bias).to(old.dtype))
+        if bias is not None and bias_name in weights:
+            yield bias_name, checked(bias_name, rounded(weights[bias_name], bias))
 
 
 def checked(name: str, value: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The exact weighted sum of LoRAs on given weights. Knows nothing about models, files or drawing.
+"""The exact weighted sum of LoRAs on a given weight. Knows nothing about models, files or drawing.
 
 W' = round(W + sum of strength x dW): changes are summed in fp32 in one canonical order, added to the weight in fp32 and
 rounded once to the weight's own dtype. Every dW is relative to the pristine weight (DoRA and the other kinds that depend on
@@ -35,27 +35,6 @@ class Ingredient:
     end: float = 1.0
     name: str = "The LoRA"
     family: str = ""
-
-
-def blend(ingredients: Sequence[Ingredient], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """{path: pristine weight (out, in[, k, k])} -> {path: blended weight in the same dtype}, for the paths that change.
-
-    Modules of a LoRA that `weights` lacks are left out: whoever chose the weights counts them. Strength 0 leaves a weight out.
-    Raises UserError for a strength that is no number in -4..4, ValueError for shapes that do not fit.
-    """
-    chosen = parts_of(ingredients, weights)
-    return {path: (weight.float() + change(chosen[path], weight)).to(weight.dtype)
-            for path, weight in weights.items() if path in chosen}
-
-
-def blend_biases(ingredients: Sequence[Ingredient], biases: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same for the biases (out,) of modules, of which few LoRAs change any."""
-    blended = {}
-    for path, parts in parts_of(ingredients, biases).items():
-        total = bias_change(parts)
-        if total is not None:
-            blended[path] = (biases[path].float() + total.to(biases[path].device)).to(biases[path].dtype)
-    return blended
 
 
 def parts_of(ingredients: Sequence[Ingredient], paths: Mapping[str, object]) -> dict[str, list[tuple[Adapter, float]]]:
@@ -119,6 +98,15 @@ def bias_change(parts: Sequence[tuple[Adapter, float]]) -> Tensor | None:
     changes = [(bias_delta(adapter), strength) for adapter, strength in parts]
     changes = [bias * strength for bias, strength in changes if bias is not None]
     return sum(changes[1:], start=changes[0]) if changes else None
+
+
+def rounded(weight: Tensor, change_of: Tensor, out: Tensor | None = None) -> Tensor:
+    """weight + change_of (fp32) as the weight's dtype, into `out`: one addition in fp32, one rounding. Of a bias too."""
+    out = torch.empty_like(weight) if out is None else out
+    change_of = change_of.view(weight.shape)
+    if weight.device.type == "cpu" and weight.dtype != torch.float32:  # mixed there, add() takes three times as long
+        return out.copy_(weight.float().add_(change_of))
+    return torch.add(weight, change_of, out=out)
 
 
 def digest(adapters: Adapters) -> bytes:

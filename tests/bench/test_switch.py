@@ -12,7 +12,8 @@ from sdlora.base.load import load_base
 from sdlora.bench import switch
 from sdlora.cli import bench
 from sdlora.lora import file as lora_file
-from sdlora.lora.blend import Ingredient, blend
+from sdlora.lora.blend import Ingredient
+from tests.lora.blended import blend
 
 app = typer.Typer()
 bench.register(app)

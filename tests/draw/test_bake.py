@@ -107,8 +107,11 @@ def test_what_cannot_be_baked_is_a_sentence_and_leaves_nothing(tmp_path, loras):
     half = shutil.copytree(MINI, tmp_path / "half")
     unet = half / "unet" / "diffusion_pytorch_model.safetensors"
     save_file({name: value.half() for name, value in load_file(unet).items()}, unet)
-    with pytest.raises(UserError, match="leaves the range"):
-        bake(half, [LoraChoice(file=str(wide))], tmp_path / "out")
+    bias = Adapter("full", {"diff_b": torch.full((Weights(MINI)[f"{CONV}.bias"].numel(),), 1e9)}, 0.0, 0, "unet")
+    loud = write.write(tmp_path / "loud.safetensors", {CONV: bias}, {}, dtype="fp32", family="mini")
+    for path, name in ((wide, f"{LINEAR}.weight"), (loud, f"{CONV}.bias")):
+        with pytest.raises(UserError, match=f"{name} leaves the range"):
+            bake(half, [LoraChoice(file=str(path))], tmp_path / "out")
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".sdlora-tmp*"))
 
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from sdlora.errors import UserError
-from sdlora.lora.blend import Ingredient, blend_biases
-from sdlora.lora.blend import blend as blend_ingredients
+from sdlora.lora.blend import Ingredient, rounded
 from sdlora.lora.delta import Adapter, delta
+from tests.lora.blended import blend as blend_ingredients
+from tests.lora.blended import blend_biases
 
 WEIGHTS = {"a": torch.randn(12, 8, generator=torch.Generator().manual_seed(0)),
            "b": torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(1))}
@@ -70,6 +71,15 @@ def test_the_result_is_rounded_once_to_the_weights_dtype():
     full = blend(loras, {path: weight.float() for path, weight in halves.items()})
     for path, value in blend(loras, halves).items():
         assert value.dtype == torch.float16 and torch.equal(value, full[path].half())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_a_change_is_added_in_fp32_and_rounded_once(dtype):
+    weight, change = WEIGHTS["b"].to(dtype), torch.randn(6, 36, generator=torch.Generator().manual_seed(5))
+    before, out = weight.clone(), torch.full_like(weight, torch.nan)
+    wanted = (weight.float() + change.reshape(weight.shape)).to(dtype)
+    assert torch.equal(rounded(weight, change), wanted) and torch.equal(weight, before)
+    assert rounded(weight, change, out) is out and torch.equal(out, wanted)
 
 
 @pytest.mark.parametrize("strength", [float("nan"), float("inf"), 1e9, -4.1, True, "1", None])

@@ -12,10 +12,11 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from sdlora.lora import file
-from sdlora.lora.blend import Ingredient, blend
+from sdlora.lora.blend import Ingredient
 from sdlora.lora.delta import delta
 from sdlora.lora.modules import family_table
 from sdlora.storage import shipped
+from tests.lora.blended import blend
 from tests.lora.nets import shuffled, tiny_unet
 from tests.lora.spellings import every_spelling, halves
 from tests.lora.test_file import style

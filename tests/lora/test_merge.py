@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from sdlora.errors import UserError
-from sdlora.lora.blend import Ingredient, blend
+from sdlora.lora.blend import Ingredient
 from sdlora.lora.blocks import parse
 from sdlora.lora.delta import Adapter, delta
 from sdlora.lora.merge import concat, svd
 from sdlora.lora.modules import family_table
+from tests.lora.blended import blend
 from tests.lora.test_file import style
 
 UNET = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"

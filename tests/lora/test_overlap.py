@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from sdlora.errors import UserError
-from sdlora.lora.blend import Ingredient, blend
+from sdlora.lora.blend import Ingredient
 from sdlora.lora.delta import Adapter
 from sdlora.lora.geometry import measure
 from sdlora.lora.overlap import BURNS, FINE, interference
+from tests.lora.blended import blend
 
 PATHS = ("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q", "mid_block.attentions.0.transformer_blocks.0.attn2.to_k",
          "te1:text_model.encoder.layers.0.mlp.fc1")
