@@ -112,7 +112,10 @@ def measured(base: object, ingredients: list) -> object:
 
 
 def save(payload: dict, folder: Path, base: Loaded) -> dict:
-    """{"base", "loras", "name", "method", "rank"} -> the blend as one file: {"file", "name", "loras", energy, ranks, notes}."""
+    """{"base", "loras", "name", "method", "rank", "together"} -> the blend as one file.
+
+    Result: file name loras together energy ranks notes.
+    """
     from sdlora.base import catalog
     from sdlora.base.weights import Weights
     from sdlora.lora.remake import merge_files
@@ -121,15 +124,18 @@ def save(payload: dict, folder: Path, base: Loaded) -> dict:
     out = folder / f"{slug(payload['name'])}.safetensors"
     weights = Weights(catalog.resolve(payload["base"]))
     told = merge_files(choices, out, method=payload["method"], rank=payload["rank"], weights=weights)
-    made_of = {"name": payload["name"], "loras": payload["loras"]}
+    made_of = {key: payload[key] for key in ("name", "loras", "together")}
     return {"file": out.name, **made_of, **{key: told[key] for key in ("energy", "ranks", "notes")}}
 
 
 def convert(payload: dict, folder: Path, base: Loaded) -> dict:
-    """{"file", "name", "way", "about", "cover"} -> {"file", "note"}: kohya or diffusers, or one zip with card, cover and `about`.
+    """{"file", "name", "base", "way", "about", "cover"} -> {"file", "note"}: kohya, diffusers, or a zip with card and cover.
 
-    What is nobody's business does not go into the zip.
+    base: a spec for kinds whose change depends on the weights, "" where none is at hand. What is nobody's business does not go
+    into the zip.
     """
+    from sdlora.base import catalog
+    from sdlora.base.weights import Weights
     from sdlora.lora import card, metadata, privacy
     from sdlora.lora.header import header
     from sdlora.lora.remake import convert_file
@@ -138,7 +144,8 @@ def convert(payload: dict, folder: Path, base: Loaded) -> dict:
     path, name = Path(payload["file"]), slug(payload["name"])
     if payload["way"] != "zip":
         out = folder / f"{name}-{payload['way']}.safetensors"
-        told = convert_file(path, out, payload["way"])
+        weights = Weights(catalog.resolve(payload["base"])) if payload["base"] else None
+        told = convert_file(path, out, payload["way"], weights=weights)
         lost = told["problems"] + ([f"{len(told['left_out'])} entries have no place in such a file."] if told["left_out"] else [])
         return {"file": out.name, "note": " ".join([f"{told['alpha'].capitalize()}.", *lost])}
     open_told = metadata.filled(privacy.stripped(header(path).metadata), **payload["about"])

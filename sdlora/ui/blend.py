@@ -134,7 +134,7 @@ def settings_of(asked: Asked) -> dict:
 def config_of(asked: Asked, **changes: object) -> DrawConfig:
     """The form as a drawing: styles named in the prompt join those of the desk. Raises UserError."""
     config = with_tags(make(DrawConfig, settings_of(asked) | changes))
-    if asked.base or asked.desk or not config.loras:
+    if asked.base or desk.rows_of(asked.desk) or not config.loras:
         return config
     return config.model_copy(update={"base": desk.base_of_file(config.loras[0].file)})
 

@@ -177,7 +177,10 @@ def pushed(push: float) -> dict:
 
 
 def blended(data: object) -> dict:
-    """{"rows", "name", "way"} -> the payload of the question for the blend as a file; a way is a method and its rank."""
+    """{"rows", "method", "name", "way"} -> the payload of the question for the blend as a file.
+
+    A way is how to write it and its rank. Whatever the method of drawing, a file can only add its parts up: `kept` says so.
+    """
     asked = fields(data)
     rows, name = rows_of(asked.get("rows")), text(asked.get("name"), 80)
     if not rows:
@@ -186,7 +189,9 @@ def blended(data: object) -> dict:
         raise UserError(gallery_words.NAME_EMPTY)
     method, _, rank = one_of(asked.get("way"), gallery_words.SAVE_WAYS).partition(" ")
     choices = [row.choice.model_dump(mode="json") for row in rows]
-    return {"base": base_spec(rows), "loras": choices, "name": name, "method": method, "rank": int(rank) if rank else None}
+    together = one_of(asked.get("method"), gallery_words.METHODS) == "sum"
+    return {"base": base_spec(rows), "loras": choices, "name": name, "method": method, "rank": int(rank) if rank else None,
+            "together": together}
 
 
 def kept(answer: desk.Answer) -> dict:
@@ -197,7 +202,8 @@ def kept(answer: desk.Answer) -> dict:
     if drawn and entry.thumbnail is None:
         write_atomic(entry.path.with_suffix(".png"), marked(drawn.read_bytes()))
     told = gallery_words.SAVED_BLEND.format(name=entry.name, energy=f"{found['energy']:.1%}")
-    return {"text": " ".join([told, *found["notes"]])}
+    summed = [] if found["together"] else [gallery_words.SAVED_AS_SUM]
+    return {"text": " ".join([told, *summed, *found["notes"]])}
 
 
 QUESTIONS = {"interference": Question(weigh, weighed), "save": Question(blended, kept)}

@@ -202,7 +202,7 @@
       const said = make("span", { className: "said", role: "status" });
       const save = async () => {
         said.textContent = words.writing;
-        const told = await ask(server, "save", { rows: rows(), name: name.value, way: way.value }, words.unsaved);
+        const told = await ask(server, "save", { rows: rows(), method: host.now.method, name: name.value, way: way.value }, words.unsaved);
         said.textContent = told.problem || told.text || "";
         said.classList.toggle("bad", Boolean(told.problem));
         if (!told.problem) trigger("saved");

@@ -58,6 +58,7 @@ SAVE_WAYS = {
     "svd 8": "tiny (rank 8)", "ties 32": "experiment: TIES", "dare 32": "experiment: DARE",
 }  # fmt: skip
 SAVED_BLEND = "“{name}” is on the shelf, with {energy} of the blend in it."
+SAVED_AS_SUM = "A file adds its styles up: it cannot take turns or average as the desk does now, so its pictures will differ."
 PUSH, TOGETHER = "pushes {push}", "Together they push the base by {push}."
 PULLS = {
     True: "{one} and {other} pull the same way ({share}): they add up to one stronger style.",

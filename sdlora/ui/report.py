@@ -5,6 +5,7 @@ Knows nothing about torch or how a file is read: the drawing process reports, th
 
 from pathlib import Path
 
+from sdlora.base.catalog import list_bases
 from sdlora.errors import UserError
 from sdlora.jobs import desk
 from sdlora.library import index
@@ -122,6 +123,7 @@ def conversion(data: object) -> dict:
     return {
         "file": str(entry.path),
         "name": entry.name,
+        "base": next((base.spec for base in list_bases() if base.family == entry.family and not base.problem), ""),
         "way": one_of(way, gallery_words.DOWNLOADS),
         "about": {key: text(fields(said).get(key)) for key in gallery_words.ABOUT_FILE},
         "cover": str(entry.thumbnail) if entry.thumbnail else "",

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from sdlora.base.load import load_base
 from sdlora.jobs import desk, tasks
 from sdlora.lora import geometry
-from sdlora.lora.delta import delta
-from sdlora.lora.file import read
+from sdlora.lora.delta import Adapter, delta
+from sdlora.lora.file import read, write
 from sdlora.lora.modules import family_table
 
 
@@ -48,7 +48,8 @@ def test_a_report_of_no_lora_is_a_sentence(tmp_path):
 
 def test_a_blend_becomes_one_file_that_does_the_same(lora):
     loras = [{"file": str(lora), "strength": 0.75}, {"file": str(lora), "strength": -0.5}]
-    told = asked("save", {"base": "mini", "loras": loras, "name": "Half & half", "method": "concat", "rank": None})
+    told = asked("save", {"base": "mini", "loras": loras, "name": "Half & half", "method": "concat", "rank": None,
+                          "together": True})
     assert told.state == "done", told.problem
     assert told.result["file"] == "half-half.safetensors" and told.result["name"] == "Half & half" and told.result["energy"] == 1
     (path, one), (_, made) = *read(lora).adapters.items(), *read(told.folder / told.result["file"]).adapters.items()
@@ -58,24 +59,37 @@ def test_a_blend_becomes_one_file_that_does_the_same(lora):
 
 def test_a_blend_that_is_nothing_is_a_sentence(lora):
     nothing = [{"file": str(lora), "strength": 0}]
-    told = asked("save", {"base": "mini", "loras": nothing, "name": "x", "method": "concat", "rank": None})
+    told = asked("save", {"base": "mini", "loras": nothing, "name": "x", "method": "concat", "rank": None, "together": True})
     assert told.state == "failed" and "0" in told.problem
 
 
 @pytest.mark.parametrize("way", ["kohya", "diffusers"])
 def test_a_file_in_another_form_changes_weights_alike(lora, way):
-    told = asked("convert", {"file": str(lora), "name": "One", "way": way, "about": {}, "cover": ""})
+    told = asked("convert", {"file": str(lora), "name": "One", "base": "", "way": way, "about": {}, "cover": ""})
     assert told.state == "done", told.problem
     (path, before), (_, after) = *read(lora).adapters.items(), *read(told.folder / told.result["file"]).adapters.items()
     weight = torch.zeros(family_table("mini")[path])
     torch.testing.assert_close(delta(after, weight), delta(before, weight))
 
 
+def test_a_kind_that_needs_the_base_is_converted_on_it(tmp_path):
+    path = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    out, _ = family_table("mini")[path]
+    blocks = torch.randn(4, out // 4, out // 4, generator=torch.Generator().manual_seed(0)) * 0.02
+    adapters = {path: Adapter("oft", {"blocks": blocks}, 0.0, 0, "unet")}
+    write(tmp_path / "oft.safetensors", adapters, {}, family="mini", dtype="fp32")
+    payload = {"file": str(tmp_path / "oft.safetensors"), "name": "Oft", "way": "diffusers", "about": {}, "cover": ""}
+    assert asked("convert", payload | {"base": ""}).state == "failed"
+    told = asked("convert", payload | {"base": "mini"})
+    assert told.state == "done", told.problem
+    assert [each.kind for each in read(told.folder / told.result["file"]).adapters.values()] == ["lora"]
+
+
 def test_what_is_given_away_says_who_made_it_and_nothing_private(tmp_path, lora):
     about = {"ss_dataset_dirs": '{"/home/ada/pictures": 3}', "ss_network_module": "networks.lora"}
     save_file(load_file(lora), tmp_path / "private.safetensors", about)
     Image.new("RGB", (64, 64), "teal").save(tmp_path / "cover.png")
-    told = asked("convert", {"file": str(tmp_path / "private.safetensors"), "name": "Ada's", "way": "zip",
+    told = asked("convert", {"file": str(tmp_path / "private.safetensors"), "name": "Ada's", "base": "", "way": "zip",
                              "about": {"author": "Ada", "licence": "CC0"}, "cover": str(tmp_path / "cover.png")})
     assert told.state == "done", told.problem
     with zipfile.ZipFile(told.folder / told.result["file"]) as archive:

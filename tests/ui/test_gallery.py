@@ -18,7 +18,7 @@ from sdlora.jobs.table import Table
 from sdlora.library import index
 from sdlora.lora.modules import family_table
 from sdlora.storage import place, write_json
-from sdlora.ui import blend, canvas, desk, grid, recall, report, shelf
+from sdlora.ui import blend, canvas, desk, gallery_words, grid, recall, report, shelf
 
 KEY = "lora_unet_" + next(path for path in family_table("mini") if path.endswith("attn1.to_q")).replace(".", "_")
 SIZE = next(shape for path, shape in family_table("mini").items() if path.endswith("attn1.to_q"))
@@ -161,15 +161,16 @@ def test_what_the_measurement_says_is_told_in_names_and_numbers():
 
 def test_a_saved_blend_gets_a_picture_drawn_with_it_as_its_cover(tmp_path):
     put("one", "two")
-    loras = desk.blended({"rows": [row("one")], "name": "Blend", "way": "svd 16"})
+    loras = desk.blended({"rows": [row("one")], "method": "sum", "name": "Blend", "way": "svd 16"})
     assert (loras["method"], loras["rank"], loras["name"]) == ("svd", 16, "Blend")
     picture = draws.picture_path("20260101-000000-abcdef-000")
     Image.new("RGB", (64, 64), "teal").save(place("pictures", "2026-01-01") / picture.name)
     write_json(picture.with_suffix(".json"), {"item": "blend", "settings": {"loras": loras["loras"]}})
     index.find("two").path.rename(place("desk", "made") / "blend.safetensors")
-    found = {"file": "blend.safetensors", "name": "Blend", "loras": loras["loras"], "energy": 0.987, "notes": ["A note."]}
+    found = {"file": "blend.safetensors", "name": "Blend", "loras": loras["loras"], "together": False, "energy": 0.987,
+             "notes": ["A note."]}
     told = desk.kept(questions.Answer("", "save", "done", found, "", "", place("desk", "made")))
-    assert "98.7%" in told["text"] and told["text"].endswith("A note.")
+    assert "98.7%" in told["text"] and told["text"].endswith("A note.") and gallery_words.SAVED_AS_SUM in told["text"]
     with Image.open(index.find("blend").thumbnail) as cover:
         assert cover.getpixel((1, 1)) == (0, 128, 128)
 
