@@ -34,9 +34,6 @@ class Shape:
     size_px: int = 128
 
 
-MICRO = Shape((8, 8, 8, 8), 4, 32, 1, (16, 16), 8, 4, 32)
-
-
 @dataclass
 class Networks:
     """All parts of a base, in fp32."""

@@ -10,8 +10,9 @@ from sdlora.mini.autoencoder import VaeSettings
 from sdlora.mini.build import Recipe, build
 from sdlora.mini.checkpoint import Budget, Progress, rate
 from sdlora.mini.denoiser import UnetSettings
-from sdlora.mini.network import MICRO, TERMINAL_LEAK, fresh, save_networks, schedule, set_latent_scale
+from sdlora.mini.network import TERMINAL_LEAK, Shape, fresh, save_networks, schedule, set_latent_scale
 
+MICRO = Shape((8, 8, 8, 8), 4, 32, 1, (16, 16), 8, 4, 32)
 RECIPE = Recipe(
     scenes=8, vae_scenes=4, vae_textures=4, shape=MICRO, steps=3,
     vae=VaeSettings(batch_size=2, crop_px=32), unet=UnetSettings(batch_size=4),
