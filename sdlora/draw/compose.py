@@ -14,6 +14,7 @@ from sdlora.lora.blend import Ingredient, strength_at
 from sdlora.lora.delta import delta
 
 Multipliers = tuple[float | Mapping[str, float], ...]
+Scores = Mapping[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,13 @@ class Mix:
 
 
 def plan(method: str, loras: Sequence[Ingredient], steps: int, switch_every: int,
-         weight_of: Callable[[str], Tensor | None] | None) -> list[tuple[Mix, ...]]:
+         scores: Callable[[], Scores] | None) -> list[tuple[Mix, ...]]:
     """For each of `steps` denoising steps the mixes whose predictions are averaged; mostly one.
 
     "sum": all at once. "switch": one after the other, for `switch_every` steps each, the first one first (LoRA Switch,
     arXiv 2402.16843; strengths are kept). "composite": each alone, predictions averaged (LoRA Composite, same paper).
-    "style-subject": a style, then a subject; see `duel`. weight_of(path): the pristine weight of a module, None where there
-    is none. Raises UserError for a LoRA that never acts and for a style-subject that is not a pair.
+    "style-subject": a style, then a subject; see `duel`. scores(): what `scored` says of the pair; asked for nothing else.
+    Raises UserError for a LoRA that never acts and for a style-subject that is not a pair.
     """
     idle = next((lora for lora in loras if lora.start >= lora.end), None)
     if idle:
@@ -43,7 +44,7 @@ def plan(method: str, loras: Sequence[Ingredient], steps: int, switch_every: int
         chosen = "only one is" if len(loras) == 1 else f"{len(loras)} are"
         raise UserError(f"Style and subject need two LoRAs, the style first; {chosen} chosen.",
                         "Choose two, or another way to combine them.")
-    scores = scored(*loras, weight_of) if method == "style-subject" and loras else {}
+    wants = scores() if method == "style-subject" and loras else {}
     everyone = (1.0,) * len(loras)
     planned = []
     for step in range(steps):
@@ -54,7 +55,7 @@ def plan(method: str, loras: Sequence[Ingredient], steps: int, switch_every: int
         elif method == "composite" and there:
             planned.append(tuple(alone(index, len(loras)) for index in there))
         elif method == "style-subject" and len(there) == 2:
-            planned.append((Mix(duel(scores, step / steps), everyone),))
+            planned.append((Mix(duel(wants, step / steps), everyone),))
         else:
             planned.append((Mix(tuple(map(float, acting)), everyone),))
     return planned
@@ -66,7 +67,7 @@ def alone(index: int, count: int) -> Mix:
     return Mix(only, only)
 
 
-def duel(scores: Mapping[str, tuple[float, float]], share: float) -> tuple[dict[str, float], dict[str, float]]:
+def duel(scores: Scores, share: float) -> tuple[dict[str, float], dict[str, float]]:
     """1 for the one of (style, subject) that acts on each module both change, when `share` of the denoising is done; else 0.
 
     As K-LoRA (arXiv 2502.18461) chooses, own implementation: the one with the larger score, the style's growing from
@@ -79,8 +80,8 @@ def duel(scores: Mapping[str, tuple[float, float]], share: float) -> tuple[dict[
 
 
 @torch.no_grad()
-def scored(style: Ingredient, subject: Ingredient, weight_of: Callable[[str], Tensor | None]) -> dict[str, tuple[float, float]]:
-    """{module of the UNet that both change: how much style and subject want it}.
+def scored(style: Ingredient, subject: Ingredient, weight_of: Callable[[str], Tensor | None]) -> Scores:
+    """{module of the UNet that both change: how much style and subject want it}. weight_of(path): its pristine weight, or None.
 
     The sum of the r1 x r2 largest absolute entries of the weight change; the subject's divided by gamma, the ratio of what
     both LoRAs change in all of these modules, so that a loud LoRA does not win everywhere (K-LoRA, eq. 3-6).

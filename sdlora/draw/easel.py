@@ -1,4 +1,4 @@
-"""What stays with a base between two pictures: the LoRAs it holds and the texts it has read.
+"""What stays with a base between two pictures: the LoRAs it holds, how a pair shares it, and the texts it has read.
 
 Knows nothing about denoising, and nothing about files.
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sdlora.base.load import Base
 from sdlora.draw.apply import Applied, Matched
-from sdlora.draw.compose import Multipliers
+from sdlora.draw.compose import Multipliers, Scores, scored
 from sdlora.draw.prompt import encode
 from sdlora.lora.blend import Ingredient
 
@@ -34,6 +34,7 @@ class Easel:
         self.applied = Applied(base)
         self.loras: tuple[Ingredient, ...] = ()
         self.mixed: Multipliers | None = None
+        self.judged: tuple[tuple, Scores] = (), {}  # of the last pair
         self.texts: OrderedDict[tuple, dict[str, Tensor]] = OrderedDict()
 
     def load(self, loras: Sequence[Ingredient]) -> list[Matched]:
@@ -51,6 +52,14 @@ class Easel:
         """The weights as they were before any LoRA, to the bit."""
         self.applied.clear()
         self.loras, self.mixed = (), None
+
+    def scores(self) -> Scores:
+        """How much style and subject, the two LoRAs that are loaded, want each module (compose.scored); once for a pair."""
+        pair = tuple((self.applied.shelf.ready(lora.adapters).digest, lora.strength, lora.family, *sorted(lora.blocks.items()))
+                     for lora in self.loras)
+        if self.judged[0] != pair:
+            self.judged = pair, scored(*self.loras, self.applied.pristine)
+        return self.judged[1]
 
     def read(self, prompt: str, factors: tuple[float, ...]) -> dict[str, Tensor]:
         """The features of a prompt (draw.prompt.encode) with each LoRA's changes to the text encoders times its factor.

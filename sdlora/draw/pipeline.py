@@ -88,7 +88,7 @@ def every_picture(base: Base, config: DrawConfig, start: Start, easel: Easel | N
     """All prompts x count, in order; ends early when stop() says so."""
     common = settings_of(base, config, start)
     steps = running(config, start)
-    mixes = plan(config.method, easel.loras if easel else (), steps, config.switch_every, easel and easel.applied.pristine)
+    mixes = plan(config.method, easel.loras if easel else (), steps, config.switch_every, easel and easel.scores)
     for prompt_index, prompt in enumerate(config.prompts):
         predict = predictor(base, config, prompt, start.size, easel, mixes)
         for image_index in range(config.count):

@@ -75,7 +75,7 @@ def test_the_style_takes_over_towards_the_end(base):
     style, subject = pick([3.0, 1.0] + [0.0] * (size - 2)), pick([10.0, 0.0] + [0.0] * (size - 2))
     scores = scored(style, subject, lambda path: weight)
     assert scores[path] == pytest.approx((3.0, 10.0 / (10.0 / 4.0)))
-    planned = plan("style-subject", [style, subject], 4, 5, lambda path: weight)
+    planned = plan("style-subject", [style, subject], 4, 5, lambda: scores)
     assert [mix.unet[0][path] for (mix,) in planned] == [0, 0, 0, 1]  # 3 x (0.5, 0.875, 1.25, 1.625) against 4
     assert all(mix.unet[0][path] + mix.unet[1][path] == 1 for (mix,) in planned)
 
@@ -92,7 +92,7 @@ def drawn(base, loras, **settings):
     easel, start = easel_of(base), begin(base, config)
     easel.load(loras)
     try:
-        mixes = plan(config.method, easel.loras, running(config, start), config.switch_every, easel.applied.pristine)
+        mixes = plan(config.method, easel.loras, running(config, start), config.switch_every, easel.scores)
         return list(denoise(base, config, start, 1, predictor(base, config, "a red house", start.size, easel, mixes)))[-1].latents
     finally:
         easel.clear()

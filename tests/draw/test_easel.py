@@ -73,6 +73,20 @@ def test_a_lora_that_waits_its_turn_does_not_read_the_prompt(base):
     assert pictures(base, first, second, method="switch", switch_every=9) == pictures(base, first)
 
 
+def test_a_pair_is_judged_once_while_it_stays_the_same(base, monkeypatch):
+    judged, real = [], easel.scored
+    monkeypatch.setattr(easel, "scored", lambda *given: judged.append(given[:2]) or real(*given))
+    style, subject = ingredient(UNET), ingredient(UNET)
+    first = pictures(base, style, subject, method="style-subject")
+    again = [Ingredient(dict(each.adapters), name="read from its file again") for each in (style, subject)]
+    assert pictures(base, *again, method="style-subject") == first and len(judged) == 1
+    assert pictures(base, subject, style, method="style-subject") and len(judged) == 2
+    assert pictures(base, subject, Ingredient(style.adapters, 0.5), method="style-subject") and len(judged) == 3
+    pictures(base, subject, Ingredient(style.adapters, blocks={"IN01": 0.5}, family="sd1"), method="style-subject")
+    assert len(judged) == 4
+    assert pictures(base, style, subject, method="style-subject") == first
+
+
 def test_a_few_texts_are_kept(base, monkeypatch, reads):
     monkeypatch.setattr(easel, "MOST_TEXTS", 3)
     for prompt in ("a cat", "a dog", "a cat", "a bird", "a dog"):
