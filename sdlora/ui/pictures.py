@@ -80,6 +80,7 @@ def connect(act: Pictures, new: gr.Button, delete: gr.Button) -> None:
     act.name.blur(guarded(rename), [act.menu, act.name], [act.menu, act.name], **QUIET)
     act.name.submit(guarded(rename), [act.menu, act.name], [act.menu, act.name], **QUIET)
     act.default.input(guarded(set_default), [act.menu, act.default], act.grid, trigger_mode="always_last", **QUIET)
+    act.default.blur(guarded(set_default_left), [act.menu, act.default], act.grid, **QUIET)  # pasted or cut is not typed
     act.grid.delete(guarded(remove), act.menu, act.shown, **QUIET)
     act.notes.delete(guarded(clear_notes), act.menu, act.notes, **QUIET)
     new.click(guarded(create), None, act.shown, **QUIET)
@@ -213,6 +214,11 @@ def set_default(set_id: object, caption: object) -> object:
     chosen = an_id(set_id, "set")
     sets.set_settings(chosen, default_caption=text(caption))
     return show(chosen)[3]
+
+
+def set_default_left(set_id: object, caption: object) -> object:
+    """The field was left: nothing to say where no set is open."""
+    return set_default(set_id, caption) if set_id else gr.skip()
 
 
 def remove(set_id: object, event: gr.EventData) -> tuple:

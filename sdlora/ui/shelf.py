@@ -93,7 +93,8 @@ def show_places(chosen: object) -> gr.Dropdown:
 
 def connect(shelf: Shelf) -> None:
     look = {"trigger_mode": "always_last", **QUIET}
-    shelf.query.input(guarded(first_page), shelf.looking, [shelf.cards, shelf.most], **look)
+    # not input: Gradio fires that for keys only, and words are pasted and cut too
+    shelf.query.change(guarded(first_page), shelf.looking, [shelf.cards, shelf.most], **look)
     for part in (shelf.family, shelf.sort, shelf.starred, shelf.place):
         part.input(guarded(first_page), shelf.looking, [shelf.cards, shelf.most], **look)
     shelf.cards.expand(guarded(more), shelf.looking, [shelf.cards, shelf.most], **QUIET)

@@ -67,6 +67,7 @@ def connect(form: Form, act: Pictures) -> None:
         guarded(fill), [act.menu, form.kept], [form.kept, form.name, form.trigger, form.base, form.preset], **QUIET
     ).then(**counted, **TICK)
     form.trigger.input(guarded(keep_trigger), [act.menu, form.trigger], None, trigger_mode="always_last", **QUIET)
+    form.trigger.blur(guarded(keep_trigger), [act.menu, form.trigger], None, **QUIET)  # what was pasted or cut was not typed
     gr.on(
         [act.count.change, form.base.change, form.preset.change, *(field.change for field in form.expert)],
         **counted,

@@ -169,6 +169,8 @@ def test_the_report_of_a_file_its_notes_and_other_forms_of_it(gallery, tmp_path)
     expect(card(gallery, "Silver birch")).to_have_count(1)
     gallery.locator("#shelf-search input, #shelf-search textarea").first.press_sequentially("winter")
     expect(gallery.locator("#shelf figure")).to_have_count(1)
+    gallery.locator("#shelf-search input, #shelf-search textarea").first.fill("")
+    expect(card(gallery, "Coral")).to_have_count(1)
 
 
 def test_starring_deleting_and_bringing_back(gallery, shelf):
