@@ -4,6 +4,8 @@ SDLORA_SCREENSHOTS=assets/screenshots pytest tests/browser/test_screenshots.py
 """
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,6 +16,7 @@ TARGET = os.environ.get("SDLORA_SCREENSHOTS")
 STYLE = os.environ.get("SDLORA_SCREENSHOTS_STYLE", "Stained glass")
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(not TARGET, reason="SDLORA_SCREENSHOTS names no folder")]
 MINUTES = 15 * 60_000
+ROOT = Path(__file__).parents[2]
 
 
 def shot(page: Page, name: str, selector: str | None = None) -> None:
@@ -49,16 +52,39 @@ def test_the_readme_shows_the_page_as_it_is(studio, page):
     expect(page.locator("#history figure")).to_have_count(2, timeout=MINUTES)
     settle(page, "#act-try")
     shot(page, "trying", "#act-try")
-    page.get_by_role("tab", name="Gallery").click()
-    page.locator("#shelf .card").first.click()
-    page.locator("#gallery-prompt textarea").fill(f"{trigger}, a yellow cat, city, at night")
-    page.locator("#gallery-draw").click()
-    expect(page.locator("#gallery-results figure")).to_have_count(2, timeout=MINUTES)
-    page.evaluate("window.scrollTo(0, 0)")
-    page.set_viewport_size({"width": 1280, "height": 1250})
-    shot(page, "gallery")
+    blend_two(studio, page, f"{trigger}, a red house and a blue boat, meadow, in daylight")
     page.set_viewport_size({"width": 390, "height": 844})
     page.get_by_role("tab", name="Studio").click()
     for name, place in (("phone-pictures", "#act-pictures"), ("phone-training", "#progress"), ("phone-trying", "#compare")):
         settle(page, place)
         shot(page, name)
+
+
+def blend_two(studio, page: Page, prompt: str) -> None:  # noqa: ANN001
+    """A second style beside the first: shelf, desk and blend on one picture, a grid on another."""
+    train = [sys.executable, "-m", "sdlora", "train", str(ROOT / "assets/examples/woodcut"), "--preset", "quick"]
+    subprocess.run([*train, "--name", "Woodcut", "--trigger", "wdcut"], cwd=ROOT, check=True,
+                   env={**os.environ, "SDLORA_HOME": str(studio.home)})
+    page.get_by_role("tab", name="Gallery").click()
+    expect(page.locator("#shelf figure")).to_have_count(2, timeout=60_000)
+    for name, strength in ((STYLE, "0.6"), ("Woodcut", "0.35")):
+        page.locator("#shelf figure").filter(has_text=name).locator(".card").click()
+        amount = page.locator("#desk .row").filter(has_text=name).get_by_role("spinbutton").first
+        amount.fill(strength)
+        amount.blur()
+    page.locator("#gallery-prompt textarea").fill(prompt)
+    page.locator("#gallery-draw").click()
+    expect(page.locator("#gallery-results figure")).to_have_count(2, timeout=MINUTES)
+    expect(page.locator("#desk .push output").last).to_contain_text("pushes", timeout=60_000)
+    expect(page.locator("#desk .notice")).to_have_count(0)
+    below = page.evaluate("Math.ceil(document.querySelector('#act-blend').getBoundingClientRect().bottom + scrollY) + 18")
+    page.set_viewport_size({"width": 1280, "height": below})
+    page.evaluate("window.scrollTo(0, 0)")
+    shot(page, "gallery")
+    page.locator("#grid-x-values textarea, #grid-x-values input").first.fill("0, 0.2, 0.4, 0.6, 0.8")
+    page.locator("#grid-y input").first.click()
+    page.get_by_role("option", name="Variation number").click()
+    page.locator("#grid-y-values textarea, #grid-y-values input").first.fill("1-3")
+    page.locator("#grid-draw").click()
+    expect(page.locator("#grid-table td img")).to_have_count(15, timeout=MINUTES)
+    shot(page, "grid", "#act-grid")
