@@ -1,4 +1,4 @@
-"""Where files live and how they are written: the data folder, safe names, atomic writes.
+"""Where files live and how they are written: the data folder, safe names, atomic writes, processes that work there.
 
 Knows nothing about what the files mean.
 """
@@ -9,6 +9,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 import unicodedata
 from collections.abc import Callable
@@ -177,6 +179,24 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def spawn(arguments: list[str], log: Path) -> subprocess.Popen:
+    """Start a Python process on this data folder that neither a closed terminal nor its parent's death ends.
+
+    arguments: what follows `python -P`. What it prints is appended to `log`.
+    """
+    source = Path(__file__).resolve().parents[1]
+    environment = {**os.environ, "SDLORA_HOME": str(home())}
+    if "site-packages" not in source.parts:
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(source), os.environ.get("PYTHONPATH")]))
+    apart = {"start_new_session": True}
+    if os.name == "nt":
+        apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        return subprocess.Popen([sys.executable, "-P", *arguments], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                                cwd=home(), env=environment, **apart)
 
 
 def write_json(path: Path, value: object) -> Path:

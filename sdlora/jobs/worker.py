@@ -14,14 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sdlora.errors import UserError
-from sdlora.jobs.backends.local import Handle, Local, spawn
+from sdlora.jobs.backends.local import Handle, Local
 from sdlora.jobs.execute import BUG, DONE, MISTAKE, STOPPED
 from sdlora.jobs.lock import Held, hold, is_held
 from sdlora.jobs.pictures import DRAWER_LOCK, fail_waiting
 from sdlora.jobs.run import view
 from sdlora.jobs.table import HEARTBEAT_SECONDS, Job, Table
 from sdlora.jobs.watch import EVENTS, LOCK, PAUSE
-from sdlora.storage import home, place, sweep
+from sdlora.storage import home, place, spawn, sweep
 from sdlora.train import events
 
 WORKER_LOCK = "worker.lock"

@@ -4,17 +4,14 @@ It is `sdlora library scan --background`: it runs at low priority, ends when all
 one per data folder. It may be killed at any moment: what it read is in the index, the next one goes on from there.
 """
 
-import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-import sdlora
-from sdlora.storage import home, place
+from sdlora.storage import home, spawn
 
 started: dict[Path, subprocess.Popen] = {}  # by data folder
 
@@ -23,17 +20,7 @@ def start() -> bool:
     """Start the process unless there is one; True when it was started."""
     if is_running():
         return False
-    source = Path(sdlora.__file__).resolve().parents[1]
-    environment = {**os.environ, "SDLORA_HOME": str(home())}
-    if "site-packages" not in source.parts:
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(source), os.environ.get("PYTHONPATH")]))
-    apart = {"start_new_session": True}
-    if os.name == "nt":
-        apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
-    command = [sys.executable, "-P", "-m", "sdlora", "library", "scan", "--background"]
-    with (place("logs") / "library.log").open("ab") as output:
-        started[home()] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=home(),
-                                           env=environment, **apart)
+    started[home()] = spawn(["-m", "sdlora", "library", "scan", "--background"], home() / "logs" / "library.log")
     return True
 
 

@@ -3,35 +3,17 @@
 Knows nothing about queues. A backend is four methods: `slots start poll stop`.
 """
 
-import os
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import sdlora
 from sdlora.jobs.execute import DONE, LOG, MISTAKE, STOPPED
 from sdlora.jobs.lock import is_held
 from sdlora.jobs.run import view
 from sdlora.jobs.watch import LOCK, SUSPEND
-from sdlora.storage import home
+from sdlora.storage import spawn
 
 CODES = {"done": DONE, "failed": MISTAKE, "stopped": STOPPED}
-
-
-def spawn(arguments: list[str], log: Path) -> subprocess.Popen:
-    """Start a process that neither a closed terminal nor its parent's death ends; what it prints is appended to `log`."""
-    source = Path(sdlora.__file__).resolve().parents[1]
-    environment = {**os.environ, "SDLORA_HOME": str(home())}
-    if "site-packages" not in source.parts:
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(source), os.environ.get("PYTHONPATH")]))
-    apart = {"start_new_session": True}
-    if os.name == "nt":
-        apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
-        return subprocess.Popen([sys.executable, "-P", *arguments], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                                cwd=home(), env=environment, **apart)
 
 
 @dataclass(frozen=True)
