@@ -4,10 +4,11 @@ import os
 import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as sdlora sets it, but some tests import torch first
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import pytest
+
+import sdlora  # noqa: F401 - sets how OpenMP threads wait, before any test imports torch
 
 LOOPBACK = {"127.0.0.1", "::1", "localhost", "0.0.0.0", ""}
 ARMED = [False]

@@ -96,7 +96,7 @@ def depth(node: ast.AST, here: int = 0) -> int:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_budgets(path):
     text = path.read_text(encoding="utf-8")
-    assert text.count("\n") <= 300, "a file has at most 300 lines"
+    assert text.count("\n") <= 400, "a file has at most 400 lines"
     for node in ast.walk(ast.parse(text)):
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
