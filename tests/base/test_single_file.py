@@ -122,8 +122,9 @@ def test_xl_prediction_is_told_the_size(both, tiny_configs):
     base = load_base(str(folder), "cpu", parts=("text", "unet"))
     features, noisy, timesteps = base.encode_text(PROMPTS[:1]), torch.randn(1, 4, 16, 24), torch.tensor([500])
     ids = torch.tensor([[32, 48, 0, 0, 32, 48]], dtype=torch.float32)  # height before width
-    wanted = pipeline.unet(noisy, timesteps, encoder_hidden_states=features["states"],
-                           added_cond_kwargs={"text_embeds": features["pooled"], "time_ids": ids}).sample
+    unet = pipeline.unet.to(memory_format=torch.channels_last)  # the layout decides the last bits
+    wanted = unet(noisy, timesteps, encoder_hidden_states=features["states"],
+                  added_cond_kwargs={"text_embeds": features["pooled"], "time_ids": ids}).sample
     assert torch.equal(base.predict(noisy, timesteps, features, (48, 32)), wanted)
     assert not torch.equal(base.predict(noisy, timesteps, features, (32, 48)), wanted)
 
