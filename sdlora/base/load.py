@@ -157,9 +157,7 @@ def load_base(spec: str, device: str = "auto", *, parts: Sequence[str] = PARTS,
     dtype = dtype or (torch.float32 if where.type == "cpu" else torch.float16)
     opened = open_folder(path, parts, dtype) if path.is_dir() else single_file.open_parts(path, family, parts, dtype)
     for model in opened.models():
-        # Convolutions read this layout faster: on two cores a training step of mini takes 6 % less, its VAE 25 % less.
-        layout = torch.preserve_format if where.type == "mps" else torch.channels_last
-        model.requires_grad_(False).eval().to(where, memory_format=layout)
+        frozen(model, where)
     unet, vae = opened.unet_config, opened.vae_config
     factor = 2 ** (len(vae["block_out_channels"]) - 1)
     return Base(spec=spec, title=catalog.title(spec), family=family.key, identity=catalog.identity(path),
@@ -167,6 +165,13 @@ def load_base(spec: str, device: str = "auto", *, parts: Sequence[str] = PARTS,
                 prediction_type=opened.scheduler_config.get("prediction_type", "epsilon"),
                 tokenizers=opened.tokenizers, text_encoders=opened.text_encoders, vae=opened.vae, unet=opened.unet,
                 scheduler_config=opened.scheduler_config, device=where, dtype=dtype)
+
+
+def frozen(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model on its device, in the mode and the memory layout it is used in."""
+    # Convolutions read this layout faster: on two cores a training step of mini takes 6 % less, its VAE 25 % less.
+    layout = torch.preserve_format if device.type == "mps" else torch.channels_last
+    return model.requires_grad_(False).eval().to(device, memory_format=layout)
 
 
 def open_folder(path: Path, parts: Sequence[str], dtype: torch.dtype) -> single_file.Opened:

@@ -1,10 +1,13 @@
 """How long it takes to load, switch and blend LoRAs, and what a step then costs: ours, and diffusers with PEFT, in one run.
 
-Knows nothing about the command line. Both sides use one resident base in turn, round after round, and read the same files, so
-that a busy machine slows them alike; the median of the rounds counts. The large models have random weights of true shape.
+Each side has a resident base in a process of its own, with its own defaults (sides.py), and reads the same files; the median of
+the rounds counts. The large models have random weights of true shape.
 """
 
+import json
+import os
 import statistics
+import sys
 import tempfile
 import time
 import warnings
@@ -12,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import diffusers
@@ -21,7 +25,8 @@ from torch import Tensor
 
 from sdlora import storage
 from sdlora.base.catalog import FAMILIES
-from sdlora.base.load import Base, load_base, pick_device
+from sdlora.base.load import Base, frozen, load_base, pick_device
+from sdlora.bench import sides, timed
 from sdlora.draw.apply import Applied
 from sdlora.lora import file as lora_file
 from sdlora.lora.blend import Ingredient
@@ -32,7 +37,6 @@ TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 RANK, LORAS = 16, 5
 SIDE_PX = 256  # of the large models; mini draws its own size
 ROUNDS = {"mini": 24, "sd15": 5, "sdxl": 3}
-LIMIT_SECONDS = 150.0  # a busy machine gets fewer rounds, never a longer wait
 REPEATS = 3  # of what takes milliseconds, in every round
 NO_PEFT = 'PEFT is not installed, so it was not measured. Get it with: pip install "sdlora[test]"'
 Seconds = dict[str, float | list[float]]
@@ -74,27 +78,55 @@ class Result:
 
 def measure(model: str = "mini", *, rounds: int | None = None, device: str = "auto") -> Result:
     """Time `model` ("mini", "sd15", "sdxl"). Raises UserError where the device is not there, KeyError for another model."""
-    base = load_base("mini", device, parts=("text", "unet")) if model == "mini" else hollow(MODELS[model], device)
-    step, pipeline = step_of(base), pipeline_of(base)
+    device = pick_device(device).type
+    with tempfile.TemporaryDirectory() as folder:
+        given = json.dumps({"model": model, "device": device, "folder": folder})
+        environments = {"ours": dict(os.environ)}
+        if find_spec("peft"):
+            environments["theirs"] = sides.as_others() | sides.UNTOUCHED
+        commands = {name: (sides.own_python("sdlora.bench.switch", name, given), environment)
+                    for name, environment in environments.items()}
+        with sides.running(commands) as running:
+            answers = sides.in_turn(running, rounds or ROUNDS[model])
     seconds: dict[str, list[float]] = defaultdict(list)
-    started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder, torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PEFT warns of every adapter it is given
-        files = [written(Path(folder) / f"{seed}.safetensors", base, seed) for seed in range(LORAS)]
-        for number in range(-1, rounds or ROUNDS[model]):
-            turn = ours(base, files, step) | (theirs(pipeline, files, step) if pipeline else {})
-            for name, value in turn.items() if number >= 0 else ():
+    facts = answers["ours"][0].pop("facts")
+    for turn in [turn for turns in answers.values() for turn in turns]:
+        for name, value in turn.items():
+            if name != "facts":
                 seconds[name] += value if isinstance(value, list) else [value]
-            if number >= 0 and time.perf_counter() - started > LIMIT_SECONDS:
-                break
-        applied = Applied(base)
-        applied.set([Ingredient(lora_file.read(files[0]).adapters)])
-        lost = applied.rounding_error()
-        applied.clear()
-    return told(model, base, seconds, lost)
+    return told(model, seconds, facts)
 
 
-def told(model: str, base: Base, seconds: dict[str, list[float]], lost: float) -> Result:
+def serve(side: str, model: str, device: str, folder: str) -> None:
+    """Answer with one turn of "ours" (with facts about the base) or "theirs" until nobody asks any more.
+
+    Ours writes the files, before it says that it is ready; nobody is asked before both are.
+    """
+    base = load_base("mini", device, parts=("text", "unet")) if model == "mini" else hollow(MODELS[model], device)
+    files, step = [Path(folder) / f"{seed}.safetensors" for seed in range(LORAS)], step_of(base)
+    warnings.simplefilter("ignore")  # PEFT warns of every adapter it is given
+    with torch.no_grad():
+        if side == "theirs":
+            pipeline = pipeline_of(base)
+            timed.answer(lambda: theirs(pipeline, files, step))
+            return
+        for seed, file in enumerate(files):
+            written(file, base, seed)
+        facts = facts_of(base, files[0])
+        timed.answer(lambda: {**ours(base, files, step), "facts": facts})
+
+
+def facts_of(base: Base, file: Path) -> dict[str, object]:
+    """What a result says beside the seconds."""
+    applied = Applied(base)
+    applied.set([Ingredient(lora_file.read(file).adapters)])
+    lost = applied.rounding_error()
+    applied.clear()
+    return {"rounding_error": lost, "modules": len(targets(base)), "threads": torch.get_num_threads(),
+            "device": str(base.device), "dtype": str(base.dtype).removeprefix("torch.")}
+
+
+def told(model: str, seconds: dict[str, list[float]], facts: dict[str, object]) -> Result:
     """The medians; a step ratio is the median of the ratios of two steps that were measured one after the other."""
     middle = {name: statistics.median(values) for name, values in seconds.items()}
     with_peft = "peft_load_s" in middle
@@ -106,9 +138,7 @@ def told(model: str, base: Base, seconds: dict[str, list[float]], lost: float) -
         load_ratio=middle["peft_load_s"] / middle["load_s"] if with_peft else None,
         switch_ratio=middle["peft_switch_s"] / middle["switch_s"] if with_peft else None,
         step5_ratio=ratios["step5_s"], peft_step5_ratio=ratios.get("peft_step5_s"), step_s=middle["step_s"],
-        bandwidth_share=middle["copy_s"] / middle["switch_s"], rounding_error=lost, modules=len(targets(base)),
-        rounds=len(seconds["load_s"]), threads=torch.get_num_threads(), device=str(base.device),
-        dtype=str(base.dtype).removeprefix("torch."))
+        bandwidth_share=middle["copy_s"] / middle["switch_s"], rounds=len(seconds["load_s"]), **facts)
 
 
 def ours(base: Base, files: Sequence[Path], step: Step) -> Seconds:
@@ -183,16 +213,11 @@ def copying(nbytes: int, device: torch.device) -> float:
 
 def clock(action: Callable[[], object]) -> float:
     """Seconds that `action` takes, to the end of what it left to the GPU."""
-    settle()
+    timed.settle()
     began = time.perf_counter()
     action()
-    settle()
+    timed.settle()
     return time.perf_counter() - began
-
-
-def settle() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def step_of(base: Base) -> Step:
@@ -226,14 +251,14 @@ def written(path: Path, base: Base, seed: int) -> Path:
 
 
 @torch.no_grad()
-def hollow(family: str, device: str) -> Base:
-    """A base of true shape in bf16 whose UNet has random weights, and no other parts. Takes 1.7 GB (sd1) or 5.1 GB (sdxl)."""
+def hollow(family: str, device: str, dtype: torch.dtype = torch.bfloat16) -> Base:
+    """A base of true shape whose UNet has random weights, and no other parts. Takes 1.7 GB (sd1) or 5.1 GB (sdxl) in bf16."""
     config = storage.read_json(storage.shipped("assets", "configs", family, "unet", "config.json"))
     where = pick_device(device)
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(config).to(torch.bfloat16)
-    unet = unet.to_empty(device=where).requires_grad_(False).eval()
-    noise = torch.randn(2**22, generator=torch.Generator().manual_seed(0)).to(where, torch.bfloat16) * 0.02
+        unet = UNet2DConditionModel.from_config(config).to(dtype)
+    unet = unet.to_empty(device=where)
+    noise = torch.randn(2**22, generator=torch.Generator().manual_seed(0)).to(where, dtype) * 0.02
     for name, value in unet.named_parameters():
         flat = value.view(-1)
         for at in range(0, len(flat), len(noise)):
@@ -241,18 +266,18 @@ def hollow(family: str, device: str) -> Base:
         if "norm" in name and name.endswith("weight"):
             value.fill_(1)
     return Base(spec=family, title=FAMILIES[family].title, family=family, identity="", resolution=unet.config.sample_size * 8,
-                factor=8, prediction_type="epsilon", tokenizers=[], text_encoders=[], vae=None, unet=unet,
-                scheduler_config={}, device=where, dtype=torch.bfloat16)
+                factor=8, prediction_type="epsilon", tokenizers=[], text_encoders=[], vae=None, unet=frozen(unet, where),
+                scheduler_config={}, device=where, dtype=dtype)
 
 
-def pipeline_of(base: Base) -> object | None:
-    """diffusers' pipeline around the same UNet, without text encoders and VAE; None where PEFT is not installed."""
-    try:
-        import peft  # noqa: F401
-    except ImportError:
-        return None
+def pipeline_of(base: Base) -> object:
+    """diffusers' pipeline around the same UNet, without text encoders and VAE."""
     parts: dict[str, object] = dict.fromkeys(("vae", "text_encoder", "tokenizer"))
     parts |= {"unet": base.unet, "scheduler": DDIMScheduler(clip_sample=False, steps_offset=1)}
     if base.family == "sdxl":
         return diffusers.StableDiffusionXLPipeline(text_encoder_2=None, tokenizer_2=None, **parts)
     return diffusers.StableDiffusionPipeline(safety_checker=None, feature_extractor=None, requires_safety_checker=False, **parts)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], **json.loads(sys.argv[2]))

@@ -1,33 +1,69 @@
 """How long a training step takes: ours, the same step with PEFT's layers, and two forwards (the floor), in one run.
 
-Knows nothing about the command line. The three are measured in turn, round after round, so that a busy machine slows all
-of them alike; the median of the rounds counts. Ours is the very loss and optimizer that `sdlora train` runs.
+Or ours beside any external training script on the same base and pictures. Each is a process of its own (sides.py) with its own
+defaults, measured in turn; the median of the rounds counts. Ours is the very loss, optimizer and loop that `sdlora train` runs.
 """
 
-import copy
+import json
+import os
 import statistics
+import sys
+import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TypeVar
 
 import torch
 
-from sdlora.base.load import Base, load_base
+from sdlora.base.catalog import resolve
+from sdlora.base.load import Base, load_base, pick_device
+from sdlora.bench import sides, timed
+from sdlora.bench.switch import MODELS, hollow
+from sdlora.config import TrainConfig, make
+from sdlora.dataset.folder import read_dataset
+from sdlora.errors import UserError
 from sdlora.lora.layers import attach
+from sdlora.storage import shipped
+from sdlora.train import loop, samples, session
 from sdlora.train.loss import Denoiser, alphas_cumprod, denoising_loss
 from sdlora.train.optim import AdamW
+from sdlora.train.state import TrainState
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
-WARM_UP = 2  # rounds
-LIMIT_SECONDS = 150.0  # a busy machine gets fewer rounds, never a longer wait
 RATE = 1e-4
-NO_PEFT = 'PEFT is not installed, so its layers were not measured. Get it with: pip install "sdlora[test]"'
+TRIGGER = "benchstyle"
+FULL = {"sd15": 512, "sdxl": 1024}  # px, as their artists train
 Step = Callable[[], object]
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured. model: "sd15" and "sdxl" have random weights of true shape; anything else is a base as usual."""
+    model: str = "mini"
+    device: str = "cpu"
+    batch: int = 4
+    rank: int = 16
+    threads: int = 2
+    pictures: str = ""
+
+    @property
+    def window(self) -> int:
+        """Steps in a turn: as many as a second or two hold."""
+        if self.device != "cpu":
+            return 8
+        return 1 if self.model in FULL else 4
 
 
 @dataclass(frozen=True)
 class Result:
-    """Seconds per step; floor_s is two forwards. The PEFT figures are None where PEFT is not installed."""
+    """Seconds per step; floor_s is two forwards. The PEFT figures are None where PEFT is not installed.
+
+    spread: how many times as long slow rounds took as fast ones, for the side where that is worst (sides.spread).
+    """
     model: str
     batch: int
     ours_s: float
@@ -37,47 +73,107 @@ class Result:
     ratio_peft: float | None
     rounds: int
     threads: int
+    device: str
+    spread: float
 
 
-def measure(spec: str = "mini", *, batch: int = 4, rank: int = 16, rounds: int = 40, threads: int = 2) -> Result:
-    """Time `rounds` steps of each kind on base `spec`, in fp32 on the CPU with `threads` threads. Raises UserError."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        base = load_base(spec, "cpu", parts=("text", "unet"))
-        base.unet.requires_grad_(False)
-        steps = {"ours": ours(base, batch, rank), "peft": peft(base, batch, rank), "forward": forward(base, batch)}
-        seconds, rounds = medians({name: step for name, step in steps.items() if step}, rounds)
-    finally:
-        torch.set_num_threads(before)
-    floor, theirs = 2 * seconds["forward"], seconds.get("peft")
-    return Result(spec, batch, seconds["ours"], theirs, floor, seconds["ours"] / floor,
-                  theirs / seconds["ours"] if theirs else None, rounds, threads)
+@dataclass(frozen=True)
+class ScriptResult:
+    """Seconds per optimizer step of ours and of an external script; ratio is theirs / ours. spread as in Result."""
+    model: str
+    batch: int
+    script: str
+    ours_s: float
+    theirs_s: float
+    ratio: float
+    rounds: int
+    steps_per_round: int
+    device: str
+    spread: float
 
 
-def medians(steps: dict[str, Step], rounds: int) -> tuple[dict[str, float], int]:
-    """(median seconds of each step, rounds made). Every round runs all of them once, beginning with another one."""
-    names, seconds = list(steps), {name: [] for name in steps}
-    started = time.perf_counter()
-    for number in range(-WARM_UP, rounds):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
-            began = time.perf_counter()
-            steps[name]()
-            if number >= 0:
-                seconds[name].append(time.perf_counter() - began)
-        if number >= 0 and time.perf_counter() - started > LIMIT_SECONDS:
-            break
-    return {name: statistics.median(values) for name, values in seconds.items()}, len(seconds[names[0]])
+def measure(case: Case, rounds: int = 20) -> Result:
+    """Time `rounds` windows of each kind. Raises UserError: no such base or device, or a side that fails."""
+    case = resolved(case)
+    given = json.dumps(asdict(case))
+    names = {"ours": dict(os.environ), "forward": dict(os.environ)}
+    if find_spec("peft"):
+        names["peft"] = sides.as_others() | sides.UNTOUCHED
+    commands = {name: (sides.own_python("sdlora.bench.train", name, given), environment) for name, environment in names.items()}
+    with sides.running(commands) as running:
+        seconds = sides.in_turn(running, rounds)
+    middle = {name: statistics.median(values) for name, values in seconds.items()}
+    floor, peft_s = 2 * middle["forward"], middle.get("peft")
+    return Result(case.model, case.batch, middle["ours"], peft_s, floor, middle["ours"] / floor,
+                  peft_s / middle["ours"] if peft_s else None, len(seconds["ours"]), case.threads, case.device,
+                  max(map(sides.spread, seconds.values())))
 
 
-def inputs(base: Base, batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, torch.Tensor], int]:
+def measure_script(case: Case, script: Path, arguments: Sequence[str], *, rounds: int = 10, python: str = sys.executable,
+                   steps: int = 10) -> ScriptResult:
+    """Time ours beside `python script arguments`, `steps` optimizer steps a round.
+
+    {base} {pictures} {out} {batch} {rank} in the arguments are replaced. Raises UserError as measure() does, or when the
+    script ends too early.
+    """
+    case = resolved(case)
+    if not script.is_file():
+        raise UserError(f"There is no script {script}.", "Give the path of a training script after --script.")
+    with tempfile.TemporaryDirectory() as out:
+        known = {"base": str(resolve(case.model)), "pictures": case.pictures, "out": out, "batch": str(case.batch),
+                 "rank": str(case.rank)}
+        filled = [fill(argument, known) for argument in arguments]
+        theirs = [python, str(Path(timed.__file__)), str(steps), str(script.resolve()), *filled]
+        ours = sides.own_python("sdlora.bench.train", "loop", json.dumps(asdict(case)), str(steps))
+        with sides.running({"sdlora": (ours, dict(os.environ)), script.name: (theirs, sides.as_others())}) as running:
+            seconds = sides.in_turn(running, rounds)
+    mine, other = ([value / steps for value in seconds[name]] for name in ("sdlora", script.name))
+    middle = statistics.median(mine), statistics.median(other)
+    return ScriptResult(case.model, case.batch, script.name, *middle, middle[1] / middle[0], len(mine), steps, case.device,
+                        max(sides.spread(mine), sides.spread(other)))
+
+
+def shipped_pictures() -> Path:
+    """The pictures that a script is measured on when no others are named."""
+    return shipped("assets", "examples", "stained-glass")
+
+
+def resolved(case: Case) -> Case:
+    """The case with its device named. Raises UserError for one that is not there."""
+    return Case(**asdict(case) | {"device": pick_device(case.device).type})
+
+
+def fill(argument: str, known: dict[str, str]) -> str:
+    for name, value in known.items():
+        argument = argument.replace(f"{{{name}}}", value)
+    return argument
+
+
+def base_of(case: Case, parts: Sequence[str] = ("text", "unet")) -> Base:
+    """The base of a case, as a training run opens it."""
+    torch.set_num_threads(case.threads)
+    dtype = samples.training_dtype(torch.device(case.device))
+    if case.model in FULL:
+        return hollow(MODELS[case.model], case.device, dtype)
+    base = load_base(case.model, case.device, parts=parts, dtype=dtype)
+    base.unet.requires_grad_(False)
+    return base
+
+
+def inputs(base: Base, case: Case) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, torch.Tensor], int]:
     """Latents and noise (b, c, h, w), timesteps (b,), features of a caption, size in px: the same for all three."""
     generator = torch.Generator().manual_seed(1)
-    side = base.resolution // base.factor
-    latents, noise = torch.randn((2, batch, base.channels, side, side), generator=generator)
-    timesteps = torch.linspace(1, 999, batch).long()
-    return latents, noise, timesteps, base.encode_text(["a red house, meadow, in daylight"] * batch), base.resolution
+    size_px = FULL.get(case.model, base.resolution)
+    latents, noise = torch.randn((2, case.batch, base.channels, *[size_px // base.factor] * 2), generator=generator)
+    timesteps = torch.linspace(1, 999, case.batch).long()
+    if base.text_encoders:
+        features = base.encode_text(["a red house, meadow, in daylight"] * case.batch)
+    else:
+        features = {"states": torch.randn(case.batch, 77, base.unet.config.cross_attention_dim, generator=generator)}
+        if base.family == "sdxl":
+            features["pooled"] = torch.randn(case.batch, 1280, generator=generator)
+    features = {part: values.to(base.device) for part, values in features.items()}
+    return *(value.to(base.device) for value in (latents, noise, timesteps)), features, size_px
 
 
 def denoiser(base: Base) -> Denoiser:
@@ -85,47 +181,91 @@ def denoiser(base: Base) -> Denoiser:
     return Denoiser(base.predict, alphas_cumprod(base.scheduler_config, base.device), base.prediction_type)
 
 
-def ours(base: Base, batch: int, rank: int) -> Step:
+def ours(base: Base, case: Case) -> Step:
     """A step as in train.loop: loss, backward, clipping and AdamW on the one flat parameter."""
-    mine = replace(base, unet=copy.deepcopy(base.unet))
-    attached = attach(mine.unet, rank, rank, seed=1)
-    model, given = denoiser(mine), inputs(mine, batch)
+    attached = attach(base.unet, case.rank, case.rank, seed=1)
+    model, given = denoiser(base), inputs(base, case)
     optimizer = AdamW(attached.parameters, weight_decay=0.01, clip_norm=1.0)
 
-    def step() -> float:
+    def step() -> torch.Tensor:
         loss = denoising_loss(model, *given)
         optimizer.step(loss, RATE)
-        return loss.item()
+        return loss
     return step
 
 
-def peft(base: Base, batch: int, rank: int) -> Step | None:
+def peft(base: Base, case: Case) -> Step:
     """The same loss through PEFT's layers, with PyTorch's fused AdamW and clipping: what its users run at best."""
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError:
-        return None
-    theirs = replace(base, unet=copy.deepcopy(base.unet))
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS)), theirs.unet)
-    model, given = denoiser(theirs), inputs(theirs, batch)
-    parameters = [parameter for parameter in theirs.unet.parameters() if parameter.requires_grad]
+    from peft import LoraConfig, inject_adapter_in_model
+
+    inject_adapter_in_model(LoraConfig(r=case.rank, lora_alpha=case.rank, target_modules=list(TARGETS)), base.unet)
+    model, given = denoiser(base), inputs(base, case)
+    parameters = [parameter for parameter in base.unet.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=RATE, fused=True)
 
-    def step() -> float:
+    def step() -> torch.Tensor:
         optimizer.zero_grad()
         loss = denoising_loss(model, *given)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        return loss.item()
+        return loss
     return step
 
 
-def forward(base: Base, batch: int) -> Step:
+def forward(base: Base, case: Case) -> Step:
     """One forward of the bare UNet without gradients; the floor of a frozen-base step is two of them."""
-    latents, _, timesteps, features, size_px = inputs(base, batch)
+    latents, _, timesteps, features, size_px = inputs(base, case)
 
     def step() -> torch.Tensor:
         with torch.no_grad():
             return base.predict(latents, timesteps, features, size_px)
     return step
+
+
+STEPS: dict[str, Callable[[Base, Case], Step]] = {"ours": ours, "peft": peft, "forward": forward}
+
+
+def looped(case: Case) -> Step:
+    """The next step of a real run's loop, on the pictures of the case with their captions."""
+    base = base_of(case, ("text", "vae", "unet"))
+    dataset = read_dataset(Path(case.pictures), trigger=TRIGGER)
+    examples, latents, _ = drained(session.encode_pictures(base, dataset, base.resolution))
+    items, _ = drained(session.encode_captions(base, examples, latents, base.resolution, None))
+    samples.sleep(base)
+    attached = attach(base.unet, case.rank, case.rank, seed=1)
+    config = make(TrainConfig, {"base": case.model, "trigger": TRIGGER, "rank": case.rank, "batch_size": case.batch,
+                                "steps": 20_000, "learning_rate": RATE})
+    optimizer = AdamW(attached.parameters, weight_decay=config.weight_decay, clip_norm=config.clip_norm,
+                      scaled=base.dtype == torch.float16)
+    state = TrainState.fresh(attached.parameters, optimizer, config.seed)
+    steps = loop.train(denoiser(base), items, config, state, stop=lambda: False, due=lambda step: False)
+    return lambda: next(steps)
+
+
+def drained(generator: Generator[object, None, Value]) -> Value:
+    """What a generator returns, its events passed over."""
+    while True:
+        try:
+            next(generator)
+        except StopIteration as end:
+            return end.value
+
+
+def serve(side: str, case: Case, window: int) -> None:
+    """Answer with the seconds per step of `window` steps (for "loop", of all of them) until nobody asks any more."""
+    step = looped(case) if side == "loop" else STEPS[side](base_of(case), case)
+
+    def turn() -> float:
+        timed.settle()
+        began = time.perf_counter()
+        for _ in range(window):
+            step()
+        timed.settle()
+        return (time.perf_counter() - began) / (1 if side == "loop" else window)
+    timed.answer(turn)
+
+
+if __name__ == "__main__":
+    asked = Case(**json.loads(sys.argv[2]))
+    serve(sys.argv[1], asked, int(sys.argv[3]) if len(sys.argv) > 3 else asked.window)

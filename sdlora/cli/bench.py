@@ -1,11 +1,18 @@
 """`sdlora bench ...`: our speed beside others' on this machine. Knows nothing about how it is measured."""
 
 import json
-from dataclasses import asdict
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from sdlora.errors import UserError
+
+UNSTEADY = 1.3  # slow rounds beside fast ones
 
 
 class SwitchModel(StrEnum):
@@ -21,27 +28,56 @@ def register(app: typer.Typer) -> None:
 
 @bench.command()
 def train(
-    base: Annotated[str, typer.Option(help="mini, a diffusers folder or a .safetensors file")] = "mini",
-    batch: Annotated[int, typer.Option(min=1, max=64, help="Pictures in one step")] = 4,
-    rounds: Annotated[int, typer.Option(min=1, max=10_000, help="Steps of each kind; their median counts")] = 40,
-    threads: Annotated[int, typer.Option(min=1, max=256, help="CPU threads")] = 2,
+    arguments: Annotated[list[str] | None, typer.Argument(
+        help="After --: arguments of --script; {base} {pictures} {out} {batch} {rank} are filled in")] = None,
+    base: Annotated[str, typer.Option(help="mini, a diffusers folder or file; sd15, sdxl: true shape, random weights")] = "mini",
+    batch: Annotated[int | None, typer.Option(min=1, max=64, help="Pictures in one step; 4, with --full 1")] = None,
+    rank: Annotated[int, typer.Option(min=1, max=128, help="Rank of the LoRA")] = 16,
+    rounds: Annotated[int, typer.Option(min=1, max=10_000, help="Turns of each side; their median counts")] = 20,
+    threads: Annotated[int, typer.Option(min=1, max=256, help="CPU threads of ours and of PEFT's")] = 2,
+    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu")] = "cpu",
+    full: Annotated[bool, typer.Option("--full", help="SD 1.5 at 512 px and SDXL at 1024 px, random weights: for a GPU")] = False,
+    script: Annotated[Path | None, typer.Option(help="Measure this training script beside ours instead of PEFT's layers")] = None,
+    python: Annotated[str, typer.Option(help="The Python that runs --script")] = sys.executable,
+    pictures: Annotated[Path | None, typer.Option(help="Folder of pictures for --script; the stained-glass examples")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per case")] = False,
 ) -> None:
-    """Seconds per training step: ours, the same with PEFT's layers, and two forwards (the floor), interleaved."""
-    from sdlora.bench.train import NO_PEFT, measure
+    """Seconds per training step: ours, the same with PEFT's layers, and two forwards (the floor), or ours beside a script."""
+    from sdlora.bench.train import FULL, Case, measure, measure_script, shipped_pictures
 
-    result = measure(base, batch=batch, rounds=rounds, threads=threads)
-    if result.peft_s is None:
-        typer.echo(NO_PEFT, err=True)
-    if as_json:
-        typer.echo(json.dumps(asdict(result)))
+    if arguments and not script:
+        raise UserError("There are arguments for a script, but no --script.", "Name the script: --script PATH -- ARGUMENTS")
+    case = Case(base, device, batch or (1 if full else 4), rank, threads)
+    if script:
+        case = replace(case, pictures=str((pictures or shipped_pictures()).resolve()))
+        report(measure_script(case, script, arguments or [], rounds=rounds, python=python), script_lines, as_json)
         return
-    typer.echo(f"{result.model}, batch {result.batch}, {result.threads} threads, median of {result.rounds} rounds")
-    typer.echo(f"  two forwards (floor)  {result.floor_s * 1000:7.1f} ms")
-    typer.echo(f"  ours                  {result.ours_s * 1000:7.1f} ms   {result.ratio_floor:.2f}x of the floor")
-    if result.peft_s is not None:
-        typer.echo(f"  with PEFT's layers    {result.peft_s * 1000:7.1f} ms   "
-                   f"{result.peft_s / result.floor_s:.2f}x of the floor, {result.ratio_peft:.2f}x of ours")
+    for model in FULL if full else [base]:
+        report(measure(replace(case, model=model), rounds), step_lines, as_json)
+
+
+def report(result: object, lines: Callable[[object], list[str]], as_json: bool) -> None:
+    """One result as JSON or as lines, with a word on how steady the machine was."""
+    typer.echo(json.dumps(asdict(result)) if as_json else "\n".join(lines(result)))
+    if result.spread > UNSTEADY:
+        typer.echo(f"The slow rounds took {result.spread:.1f} times as long as the fast ones: the machine was busy.", err=True)
+
+
+def step_lines(result: object) -> list[str]:
+    lines = [f"{result.model}, batch {result.batch}, {result.device}, {result.threads} threads, median of {result.rounds} rounds",
+             f"  two forwards (floor)  {ms(result.floor_s):>10}",
+             f"  ours                  {ms(result.ours_s):>10}   {result.ratio_floor:.2f}x of the floor"]
+    if result.peft_s is None:
+        return [*lines, "PEFT is not installed, so its layers were not measured. Get it with: pip install \"sdlora[test]\""]
+    return [*lines, f"  with PEFT's layers    {ms(result.peft_s):>10}   {result.peft_s / result.floor_s:.2f}x of the floor, "
+                    f"{result.ratio_peft:.2f}x of ours"]
+
+
+def script_lines(result: object) -> list[str]:
+    rounds = f"median of {result.rounds} rounds of {result.steps_per_round} steps"
+    return [f"{result.model}, batch {result.batch}, {result.device}, {rounds}",
+            f"  {'sdlora train':28} {ms(result.ours_s):>10} a step",
+            f"  {result.script:28} {ms(result.theirs_s):>10} a step   {result.ratio:.2f}x of ours"]
 
 
 @bench.command()

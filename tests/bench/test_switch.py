@@ -21,11 +21,6 @@ KEYS = set("model load_s switch_s blend2_s blend5_s first_step_s peft_load_s pef
            "step5_ratio peft_step5_ratio".split())
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr(switch, "REPEATS", 1)
-
-
 def asked(*arguments):
     result = CliRunner().invoke(app, ["bench", "switch", "--rounds", "1", *arguments], catch_exceptions=False)
     assert result.exit_code == 0

@@ -1,0 +1,124 @@
+"""Programs measured in turn, each in a process of its own, with its own defaults.
+
+A side connects to a loopback socket, says "ready", and answers every "go" with one line of JSON. All but one wait at any
+moment, so a busy machine slows them alike, and no setting of ours reaches another program.
+"""
+
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import sdlora
+from sdlora.bench.timed import PORT
+from sdlora.errors import UserError
+
+START_SECONDS = 600.0
+LIMIT_SECONDS = 150.0  # a busy machine gets fewer rounds, never a longer wait
+# With its default set, the one variable that both LLVM and Intel read, sdlora changes none of them (sdlora.spin_a_little)
+UNTOUCHED = {"KMP_BLOCKTIME": "200"}
+
+
+def as_others() -> dict[str, str]:
+    """This process's environment without what sdlora set in it."""
+    return {name: value for name, value in os.environ.items() if sdlora.THREAD_WAITING.get(name) != value}
+
+
+def own_python(module: str, *arguments: str) -> list[str]:
+    """The command that runs a module of ours as a side."""
+    return [sys.executable, "-m", module, *arguments]
+
+
+class Side:
+    """One running program. turn() lets it go once and returns its answer. Raises UserError when it ends before that."""
+
+    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        self.name, self.log, self.lines = name, tempfile.TemporaryFile(), None
+        self.server = socket.create_server(("127.0.0.1", 0))
+        given = {**environment, PORT: str(self.server.getsockname()[1])}
+        if command[:2] == [sys.executable, "-m"]:
+            source = str(Path(__file__).parents[2])
+            given["PYTHONPATH"] = os.pathsep.join(filter(None, [source, environment.get("PYTHONPATH")]))
+        self.process = subprocess.Popen(command, env=given, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+
+    def ready(self) -> None:
+        """Wait until the program can be measured."""
+        self.server.settimeout(0.5)
+        until = time.monotonic() + START_SECONDS
+        while self.lines is None:
+            if self.process.poll() is not None or time.monotonic() > until:
+                raise self._ended()
+            with suppress(TimeoutError):
+                connection, _ = self.server.accept()
+                connection.settimeout(None)
+                self.lines = connection.makefile("rw", encoding="utf-8", newline="\n")
+        self._read()
+
+    def _read(self) -> object:
+        line = self.lines.readline()
+        if not line:
+            self.process.wait(10)
+            raise self._ended()
+        return json.loads(line)
+
+    def _ended(self) -> UserError:
+        self.close()
+        self.log.seek(0)
+        said = [line for line in self.log.read().decode("utf-8", "replace").split("\n") if line.strip()]
+        return UserError(f"{self.name} ended before it was measured.", f"Its last words: {said[-1] if said else 'none'}")
+
+    def turn(self) -> object:
+        try:
+            self.lines.write("go\n")
+            self.lines.flush()
+        except OSError as error:
+            raise self._ended() from error
+        return self._read()
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.server.close()
+
+
+@contextmanager
+def running(commands: Mapping[str, tuple[Sequence[str], Mapping[str, str]]]) -> Iterator[dict[str, Side]]:
+    """{name: (command, environment)} -> {name: Side}, all of them ready, and ended afterwards."""
+    with ExitStack() as stack:
+        sides = {}
+        for name, (command, environment) in commands.items():
+            sides[name] = Side(name, command, environment)
+            stack.callback(sides[name].close)
+        for side in sides.values():
+            side.ready()
+        yield sides
+
+
+def in_turn(sides: Mapping[str, Side], rounds: int, warm_up: int = 1) -> dict[str, list]:
+    """{name: answers of each round}. Every round asks all of them once, beginning with another one."""
+    names, answers = list(sides), {name: [] for name in sides}
+    started = time.perf_counter()
+    for number in range(-warm_up, rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            value = sides[name].turn()
+            if number >= 0:
+                answers[name].append(value)
+        if number >= 0 and time.perf_counter() - started > LIMIT_SECONDS:
+            break
+    return answers
+
+
+def spread(values: Sequence[float]) -> float:
+    """How many times as long the slow rounds took as the fast ones: the 9th decile over the 1st, 1.0 for a single round."""
+    if len(values) < 2:
+        return 1.0
+    tenths = statistics.quantiles(values, n=10, method="inclusive")
+    return tenths[-1] / tenths[0]
