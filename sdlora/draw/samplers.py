@@ -35,6 +35,23 @@ NAMES = tuple(f"{solver} {schedule}".strip() for solver in SOLVERS
               for schedule in ("", *(() if solver in ONE_SCHEDULE else SCHEDULES)))
 KNOWN = {name.lower(): name for name in NAMES}
 
+# Other programs' spellings, letters and digits only, "++" as "pp". k-diffusion names: comfy/samplers.py of ComfyUI (SwarmUI and
+# Fooocus use them), NovelAI with "k_" before them, InvokeAI's schedulers.py and its 2.3's args.py, Easy Diffusion's list.
+SPELLINGS = {re.sub(r"[^a-z0-9]", "", name.lower().replace("++", "pp")): name for name in SOLVERS}
+SPELLINGS |= {kind.lower(): name for name, (kind, _) in reversed(SOLVERS.items())}  # a class alone means its usual solver
+SPELLINGS |= {
+    "eulerancestral": "Euler a", "kdpm2": "DPM2", "kdpm2a": "DPM2 a", "dpm2ancestral": "DPM2 a", "kdpm2ancestral": "DPM2 a",
+    "dpmpp2": "DPM++ 2M", "dpmsolverpp": "DPM++ 2M", "dpmsolversdescheduler": "DPM++ SDE",
+    "dpmsolversinglestepscheduler": "DPM++ 2S", "pndm": "PLMS", "ddimv3": "DDIM", "unipcbh2": "UniPC", "unipcsnr": "UniPC",
+    "unipcsnr2": "UniPC", "unipctu": "UniPC", "unipctu2": "UniPC", "unipctq": "UniPC"}
+OTHER_SCHEDULES = {  # A1111's titles (modules/sd_schedulers.py) for the spacings that only other programs have
+    "polyexponential": "Polyexponential", "sgmuniform": "SGM Uniform", "ddimuniform": "DDIM Uniform", "beta": "Beta",
+    "simple": "Simple", "kloptimal": "KL Optimal", "alignyoursteps": "Align Your Steps", "ays": "Align Your Steps",
+    "linearquadratic": "Linear Quadratic", "trailing": "Trailing", "turbo": "Turbo"}
+USUAL = {"", "normal", "uniform", "default", "none", "native", "discrete", "scaled"}  # other words for a solver's own spacing
+SPACINGS = {title.lower(): title for title in SCHEDULES} | OTHER_SCHEDULES | dict.fromkeys(USUAL, "")
+KARRAS_BY_DEFAULT = {"DPM++ 2M", "DPM++ SDE", "DPM2", "DPM2 a"}  # A1111's modules/sd_samplers_kdiffusion.py, for "Automatic"
+
 
 def find(name: str) -> tuple[str, dict[str, object]]:
     """A sampler's name -> (diffusers' class, the settings that make it so).
@@ -49,13 +66,48 @@ def find(name: str) -> tuple[str, dict[str, object]]:
 
 def official(name: str) -> str:
     """`name` as this table writes it: "dpmpp_2m_k" -> "DPM++ 2M Karras". Raises UserError with the nearest name."""
-    plain = re.sub(r"[\s_]+", " ", name.strip().lower()).replace("dpmpp", "dpm++").replace("dpm++2", "dpm++ 2")
-    plain = re.sub(r"\bancestral\b", "a", re.sub(r" k$", " karras", plain))
-    if plain not in KNOWN:
-        close = difflib.get_close_matches(plain, KNOWN, n=1, cutoff=0.5)
+    plain = title(name)
+    if plain not in NAMES:
+        close = difflib.get_close_matches(plain.lower(), KNOWN, n=1, cutoff=0.5)
         raise UserError(f"There is no sampler {name!r}.",
                         f"Did you mean {KNOWN[close[0]]}?" if close else f"The samplers are: {', '.join(SOLVERS)}.")
-    return KNOWN[plain]
+    return plain
+
+
+def title(sampler: str, schedule: str = "") -> str:
+    """Any program's name of a sampler and of its schedule -> one name as artists say it; words nobody knows stay as they are.
+
+    ("dpmpp_2m", "karras") and ("DPM++ 2M Karras", "") -> "DPM++ 2M Karras", ("euler", "sgm_uniform") -> "Euler SGM Uniform".
+    """
+    sampler, schedule = sampler.strip()[:80], schedule.strip()[:40]
+    solver, spacing = solver_of(sampler)
+    if schedule and letters(schedule) not in USUAL:
+        spacing = SPACINGS.get(letters(schedule), schedule)
+    if not solver:
+        return f"{sampler} {schedule}".strip()
+    if letters(spacing) == "automatic":
+        spacing = "Karras" if solver in KARRAS_BY_DEFAULT else ""
+    return f"{solver} {spacing}".strip()
+
+
+def solver_of(sampler: str) -> tuple[str, str]:
+    """("DPM++ 2M", "Karras") of "dpmpp_2m_sde_gpu", "k_dpmpp_2m", "DPM++ 2M Karras" and the like; ("", "") for an unknown one."""
+    plain = letters(re.sub(r"[_ ]gpu$", "", re.sub(r"[_ ]k$", " karras", re.sub(r"^(sample_)?(k_)?", "", sampler.lower()))))
+    for end, spacing in [("", ""), *SPACINGS.items()]:
+        if plain.endswith(end) and plain.removesuffix(end) in SPELLINGS:
+            return SPELLINGS[plain.removesuffix(end)], spacing
+    return "", ""
+
+
+def letters(text: str) -> str:
+    """Letters and digits only, in lower case; "++" as "pp"."""
+    return re.sub(r"[^a-z0-9]", "", text.lower().replace("++", "pp"))
+
+
+def without_schedule(name: str) -> tuple[str, str]:
+    """("Euler a", "Karras") of "Euler a Karras": a sampler of ours and a schedule that it cannot have; ("", name) for others."""
+    solver, spacing = solver_of(name)
+    return (solver, spacing) if solver else ("", name)
 
 
 def split(name: str) -> tuple[str, str]:

@@ -28,6 +28,29 @@ def test_other_programs_spellings_are_understood(spelt, meant):
     assert samplers.official(spelt) == meant
 
 
+@pytest.mark.parametrize("sampler, schedule, meant", [
+    ("dpmpp_2m", "karras", "DPM++ 2M Karras"), ("dpmpp_2m_sde_gpu", "karras", "DPM++ 2M SDE Karras"),  # ComfyUI, Fooocus
+    ("DPM++ 2M SDE Karras", "", "DPM++ 2M SDE Karras"), ("DPM++ 2M", "Automatic", "DPM++ 2M Karras"),  # A1111
+    ("DPM++ 2M", "Uniform", "DPM++ 2M"), ("Euler", "Automatic", "Euler"),
+    ("k_euler", "native", "Euler"), ("k_dpmpp_2m", "exponential", "DPM++ 2M Exponential"), ("ddim_v3", "", "DDIM"),  # NovelAI
+    ("euler_ancestral", "normal", "Euler a"), ("sample_dpmpp_sde", "normal", "DPM++ SDE"), ("uni_pc_bh2", "", "UniPC"),
+    ("kdpm_2_k", "", "DPM2 Karras"), ("dpmpp_2s", "", "DPM++ 2S"), ("k_euler_a", "", "Euler a"),  # InvokeAI
+    ("EulerAncestralDiscreteScheduler", "", "Euler a"), ("DPMSolverMultistepScheduler", "", "DPM++ 2M"),  # diffusers
+    ("UniPCMultistepScheduler", "", "UniPC"), ("PNDMScheduler", "", "PLMS"), ("Euler A", "", "Euler a"),
+    ("dpm2_a", "", "DPM2 a"), ("unipc_snr", "", "UniPC")])  # Draw Things, Easy Diffusion
+def test_every_program_means_a_sampler_of_ours(sampler, schedule, meant):
+    assert samplers.title(sampler, schedule) == meant and meant in samplers.NAMES
+
+
+@pytest.mark.parametrize("sampler, schedule, name, parts", [
+    ("euler", "sgm_uniform", "Euler SGM Uniform", ("Euler", "SGM Uniform")), ("Euler a", "Karras", "Euler a Karras", ("Euler a", "Karras")),
+    ("DPM++ 2M AYS", "", "DPM++ 2M Align Your Steps", ("DPM++ 2M", "Align Your Steps")),
+    ("dpmpp_2s_ancestral", "karras", "dpmpp_2s_ancestral karras", ("", "dpmpp_2s_ancestral karras")), ("Restart", "", "Restart", ("", "Restart"))])
+def test_what_we_have_not_is_named_apart(sampler, schedule, name, parts):
+    assert samplers.title(sampler, schedule) == name and name not in samplers.NAMES
+    assert samplers.without_schedule(name) == parts
+
+
 def test_a_misspelt_name_is_answered_with_the_nearest():
     with pytest.raises(UserError, match=r"no sampler 'Eulr'.*Did you mean Euler\?"):
         samplers.find("Eulr")
