@@ -96,6 +96,15 @@ def read_picture(path: Path, name: str = "") -> Picture:
     return Picture(clean, digest, lossless, tuple(notes))
 
 
+def header(path: Path, name: str) -> Image.Image:
+    """The file as Pillow opens it, no pixel decoded yet: for what it says about itself. Raises UserError as `read_picture`."""
+    data = read_bytes(Path(path), name)
+    try:
+        return Image.open(BytesIO(data), formats=FORMATS)  # noqa: TID251 (this is the door)
+    except DAMAGED as error:
+        raise refusal(name, data, error) from error
+
+
 def read_bytes(path: Path, name: str) -> bytes:
     """The whole file, at most MAX_BYTES of it; only ordinary files, so that a pipe cannot make us wait for ever."""
     try:

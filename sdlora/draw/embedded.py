@@ -1,22 +1,27 @@
-"""Text inside picture files: the text chunks of a PNG, the EXIF comment of a JPEG or WebP. Written and read here.
+"""Text inside picture files: PNG chunks, EXIF, XMP and what is hidden in the pixels. Written and read here.
 
-Knows nothing about what the text means. Files from outside are scanned as bytes: no pixel is ever decoded for their text.
+Knows nothing about what the text means. Pillow reads it; pixels are decoded only in formats that can hide text in them.
 """
 
+import re
 import struct
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
+from PIL.PngImagePlugin import PngInfo, iTXt
 
-from sdlora.dataset.picture import DAMAGED, read_bytes
+from sdlora.dataset.picture import DAMAGED, MAX_PIXELS, header
 from sdlora.errors import UserError
 from sdlora.storage import MAX_NAME, clean_text, write_atomic
 
 MAX_TEXT_BYTES = 1 << 20
-MAX_CHUNKS = 100_000  # a PNG of 50 MB in the usual pieces of 8 KB has 6,400
+EXIF_KEYS = {0x010E: "description", 0x0131: "software", 0x9286: "comment", 0x927C: "fooocus_scheme"}  # the last: its MakerNote
+NAMED_JSON = re.compile(r"\s*([A-Za-z][\w -]{1,30}):\s*(?=\{)")
+SIGNERS = {b"OpenAI": "ChatGPT or DALL-E", b"Google": "Gemini or Imagen", b"Adobe": "Adobe Firefly",
+           b"Microsoft": "Microsoft Designer", b"Midjourney": "Midjourney"}
+LOSSLESS = ("PNG", "WEBP")
 EXIF_IFD, USER_COMMENT = 0x8769, 0x9286  # CIPA DC-008, 4.6.3 and 4.6.5
 UNICODE, ASCII = b"UNICODE\0", (b"ASCII\0\0\0", b"UTF8\0\0\0\0", b"\0" * 8)
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -55,87 +60,97 @@ def exif_block(comment: bytes) -> bytes:
 
 
 def read(path: Path) -> dict[str, str]:
-    """{key: text} of all texts in a PNG, JPEG or WebP; an EXIF comment has the key "comment". {} where there are none.
+    """{key: text} of all texts in a picture; {} where there are none.
 
-    Raises UserError: no such file, larger than 50 MB, none of the three formats, damaged.
+    PNG text chunks have their own keys (PNG specification 11.3.3); an EXIF comment has the key "comment", other EXIF texts those
+    of EXIF_KEYS or what they begin with ("Workflow: {...}"); "xmp" is the whole packet, "c2pa" whose credentials it has,
+    "stealth" what the pixels hide.
+    Raises UserError: no picture, too large, damaged.
     """
     path = Path(path)
     name = clean_text(path.name, MAX_NAME) or "This picture"
-    data = read_bytes(path, name)
+    with header(path, name) as image:
+        found = {key: plain(value) for key, value in image.info.items() if isinstance(value, str)}
+        try:
+            if image.format == "PNG" and image.width * image.height <= MAX_PIXELS:
+                image.load()  # texts may follow the pixels
+                found |= {key: plain(value) for key, value in image.text.items()}
+            found |= {key: text for key, text in exif_texts(image).items() if key not in found}
+            hidden = stealth(image) if image.format in LOSSLESS else ""
+        except (*DAMAGED, zlib.error):
+            hidden = ""  # what came before the damage is whole
+        if isinstance(packet := image.info.get("xmp"), bytes):
+            found["xmp"] = packet.decode("utf-8", "replace")
+        found["c2pa"] = credentials(image)
+    found |= {"stealth": hidden}
+    return {key: text.strip("\0") for key, text in found.items() if text.strip("\0 \n") and len(text) <= MAX_TEXT_BYTES}
+
+
+def credentials(image: Image.Image) -> str:
+    """Whose Content Credentials (C2PA) a PNG or JPEG carries: they say which service drew it, and nothing about how."""
+    boxes = [part for kind, part, *_ in getattr(image, "private_chunks", []) if kind == b"caBX"]
+    boxes += [part for kind, part in getattr(image, "applist", []) if kind == "APP11"]
+    block = b"".join(boxes)
+    return next((name for mark, name in SIGNERS.items() if mark in block), "C2PA" if b"c2pa" in block else "")
+
+
+def plain(text: str) -> str:
+    """A PNG text: tEXt is Latin-1, and many programs write UTF-8 into it all the same. iTXt is UTF-8."""
+    if isinstance(text, iTXt) or text.isascii():
+        return str(text)
     try:
-        if data.startswith(b"\x89PNG\r\n\x1a\n"):
-            return dict(png_texts(data))
-        if data.startswith(b"\xff\xd8"):
-            return exif_texts(jpeg_exif(data))
-        if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-            return exif_texts(webp_exif(data))
-    except (*DAMAGED, zlib.error) as error:
-        raise UserError(f"{name} is damaged: what it says about itself could not be read.", "Choose another picture.") from error
-    raise UserError(f"{name} is not a PNG, JPEG or WebP picture.", "Choose a picture straight from the program that drew it.")
+        return text.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return text
 
 
-def png_texts(data: bytes) -> Iterator[tuple[str, str]]:
-    """(keyword, text) of each tEXt, zTXt and iTXt chunk (PNG specification 11.3.3); the first of a keyword wins."""
-    at, seen = 8, set()
-    for _ in range(MAX_CHUNKS):
-        length, kind = int.from_bytes(data[at:at + 4]), data[at + 4:at + 8]
-        if len(kind) < 4 or kind == b"IEND":
-            break
-        if kind in (b"tEXt", b"zTXt", b"iTXt") and length <= MAX_TEXT_BYTES:
-            if at + 8 + length > len(data):
-                raise ValueError("a text chunk ends early")
-            keyword, text = text_chunk(kind, data[at + 8:at + 8 + length])
-            if keyword not in seen:
-                seen.add(keyword)
-                yield keyword, text
-        at += 12 + length
-
-
-def text_chunk(kind: bytes, content: bytes) -> tuple[str, str]:
-    """One text chunk -> (keyword, text); a compressed one is unpacked up to MAX_TEXT_BYTES."""
-    keyword, _, rest = content.partition(b"\0")
-    packed = kind == b"zTXt"
-    if packed:
-        rest = rest[1:]
-    elif kind == b"iTXt":
-        packed, rest = rest[:1] == b"\1", rest[2:].split(b"\0", 2)[-1]
-    if packed:
-        rest = zlib.decompressobj().decompress(rest, MAX_TEXT_BYTES)
-    return keyword.decode("latin-1"), rest.decode("utf-8", "replace") if kind == b"iTXt" else rest.decode("latin-1")
-
-
-def jpeg_exif(data: bytes) -> bytes:
-    """The EXIF block of a JPEG, b"" where there is none: segments before the first scan (ITU T.81, B.1)."""
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
-        length = int.from_bytes(data[at + 2:at + 4])
-        content = data[at + 4:at + 2 + length]
-        if data[at + 1] == 0xE1 and content.startswith(b"Exif\0\0"):
-            return content
-        at += 2 + max(length, 2)
-    return b""
-
-
-def webp_exif(data: bytes) -> bytes:
-    """The EXIF chunk of a WebP (RIFF: kind, length with the low byte first, content padded to even), b"" where there is none."""
-    at = 12
-    for _ in range(MAX_CHUNKS):
-        length = int.from_bytes(data[at + 4:at + 8], "little")
-        if data[at:at + 4] in (b"EXIF", b""):
-            return data[at + 8:at + 8 + length]
-        at += 8 + length + length % 2
-    return b""
-
-
-def exif_texts(block: bytes) -> dict[str, str]:
-    """{"comment": the UserComment} of an EXIF block, {} without one."""
-    if not block or len(block) > MAX_TEXT_BYTES:
+def exif_texts(image: Image.Image) -> dict[str, str]:
+    """The texts in the EXIF block of a picture. ComfyUI's nodes put JSON behind its name into any tag: `prompt:{...}`."""
+    if image.format == "PNG" and "exif" not in image.info:
         return {}
-    exif = Image.Exif()
-    exif.load(block)
-    comment = exif.get_ifd(EXIF_IFD).get(USER_COMMENT)
-    text = comment if isinstance(comment, str) else comment_text(comment) if isinstance(comment, bytes) else ""
-    return {"comment": text} if text.strip() else {}
+    exif = image.getexif()
+    tags, texts = {**exif, **exif.get_ifd(EXIF_IFD)}, {}
+    for tag, value in tags.items():
+        text = comment_text(value) if isinstance(value, bytes) else value
+        if not isinstance(text, str) or not text.strip("\0 "):
+            continue
+        if named := NAMED_JSON.match(text):
+            texts[named[1].lower()] = text[named.end(1) + 1:].strip()
+        elif tag in EXIF_KEYS:
+            texts[EXIF_KEYS[tag]] = plain(text)
+    return texts
+
+
+def stealth(image: Image.Image) -> str:
+    """The text in the lowest bits of a picture's alpha or colours, column by column, "" where there is none.
+
+    Format: 15 letters that name it, 32 bits for the length in bits, then UTF-8, packed with gzip where the name ends in "comp"
+    (the extension sd-webui-stealth-pnginfo; NovelAI, SwarmUI, Forge and reForge write the same).
+    """
+    if image.width * image.height > MAX_PIXELS:
+        return ""
+    for kind, channels in (("png", "A"), ("rgb", "RGB")):
+        if not set(channels) <= set(image.getbands()):
+            continue
+        signature = lowest_bits(image, channels, 0, 15)
+        if signature not in (f"stealth_{kind}info".encode(), f"stealth_{kind}comp".encode()):
+            continue
+        length = int.from_bytes(lowest_bits(image, channels, 15, 4)) // 8
+        content = lowest_bits(image, channels, 19, min(length, MAX_TEXT_BYTES))
+        if signature.endswith(b"comp"):
+            unpacking = zlib.decompressobj(zlib.MAX_WBITS | 16)
+            content = unpacking.decompress(content, MAX_TEXT_BYTES)
+            content = content if unpacking.eof else b""  # cut, or larger than any text
+        return content.decode("utf-8", "replace")
+    return ""
+
+
+def lowest_bits(image: Image.Image, channels: str, start: int, count: int) -> bytes:
+    """`count` bytes from byte `start` of the lowest bits of these channels, the highest bit first; fewer where they end."""
+    columns = min(image.width, -(-(start + count) * 8 // (image.height * len(channels))))
+    strip = image.crop((0, 0, columns, image.height))
+    values = np.stack([np.asarray(strip.getchannel(channel)) for channel in channels], -1)  # (height, columns, channels)
+    return np.packbits(values.swapaxes(0, 1).reshape(-1) & 1)[start:start + count].tobytes()
 
 
 def comment_text(raw: bytes) -> str:

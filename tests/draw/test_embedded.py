@@ -1,9 +1,11 @@
 """Text inside picture files: read by Pillow, read back, and no damaged or hostile file is more than a sentence."""
 
+import gzip
 import random
 import time
 from io import BytesIO
 
+import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 from PIL.PngImagePlugin import PngInfo
@@ -75,7 +77,65 @@ def test_a_text_bomb_is_not_unpacked(tmp_path):
     info = PngInfo()
     info.add_itxt("parameters", "x" * (embedded.MAX_TEXT_BYTES * 20), zip=True)
     picture().save(tmp_path / "bomb.png", pnginfo=info)
-    assert len(embedded.read(tmp_path / "bomb.png")["parameters"]) == embedded.MAX_TEXT_BYTES
+    with pytest.raises(UserError, match="bomb.png is damaged"):
+        embedded.read(tmp_path / "bomb.png")
+    hidden = gzip.compress(b"x" * embedded.MAX_TEXT_BYTES * 40)
+    began = time.monotonic()
+    hide(picture(), hidden, "RGB", b"stealth_rgbcomp").save(tmp_path / "deep.png")
+    assert "stealth" not in embedded.read(tmp_path / "deep.png") and time.monotonic() - began < 5
+
+
+def hide(image, payload, channels, signature):
+    """Write a text into the lowest bits, column by column, as the extension sd-webui-stealth-pnginfo does."""
+    image = image.resize((400, 300)).convert("RGBA")
+    values = np.array(image)
+    places = [image.getbands().index(channel) for channel in channels]
+    bits = np.unpackbits(np.frombuffer(signature + (len(payload) * 8).to_bytes(4) + payload, np.uint8))
+    columns = values[:, :, places].swapaxes(0, 1).reshape(-1)
+    columns[:len(bits)] = columns[:len(bits)] & 0xFE | bits
+    values[:, :, places] = columns.reshape(400, 300, len(channels)).swapaxes(0, 1)
+    return Image.fromarray(values, "RGBA").convert("RGBA" if channels == "A" else "RGB")
+
+
+@pytest.mark.parametrize("signature, channels", [("stealth_pnginfo", "A"), ("stealth_pngcomp", "A"), ("stealth_rgbinfo", "RGB"),
+                                                 ("stealth_rgbcomp", "RGB")])
+@pytest.mark.parametrize("suffix", [".png", ".webp"])
+def test_a_text_hidden_in_the_pixels(tmp_path, signature, channels, suffix):
+    payload = gzip.compress(TEXT.encode()) if signature.endswith("comp") else TEXT.encode()
+    image = hide(picture(), payload, channels, signature.encode())
+    image.save(tmp_path / f"x{suffix}", **({"lossless": True, "exact": True} if suffix == ".webp" else {}))
+    assert embedded.read(tmp_path / f"x{suffix}") == {"stealth": TEXT}
+
+
+@pytest.mark.parametrize("payload", [b"", b"no gzip", gzip.compress(b"x" * 500)[:-30]])
+def test_a_damaged_hidden_text_is_none(tmp_path, payload):
+    hide(picture(), payload, "A", b"stealth_pngcomp").save(tmp_path / "x.png")
+    assert set(embedded.read(tmp_path / "x.png")) <= {"stealth"}
+
+
+def test_utf8_in_a_latin_chunk_and_other_tags(tmp_path):
+    info = PngInfo()
+    info.add(b"tEXt", b"parameters\0" + "голубой".encode())
+    info.add(b"tEXt", b"latin\0caf\xe9")
+    picture().save(tmp_path / "x.png", pnginfo=info)
+    assert embedded.read(tmp_path / "x.png") == {"parameters": "голубой", "latin": "café"}
+    exif = Image.Exif()
+    exif[0x0110], exif[0x010F], exif[0x0131] = 'prompt:{"1": {}}', 'Workflow: {"nodes": []}', "Some Program"
+    picture().save(tmp_path / "x.webp", exif=exif)
+    assert embedded.read(tmp_path / "x.webp") == {"prompt": '{"1": {}}', "workflow": '{"nodes": []}', "software": "Some Program"}
+
+
+def test_texts_before_damaged_pixels_are_read(tmp_path):
+    path = embedded.write(tmp_path / "x.png", picture(), "parameters", TEXT)
+    path.write_bytes(path.read_bytes()[:-600])
+    assert embedded.read(path) == {"parameters": TEXT}
+
+
+def test_content_credentials_name_their_signer(tmp_path):
+    info = PngInfo()
+    info.add(b"caBX", b"...jumbc2pa...OpenAI OpCo...")
+    picture().save(tmp_path / "x.png", pnginfo=info)
+    assert embedded.read(tmp_path / "x.png") == {"c2pa": "ChatGPT or DALL-E"}
 
 
 def test_files_without_text_and_files_that_are_none(tmp_path):
