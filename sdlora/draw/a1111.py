@@ -12,21 +12,25 @@ from decimal import Decimal
 from urllib.parse import quote, unquote
 
 from sdlora import storage
+from sdlora.draw import samplers
 
 MAX_LETTERS = 200_000
 MAX_PROMPT = 20_000
 MAX_TAGS = 64
-PAIR = re.compile(r'\s{0,9}(\w[\w \-/]{1,60}):\s{0,9}("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+KEY = r"\w[\w \-/]{1,60}:"
+PAIR = re.compile(rf'\s{{0,9}}({KEY})[ \t]{{0,9}}("(?:\\.|[^\\"])+"|[^,\n]*(?:\n(?!\s{{0,9}}{KEY})[^,\n]*)*)(?:,|\n|$)', re.S)
+STEPS = re.compile(r"(?:^|[\s,.])Steps: ?\d{1,4}(?=\s*(?:,|\n|$))")  # within a line: how Civitai and chats flatten an infotext
+NOTHING = ("None", "null", "undefined", "unknown")  # what programs write where a setting is not set
 TAG = re.compile(r"<(?:lora|lyco):([^>]{1,2000})>")
 BARE_NAMES = ("Hashes", "Civitai resources", "Civitai metadata")
-BARE = re.compile(rf"(?:^|, )({'|'.join(BARE_NAMES)}): (?=[\[{{])")
+BARE = re.compile(rf"(?:^|[,\n]\s{{0,9}})({'|'.join(BARE_NAMES)}):\s{{0,9}}(?=[\[{{])")
 NEGATIVE = "Negative prompt:"
 NAMES = {"Steps": "steps", "Sampler": "sampler", "CFG scale": "guidance", "Seed": "seed", "Model hash": "model_hash",
          "Model": "model", "Denoising strength": "init_strength", "Lora method": "method", "Lora switch every": "switch_every",
          "Version": "version"}
+FIRST = tuple(f"{name.lower()}: " for name in (*NAMES, "Sampler", "Schedule type", "Size", "RNG"))
 NUMBERS = {"steps": int, "seed": int, "guidance": float, "init_strength": float, "switch_every": int}
 SCHEDULES = ("Karras", "Exponential", "Polyexponential", "SGM Uniform", "Beta", "Simple", "KL Optimal", "Align Your Steps")
-KARRAS_BY_DEFAULT = ("DPM++ 2M", "DPM++ SDE", "DPM++ 2S a", "DPM2", "DPM2 a")  # modules/sd_samplers_kdiffusion.py
 OWN_SCHEDULE = ("DPM", "Euler", "Heun", "LMS")  # samplers for which A1111 asks for a schedule
 
 
@@ -116,24 +120,28 @@ def from_text(text: str) -> dict[str, object]:
     """The settings in an infotext, ours or another program's, under the keys of pipeline.Picture; those not there are left out.
 
     loras: [{name, strength, hash ("" where not told), and text_strength, blocks, start, end where they differ}]. Pairs that
-    sdlora has no name for are under "other". Never raises: a text without pairs is a prompt.
+    sdlora has no name for are under "other". Never raises: a text without pairs gives nothing but "prompt", "negative", "loras".
     """
-    lines, pairs = split(text[:MAX_LETTERS])
+    lines, pairs, bare = split(text[:MAX_LETTERS].replace("\r\n", "\n"))
     prompt, negative = [], []
     for line in map(str.strip, lines):
         if line.startswith(NEGATIVE):
             negative.append(line.removeprefix(NEGATIVE).strip())
         else:
             (negative if negative else prompt).append(line)
-    words, loras = take_tags("\n".join(prompt), strict=False)
-    found: dict[str, object] = {"prompt": words, "negative": "\n".join(negative), "loras": loras}
+    words, loras = take_tags(told(pairs.pop("Raw prompt", None)) or told("\n".join(prompt)), strict=False)  # "Raw": Fooocus
+    found: dict[str, object] = {"prompt": words, "loras": loras,
+                                "negative": told(pairs.pop("Raw negative prompt", None)) or told("\n".join(negative).strip())}
+    add_weights(loras, pairs)
+    add_resources(found, pairs, bare)
     add_told(loras, pairs)
     if pairs.get("RNG") == "CPU":
         pairs.pop("RNG")
-    sampler, schedule = pairs.pop("Sampler", ""), pairs.pop("Schedule type", "")
+    sampler = pairs.pop("Sampler", "")
+    schedule = next((pairs.pop(name) for name in ("Schedule type", "Scheduler", "Sampler sigma") if name in pairs), "")
     if sampler:
-        found["sampler"] = sampler_name(sampler, schedule)
-    if size := re.fullmatch(r"(\d{1,5})x(\d{1,5})", pairs.get("Size", "")):
+        found["sampler"] = samplers.title(sampler, schedule)
+    if size := re.fullmatch(r"(\d{1,5}) ?[x×] ?(\d{1,5})", pairs.get("Size", "")):
         found["width"], found["height"] = int(size[1]), int(size[2])
         pairs.pop("Size")
     if any(name.startswith("Hires") for name in pairs) and "Denoising strength" in pairs:
@@ -145,30 +153,93 @@ def from_text(text: str) -> dict[str, object]:
     return found | ({"other": pairs} if pairs else {})
 
 
-def split(text: str) -> tuple[list[str], dict[str, str]]:
-    """An infotext -> (its lines of words, its pairs). The pairs are the last line, if that has three of them.
+def told(text: str | None) -> str:
+    """What was written, "" for the words of programs that had nothing to write."""
+    return "" if text is None or text.strip() in NOTHING else text
 
-    Dynamic prompts add "Template:" lines after it, Civitai's page and extension bare JSON among the pairs.
+
+def split(text: str) -> tuple[list[str], dict[str, str], dict[str, object]]:
+    """An infotext -> (its lines of words, its pairs, the bare JSON among these).
+
+    The pairs begin at the last line that starts with "Steps:" and may have line breaks between and within them; without one
+    they are the last line, if that begins with one of ours and has three. A text that was flattened to one line is parted at
+    "Steps:" too. Dynamic prompts add "Template:" lines at the end, Civitai's page and extension bare JSON among the pairs.
     """
     lines = text.strip().split("\n")
-    steps = next((number for number, line in enumerate(lines) if line.startswith("Steps: ")), len(lines))
-    end = next((number for number, line in enumerate(lines)
-                if number > steps and line.startswith(("Template:", "Negative Template:"))), len(lines))
+    begins = [number for number, line in enumerate(lines) if line.startswith("Steps: ")]
+    end = next((number for number, line in enumerate(lines) if begins and number > begins[0]
+                and line.startswith(("Template:", "Negative Template:"))), len(lines))
     lines = lines[:end]
-    last, bare = bare_json(lines[-1])
-    found = PAIR.findall(last)
-    if len(found) < 3:
-        return lines, {}
-    pairs = {name: unquoted(value) for name, value in found}
+    begin = max((number for number in begins if number < end), default=len(lines) - 1)
+    if lines[begin].lower().startswith(FIRST):
+        pairs, bare = pairs_of("\n".join(lines[begin:]))
+        if len(pairs) >= 3 or STEPS.match(lines[begin]):
+            return lines[:begin], set_ones(pairs), bare
+    flat = "\n".join(lines)
+    if found := list(STEPS.finditer(flat)):
+        head, tail = flat[:found[-1].start() + 1].strip(" ,\n"), flat[found[-1].start():].lstrip(" ,.\n")
+        pairs, bare = pairs_of(tail)
+        if len(pairs) >= 3:
+            words, mark, negative = head.rpartition(NEGATIVE)
+            return ([words, mark + negative] if mark else [head]), set_ones(pairs), bare
+    return lines, {}, {}
+
+
+def pairs_of(text: str) -> tuple[dict[str, str], dict[str, object]]:
+    """"Steps: 20, Seed: 5, ..." -> (its pairs under A1111's spelling of their names, the bare JSON among them)."""
+    text, bare = bare_json(text)
+    spelt = {name.lower(): name for name in (*NAMES, "Sampler", "Schedule type", "Size")}
+    return {spelt.get(key[:-1].lower(), key[:-1]): unquoted(value) for key, value in PAIR.findall(text)}, bare
+
+
+def set_ones(pairs: dict[str, str]) -> dict[str, str]:
+    """The pairs with a value."""
+    return {name: value for name, value in pairs.items() if told(value)}
+
+
+def add_weights(loras: list[dict[str, object]], pairs: dict[str, str]) -> None:
+    """Fooocus puts its LoRAs, which are not in the prompt, into `Lora weights: "name: 0.7"`."""
+    known = {lora["name"] for lora in loras}
+    loras += [{"name": name, "strength": strength, "hash": ""} for name, value in listed(pairs.pop("Lora weights", "")).items()
+              if name not in known and (strength := number(value, float)) is not None][:MAX_TAGS]
+
+
+def add_resources(found: dict[str, object], pairs: dict[str, str], bare: dict[str, object]) -> None:
+    """What Civitai says in JSON: hashes of LoRAs, and the models that its own generator used, by name or `urn:air:`."""
     hashes = bare.get("Hashes")
-    told = {name.removeprefix("lora:"): value for name, value in hashes.items() if name.startswith("lora:")
-            and isinstance(value, str)} if isinstance(hashes, dict) else {}
-    if told and "Lora hashes" not in pairs:
-        pairs["Lora hashes"] = ", ".join(f"{name}: {value}" for name, value in told.items())
+    known = {name.removeprefix("lora:"): value for name, value in hashes.items() if name.lower().startswith("lora:")
+             and isinstance(value, str)} if isinstance(hashes, dict) else {}
+    if known and "Lora hashes" not in pairs:
+        pairs["Lora hashes"] = ", ".join(f"{name}: {value}" for name, value in known.items())
     resources = bare.get("Civitai resources")
-    named = [str(one["modelName"]) for one in (resources if isinstance(resources, list) else [])
-             if isinstance(one, dict) and one.get("type") == "lora" and one.get("modelName")]
-    return lines[:-1], pairs | ({"Civitai LoRAs": ", ".join(named)} if named else {})
+    used = [one for one in (resources if isinstance(resources, list) else [])[:MAX_TAGS] if isinstance(one, dict)]
+    loras = [{"name": resource_name(one), "strength": weight_of(one), "hash": ""} for one in used
+             if resource_kind(one) in ("lora", "locon", "dora", "lycoris")]
+    if not found["loras"]:
+        found["loras"] += loras
+    elif loras:
+        pairs["Civitai LoRAs"] = ", ".join(lora["name"] for lora in loras)
+    if model := next((one for one in used if resource_kind(one) == "checkpoint"), None):
+        pairs.setdefault("Model", resource_name(model))
+    if embeddings := [resource_name(one) for one in used if resource_kind(one) in ("embed", "embedding", "textualinversion")]:
+        pairs["Civitai embeddings"] = ", ".join(embeddings)
+
+
+def resource_kind(resource: dict[str, object]) -> str:
+    """"lora", also of {"air": "urn:air:sd1:lora:civitai:1115064@1253021"}."""
+    found = re.match(r"urn:air:[^:]{1,40}:([^:]{1,40}):", str(resource.get("air", "")))
+    return str(resource.get("type") or (found[1] if found else "")).lower()
+
+
+def resource_name(resource: dict[str, object]) -> str:
+    """The model's title; where Civitai tells only its number, that: "civitai 1115064@1253021"."""
+    number = str(resource.get("air", "")).rpartition(":")[2] or resource.get("modelVersionId", "")
+    return storage.clean_text(str(resource.get("modelName") or f"civitai {number}"), storage.MAX_NAME)
+
+
+def weight_of(resource: dict[str, object]) -> float:
+    value = number(str(resource.get("weight", resource.get("strength", 1))), float)
+    return 1.0 if value is None else value
 
 
 def bare_json(line: str) -> tuple[str, dict[str, object]]:
@@ -247,19 +318,15 @@ def add_told(loras: list[dict[str, object]], pairs: dict[str, str]) -> None:
         when = number(start, float), number(end, float)
         if dash and None not in when:
             lora["start"], lora["end"] = when
+    named = {str(lora["name"]).replace(",", "").replace(":", "") for lora in loras}
+    if rest := [f"{name}: {value}" for name, value in hashes.items() if name not in named]:
+        pairs["Lora hashes"] = ", ".join(rest)  # of LoRAs that nothing else tells of
 
 
 def listed(text: str) -> dict[str, str]:
     """"a: 1, b: 2" -> {"a": "1", "b": "2"}."""
     halves = (part.rpartition(":") for part in text.split(","))
     return {name.strip(): value.strip() for name, colon, value in halves if colon}
-
-
-def sampler_name(sampler: str, schedule: str) -> str:
-    """A1111's sampler and schedule type -> one name as artists say it: "DPM++ 2M Karras"."""
-    if schedule == "Automatic" and sampler in KARRAS_BY_DEFAULT:
-        schedule = "Karras"
-    return f"{sampler} {schedule}" if schedule in SCHEDULES and not sampler.endswith(schedule) else sampler
 
 
 def number(text: str, kind: type) -> int | float | None:
@@ -273,6 +340,7 @@ def number(text: str, kind: type) -> int | float | None:
 
 def unquoted(value: str) -> str:
     try:
-        return str(json.loads(value)) if value.startswith('"') else value.strip()
+        text = value.strip()
+        return str(json.loads(text, strict=False)) if text.startswith('"') else re.sub(r"\s*\n\s*", " ", text)
     except ValueError:
         return value.strip()

@@ -102,7 +102,66 @@ def test_civitais_bare_hashes_are_read_and_hide_nothing():
                        '"modelName":"Ink", "air":"urn:air:sd1:lora:civitai:1@2"}], '
                        'Civitai metadata: {"a, b: c": {}}, Seed: 3, Version: v1.9.4')
     assert (copied["seed"], copied["sampler"], copied["version"]) == (3, "DPM++ 2M Karras", "v1.9.4")
-    assert copied["other"] == {"Civitai LoRAs": "Ink"}
+    assert copied["loras"] == [{"name": "Ink", "strength": 0.6, "hash": ""}] and "other" not in copied
+
+
+def test_civitais_resources_are_models_by_name_or_by_air():
+    read = from_text('a tree\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Created Date: 2025-01-04T01:27:21Z, '
+                     'Civitai resources: [{"type":"checkpoint","modelVersionId":25,"modelName":"Sea","modelVersionName":"v1"},'
+                     '{"weight":0.4,"air":"urn:air:sd1:lora:civitai:11@22"},{"type":"lycoris","modelVersionId":9},'
+                     '{"type":"embed","modelName":"bad hands"}], Civitai metadata: {}')
+    assert read["model"] == "Sea"
+    assert read["loras"] == [{"name": "civitai 11@22", "strength": 0.4, "hash": ""},
+                             {"name": "civitai 9", "strength": 1.0, "hash": ""}]
+    assert read["other"] == {"Created Date": "2025-01-04T01:27:21Z", "Civitai embeddings": "bad hands"}
+    tagged = from_text('a <lora:ink:0.3>\nSteps: 20, Sampler: Euler, Seed: 1, '
+                       'Civitai resources: [{"type":"lora","modelName":"Ink"}]')
+    assert [lora["name"] for lora in tagged["loras"]] == ["ink"] and tagged["other"] == {"Civitai LoRAs": "Ink"}
+
+
+@pytest.mark.parametrize("text", [
+    "a tree. Negative prompt: fog, rain Steps: 12, Sampler: DPM++ 2M Karras, CFG scale: 5, Seed: 9, Size: 512x768",
+    "a tree.\r\nNegative prompt: fog, rain\r\nSteps: 12, Sampler: DPM++ 2M Karras, CFG scale: 5, Seed: 9, Size: 512x768\r\n",
+    "a tree.\nNegative prompt: fog, rain\nSteps: 12,\nSampler: DPM++ 2M,\nSchedule type: Karras\nCFG Scale: 5, Seed: 9,\n"
+    "Size: 512 x 768",
+    "a tree.\nNegative prompt: fog, rain\n\nSteps: 12, Sampler: dpmpp_2m_karras, CFG scale: 5, Seed: 9, Size: 512x768"])
+def test_line_breaks_and_the_lack_of_them_change_nothing(text):
+    assert from_text(text) == {"prompt": "a tree.", "negative": "fog, rain", "loras": [], "steps": 12, "seed": 9,
+                               "sampler": "DPM++ 2M Karras", "guidance": 5.0, "width": 512, "height": 768}
+
+
+def test_line_breaks_within_a_pair_stay_in_it():
+    read = from_text('x\nSteps: 5, Sampler: Euler, Seed: 1, Hires prompt: "big\nhouse, \\"old\\"", Model: my\n model, '
+                     "Version: v1\n"
+                     "Negative Template: {fog|rain}\nSteps: 2, Seed: 2, Size: 8x8")
+    assert read["other"] == {"Hires prompt": 'big\nhouse, "old"'} and read["model"] == "my model" and read["seed"] == 1
+    quoting = from_text("a page that says\nSteps: 40, Seed: 7, Size: 64x64\nin red\nSteps: 5, Sampler: Euler, Seed: 1")
+    assert quoting["steps"] == 5 and quoting["prompt"].endswith("in red")
+    only = from_text("three stone Steps: 3 of them, moss")  # a staircase, no pairs
+    assert only == {"prompt": "three stone Steps: 3 of them, moss", "negative": "", "loras": []}
+
+
+def test_nothing_is_not_a_value():
+    read = from_text("None\nNegative prompt: None\nSteps: 8, Sampler: None, Seed: 4, Model: None, VAE: None, "
+                     "Lora hashes: None, Size: 64x64")
+    assert read == {"prompt": "", "negative": "", "loras": [], "steps": 8, "seed": 4, "width": 64, "height": 64}
+
+
+def test_fooocus_in_a1111s_words():
+    read = from_text('cinematic still a fish . 4k, a fish, highly detailed\nNegative prompt: ugly, anime\n'
+                     'Steps: 30, Sampler: DPM++ 2M SDE Karras, Seed: 6952411511246973023, Size: 768x1280, CFG scale: 4, '
+                     'ADM Guidance: "(1.5, 0.8, 0.3)", Model: sea, Performance: Speed, Scheduler: karras, VAE: Default (model), '
+                     'Raw prompt: a fish, Raw negative prompt: "", Lora hashes: "scales: 0123456789, fins: abcdef0123", '
+                     'Lora weights: "scales: 0.5, fins: -0.1", Version: Fooocus v2.5.0')
+    assert (read["prompt"], read["negative"], read["seed"], read["width"]) == ("a fish", "ugly, anime", 6952411511246973023, 768)
+    assert read["sampler"] == "DPM++ 2M SDE Karras"
+    assert read["loras"] == [{"name": "scales", "strength": 0.5, "hash": "0123456789"},
+                             {"name": "fins", "strength": -0.1, "hash": "abcdef0123"}]
+
+
+def test_hashes_of_loras_that_nothing_else_tells_of_are_not_lost():
+    read = from_text('x <lora:a:1>\nSteps: 5, Sampler: Euler, Seed: 1, Lora hashes: "a: 0123456789, b: abcdef0123"')
+    assert read["other"] == {"Lora hashes": "b: abcdef0123"}
 
 
 @pytest.mark.parametrize("text, seed", [
@@ -116,7 +175,8 @@ def test_odd_texts_are_read_as_far_as_they_go(text, seed):
 
 
 @pytest.mark.parametrize("hostile", ["a" * 10**6, " " * 10**6, "<lora:" * 200_000, "<lora:a:1>" * 50_000, 'ab:"' * 200_000,
-                                     "a:" * 300_000, ", " * 300_000, "[" * 10**6, 'x\nSteps: 1, a b: 2, Hashes: {' + "{" * 10**6])
+                                     "a:" * 300_000, ", " * 300_000, "[" * 10**6, " Steps: 5" * 10**5,
+                                     "x\nSteps: 5, " + "a:\n" * 10**5, 'x\nSteps: 1, a b: 2, Hashes: {' + "{" * 10**6])
 def test_hostile_texts_are_read_in_no_time(hostile):
     began = time.monotonic()
     assert len(from_text(hostile)["loras"]) <= 64

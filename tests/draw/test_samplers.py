@@ -43,9 +43,10 @@ def test_every_program_means_a_sampler_of_ours(sampler, schedule, meant):
 
 
 @pytest.mark.parametrize("sampler, schedule, name, parts", [
-    ("euler", "sgm_uniform", "Euler SGM Uniform", ("Euler", "SGM Uniform")), ("Euler a", "Karras", "Euler a Karras", ("Euler a", "Karras")),
+    ("euler", "sgm_uniform", "Euler SGM Uniform", ("Euler", "SGM Uniform")),
+    ("Euler a", "Karras", "Euler a Karras", ("Euler a", "Karras")), ("Restart", "", "Restart", ("", "Restart")),
     ("DPM++ 2M AYS", "", "DPM++ 2M Align Your Steps", ("DPM++ 2M", "Align Your Steps")),
-    ("dpmpp_2s_ancestral", "karras", "dpmpp_2s_ancestral karras", ("", "dpmpp_2s_ancestral karras")), ("Restart", "", "Restart", ("", "Restart"))])
+    ("dpmpp_2s_ancestral", "karras", "dpmpp_2s_ancestral karras", ("", "dpmpp_2s_ancestral karras"))])
 def test_what_we_have_not_is_named_apart(sampler, schedule, name, parts):
     assert samplers.title(sampler, schedule) == name and name not in samplers.NAMES
     assert samplers.without_schedule(name) == parts
