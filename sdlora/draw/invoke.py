@@ -4,21 +4,17 @@ Knows nothing about files. Read: `invokeai_metadata` (3.0 and later, JSON), `sd-
 command line). Names only: its hashes are BLAKE3 of whole files, which no other program uses.
 """
 
-import json
 import re
-import sys
 
+from sdlora.draw import samplers
 from sdlora.draw.a1111 import MAX_LETTERS, MAX_TAGS, number
+from sdlora.draw.flat import is_number, json_object, words
 
-# invokeai/backend/stable_diffusion/schedulers/schedulers.py and ldm/invoke/args.py of 2.3 -> the names artists know
-SAMPLERS = {
-    "ddim": "DDIM", "ddpm": "DDPM", "deis": "DEIS", "lms": "LMS", "pndm": "PLMS", "plms": "PLMS", "heun": "Heun",
-    "euler": "Euler", "euler_a": "Euler a", "kdpm_2": "DPM2", "kdpm_2_a": "DPM2 a", "dpm_2": "DPM2", "dpm_2_a": "DPM2 a",
-    "dpmpp_2s": "DPM++ 2S", "dpmpp_2m": "DPM++ 2M", "dpmpp_2m_sde": "DPM++ 2M SDE", "dpmpp_3m": "DPM++ 3M",
-    "dpmpp_sde": "DPM++ SDE", "unipc": "UniPC", "lcm": "LCM", "tcd": "TCD", "dpmpp_2": "DPM++ 2M",
-}
 FIELDS = {"width": ("width", int), "height": ("height", int), "seed": ("seed", int), "cfg_scale": ("guidance", float),
           "steps": ("steps", int), "strength": ("init_strength", float)}
+WITH_LORA = re.compile(r"\s?withLora\(([^,()]{1,200})(?:,\s?(-?[\d.]{1,8}))?\)")
+GROUP = re.compile(r"(\([^()]{1,1000})\)(\d(?:\.\d{1,4})?|\+{1,9}|-{1,9})(?!\w)")
+WORD = re.compile(r"(?<![\w-])(\w[\w'-]{0,60}?)(\+{1,9}|-{1,9})(?=[\s,.;)]|$)")
 FLAGS = {"s": ("steps", int), "S": ("seed", int), "W": ("width", int), "H": ("height", int), "C": ("guidance", float)}
 
 
@@ -26,12 +22,31 @@ def from_invoke(texts: dict[str, str]) -> dict[str, object] | None:
     """The settings in the texts of a PNG by InvokeAI; None where it did not write them or they are damaged."""
     if "invokeai_metadata" in texts:
         told = json_object(texts["invokeai_metadata"])
-        return from_metadata(told) if told else None
+        return in_our_words(from_metadata(told)) if told else None
     if "sd-metadata" in texts:
         told = json_object(texts["sd-metadata"])
         image = told.get("image")
-        return from_sd_metadata(image, told) if isinstance(image, dict) else None
-    return from_dream(texts["Dream"]) if "Dream" in texts else None
+        return in_our_words(from_sd_metadata(image, told)) if isinstance(image, dict) else None
+    return in_our_words(from_dream(texts["Dream"])) if "Dream" in texts else None
+
+
+def in_our_words(found: dict[str, object]) -> dict[str, object]:
+    """Prompts in compel's grammar as ours: `word++` and `(some words)1.3` are weights, `withLora(ink,0.8)` is a LoRA of 2.3."""
+    def weighted(mark: str) -> str:
+        return mark if mark[0].isdigit() else f"{(1.1 if mark[0] == '+' else 0.9) ** len(mark):.3g}"
+
+    for key in ("prompt", "negative"):
+        text = found[key]
+        for name, strength in WITH_LORA.findall(text):
+            read = number(strength, float) if strength else 1.0
+            found["loras"].append({"name": name.strip(), "strength": 1.0 if read is None else read, "hash": ""})
+        text = WITH_LORA.sub("", text)
+        text = GROUP.sub(lambda part: f"{part[1]}:{weighted(part[2])})", text)
+        text = WORD.sub(lambda part: f"({part[1]}:{weighted(part[2])})", text)
+        if syntax := re.findall(r"\)\.(blend|and|swap)\(", text):
+            found["other"] = found.get("other", {}) | {f"InvokeAI's grammar in the {key}": ", ".join(dict.fromkeys(syntax))}
+        found[key] = text.strip() if text != found[key] else text
+    return found
 
 
 def from_metadata(told: dict[str, object]) -> dict[str, object]:
@@ -39,7 +54,7 @@ def from_metadata(told: dict[str, object]) -> dict[str, object]:
     found: dict[str, object] = {"prompt": words(told.get("positive_prompt")), "negative": words(told.get("negative_prompt"))}
     found |= numbers(told)
     if isinstance(told.get("scheduler"), str):
-        found["sampler"] = sampler_name(told["scheduler"])
+        found["sampler"] = samplers.title(told["scheduler"])
     listed = told.get("loras")
     found["loras"] = [lora for lora in map(lora_of, listed[:MAX_TAGS] if isinstance(listed, list) else []) if lora]
     model = told.get("model")
@@ -70,7 +85,7 @@ def from_sd_metadata(image: dict[str, object], told: dict[str, object]) -> dict[
         prompt = next((part.get("prompt") for part in prompt if isinstance(part, dict)), "")
     found = in_brackets(words(prompt)) | numbers(image) | {"loras": []}
     if isinstance(image.get("sampler"), str):
-        found["sampler"] = sampler_name(image["sampler"])
+        found["sampler"] = samplers.title(image["sampler"])
     if isinstance(told.get("model_weights"), str):
         found["model"] = told["model_weights"]
     return found
@@ -82,7 +97,7 @@ def from_dream(text: str) -> dict[str, object]:
     found = in_brackets(words(prompt.removeprefix('"'))) | {"loras": []}
     for flag, value in re.findall(r"-([sSWHCA]) ?([\w.]{1,20})", line):
         if flag == "A":
-            found["sampler"] = sampler_name(value)
+            found["sampler"] = samplers.title(value)
         elif (read := number(value, FLAGS[flag][1])) is not None:
             found[FLAGS[flag][0]] = read
     return found
@@ -98,29 +113,3 @@ def in_brackets(prompt: str) -> dict[str, object]:
 def numbers(told: dict[str, object]) -> dict[str, object]:
     """The finite numbers among FIELDS, under our names."""
     return {ours: kind(told[theirs]) for theirs, (ours, kind) in FIELDS.items() if is_number(told.get(theirs))}
-
-
-def is_number(value: object) -> bool:
-    """A number that a float can hold: JSON has whole ones of any length, NaN and infinity."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-
-
-def sampler_name(scheduler: str) -> str:
-    """"dpmpp_2m_k" -> "DPM++ 2M Karras"; "k_euler_a" of version 2 -> "Euler a"; unknown names as they are."""
-    plain = scheduler.strip()[:40].removeprefix("k_")
-    karras = plain.endswith("_k")
-    name = SAMPLERS.get(plain.removesuffix("_k"))
-    return (f"{name} Karras" if karras else name) if name else scheduler[:40]
-
-
-def words(text: object) -> str:
-    return text[:MAX_LETTERS].strip() if isinstance(text, str) else ""
-
-
-def json_object(text: str) -> dict[str, object]:
-    """The JSON object in `text`; {} where it is none."""
-    try:
-        told = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return told if isinstance(told, dict) else {}

@@ -96,6 +96,8 @@ def recall(picture: Path) -> tuple[dict[str, object], list[str]]:
     found = read_infotext(picture)
     fields = settings_from(found)
     choices, sentences = placed(fields["loras"])
+    if "prompts" not in fields:
+        sentences.append("The picture tells no prompt.")
     if left := not_taken(found):
         sentences.append(f"Not taken over: {'; '.join(left)}.")
     return fields | {"loras": choices}, sentences

@@ -111,5 +111,5 @@ AXIS_BEGIN = {
 }  # fmt: skip
 NO_STYLE = {"none", "base", "–", "-"}
 NO_SUCH_RUN, ROUND = "There is no training called “{name}” with saved points.", "after {step}"
-RECALL, RECALL_DROP = "Use the settings of a picture", "Drop a picture that was drawn here, in A1111, Forge or InvokeAI"
+RECALL, RECALL_DROP = "Use the settings of a picture", "Drop a picture that was drawn here, in A1111, ComfyUI, InvokeAI, …"
 RECALLED = "Settings taken over, {count} styles on the desk."

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from sdlora.config import DrawConfig, LoraChoice
+from sdlora.config import LoraChoice
 from sdlora.library import index, tags
 from sdlora.ui import blend, desk, gallery_words, history
 from sdlora.ui.guard import QUIET, guarded, uploads
@@ -48,13 +48,14 @@ def recall_drawn(event: gr.EventData) -> tuple:
 
 
 def taken(picture: Path) -> tuple:
-    """Updates of desk, prompt, turns, the fields, the notes, and the emptied drop."""
+    """Updates of desk, prompt, turns, the fields, the notes, and the emptied drop. What the picture does not tell stays."""
     fields, sentences = tags.recall(picture)
     rows = [row for row in map(row_of, fields.get("loras", [])) if row]
-    values = {name: fields.get(name, DrawConfig.model_fields[name].get_default()) for name in FIELDS}
+    values = {name: fields.get(name, gr.skip()) for name in FIELDS} | {"method": fields.get("method", "sum")}
+    prompt = fields["prompts"][0] if "prompts" in fields else gr.skip()
     told = {"notes": [gallery_words.RECALLED.format(count=len(rows)), *sentences]}
     every = fields.get("switch_every", gr.skip())
-    return desk.filled(rows), fields["prompts"][0], every, *(values[name] for name in FIELDS), gr.HTML(data=told), None
+    return desk.filled(rows), prompt, every, *(values[name] for name in FIELDS), gr.HTML(data=told), None
 
 
 def row_of(choice: LoraChoice) -> dict | None:

@@ -32,6 +32,20 @@ def test_invokeai_2():
     assert from_invoke({"Dream": '"a cat [dog] on a mat [bird]" -s 50 -S 12 -W 512 -H 512 -C 7.5 -A k_euler_a'}) == wanted
 
 
+def test_compels_grammar_becomes_ours():
+    told = {"positive_prompt": "a cat++ on (a red mat)1.3, semi-realistic, (far away)- house", "seed": 1,
+            "negative_prompt": "grainy-, 1980-", "loras": [{"model": {"name": "ink"}, "weight": 1}]}
+    found = from_invoke({"invokeai_metadata": json.dumps(told)})
+    assert found["prompt"] == "a (cat:1.21) on (a red mat:1.3), semi-realistic, (far away:0.9) house"
+    assert found["negative"] == "(grainy:0.9), (1980:0.9)" and "other" not in found
+    image = {"prompt": "a cat withLora(ink,0.8) withLora(old)", "seed": 1}
+    found = from_invoke({"sd-metadata": json.dumps({"image": image})})
+    assert found["prompt"] == "a cat" and found["loras"] == [{"name": "ink", "strength": 0.8, "hash": ""},
+                                                             {"name": "old", "strength": 1.0, "hash": ""}]
+    blend = {"positive_prompt": '("a cat", "a dog").blend(1, 0.5)', "seed": 1}
+    assert from_invoke({"invokeai_metadata": json.dumps(blend)})["other"] == {"InvokeAI's grammar in the prompt": "blend"}
+
+
 @pytest.mark.parametrize("text", [
     "", "null", "[]", "{", "[" * 100_000, '{"loras": 5}', '{"loras": [1, {"model": 3}, {"model": {"name": []}}]}',
     '{"seed": 1' + "0" * 400 + '}', '{"loras": [{"model": {"name": "a"}, "weight": 1' + "0" * 400 + '}]}',

@@ -7,6 +7,7 @@ import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from safetensors.numpy import save_file
 
 from sdlora.config import DrawConfig, LoraChoice
@@ -201,6 +202,25 @@ def test_the_settings_of_a_picture_fill_form_and_desk(tmp_path):
         key: value for key, value in settings.items() if key != "prompt"} | {"method": "sum"}
     assert isinstance(rows, gr.HTML) and [each.choice.strength for each in desk.rows_of(rows.value)] == [0.6]
     assert any("gone" in sentence for sentence in notes.props["data"]["notes"])
+
+
+def test_what_a_picture_does_not_tell_stays_in_the_form(tmp_path):
+    info = PngInfo()
+    info.add_text("parameters", "None\nNegative prompt: None\n"
+                  "Steps: 8, Seed: 18446744073709551615, Sampler: Restart, Size: 70x64")
+    Image.new("RGB", (64, 64)).save(tmp_path / "x.png", pnginfo=info)
+    _, prompt, every, *values, notes, _ = recall.taken(tmp_path / "x.png")
+    told = dict(zip(recall.FIELDS, values, strict=True))
+    assert prompt == every == gr.skip()
+    assert [told.pop(key) for key in ("steps", "negative", "method", "height")] == [8, "", "sum", 64]
+    assert all(value == gr.skip() for value in told.values())
+    assert notes.props["data"]["notes"][1] == "The picture tells no prompt."
+    assert "18446744073709551615" in notes.props["data"]["notes"][2] and "Restart" in notes.props["data"]["notes"][2]
+    info = PngInfo()
+    info.add_text("parameters", '{"sui_image_params": {')
+    Image.new("RGB", (64, 64)).save(tmp_path / "x.png", pnginfo=info)
+    with pytest.raises(UserError, match="SwarmUI"):
+        recall.taken(tmp_path / "x.png")
 
 
 def test_notes_of_the_artist_are_kept():

@@ -1,0 +1,377 @@
+"""A graph of ComfyUI -> settings under the keys of pipeline.Picture: from the picture back to its sampler, and on to its words.
+
+Knows nothing about files. A graph is what ComfyUI queues (`prompt`, "API format"): {id: {"class_type", "inputs"}}, an input is a
+value or a link [id, output]. Nodes are known by the names of their inputs (nodes.py, comfy_extras/), which most custom nodes
+share; a node whose words cannot be known, since it makes them while drawing, is named and nothing is guessed.
+"""
+
+import re
+
+from sdlora.draw import samplers
+from sdlora.draw.a1111 import take_tags
+from sdlora.draw.flat import MAX_TAGS, as_list, as_number, file_name, is_number, words
+
+MAX_NODES, MAX_DEPTH, MAX_STEPS, MAX_SAMPLERS = 3000, 200, 20_000, 64
+SEED, TEXTS = ("seed", "noise_seed"), ("populated_text", "text", "value", "string", "String", "Text", "prompt",
+                                       "prompt_text", "multiline_text", "source", "anything")
+NUMBERS = ("value", "int", "float", "number", "Number", "Value", "a", "")
+MAKES_WORDS = re.compile(r"generate|llm|ollama|chat|gpt|gemini|claude|qwen|vision|caption|florence|interrogat|tagger|wildcard"
+                         r"|random|dynamic|translat|deepseek|joy|describe|enhance", re.I)
+JOINS = re.compile(r"concat|combine|join|append|stringfunction", re.I)
+SEPARATORS = ("delimiter", "separator", "delimeter")
+MERGES = re.compile(r"^(conditioning|cond)(_?\d+|_?[a-z]|_to|_from)?$")  # inputs that carry conditioning on
+NO_WORDS = re.compile(r"model|clip|vae|image|pixels|net|mask|latent|samples|noise|sigmas|sampler|vision|start|end|strength|width"
+                      r"|height|guidance|gligen")
+PIPES = re.compile(r"pipe|ctx|context|guider|^any|^$|^model|script", re.I)
+ENCODERS = (("text_g", "text_l"), ("t5xxl", "clip_l", "clip_g"), ("llama", "clip_l"))  # one prompt for each text encoder
+UNET_STRENGTH = ("strength_model", "model_weight", "model_str", "lora_model_strength", "lora_wt", "strength", "weight")
+TEXT_STRENGTH = ("strength_clip", "clip_weight", "clip_str", "lora_clip_strength")
+LORA = re.compile(r"^lora_?(?:name)?_?(\d{0,2})$")
+ACTS = re.compile(r"controlnet|ipadapter|ip_adapter|unclip|stylemodel|gligen|hypernet|setarea|setmask|regional|average"
+                  r"|timesteprange|inpaint|instructpix|referencelatent|modelmerge|detailer|styler", re.I)
+Link = tuple[str, int]
+
+
+class UnknownNode(ValueError):
+    """The words of a picture, or its sampler, cannot be found in its graph: the text says why."""
+
+
+def from_comfy(graph: dict[str, object]) -> dict[str, object]:
+    """The settings of the first sampler on the way to the saved picture. Raises UnknownNode."""
+    return Graph(graph).settings()
+
+
+class Graph:
+    """The nodes of one picture, and `remarks`: what they do that sdlora has not."""
+
+    def __init__(self, graph: dict[str, object]) -> None:
+        self.nodes = {key: {"class_type": str(node.get("class_type")), "inputs": node["inputs"]}
+                      for key, node in list(graph.items())[:MAX_NODES]
+                      if isinstance(node, dict) and isinstance(node.get("inputs"), dict)}
+        self.remarks: dict[str, str] = {}
+        self.steps = 0
+
+    def settings(self) -> dict[str, object]:
+        key = self.first_sampler()
+        inputs = self.nodes[key]["inputs"]
+        sigmas = self.spacing(inputs)
+        found: dict[str, object] = {
+            "prompt": self.prompt(key, "positive"), "negative": self.prompt(key, "negative"),
+            "seed": self.seed(inputs), "steps": self.number(sigmas.get("steps"), "steps"),
+            "guidance": self.number(self.held(key, "cfg"), "cfg"), "loras": self.loras(key), **self.size(key)}
+        if sampler := self.text_value(inputs.get("sampler_name", self.held_at(inputs.get("sampler"), "sampler_name"))):
+            found["sampler"] = samplers.title(sampler, self.text_value(sigmas.get("scheduler")))
+        found |= self.drawn_over(key, sigmas)
+        if model := self.model(key):
+            found["model"] = model
+        self.remark_others(key)
+        found = {name: value for name, value in found.items() if value is not None}
+        return found | ({"other": self.remarks} if self.remarks else {}) | {"version": "ComfyUI"}
+
+    def node(self, link: object) -> str:
+        """The id of the node at a link, past reroutes and switches; "" for what is no link."""
+        while is_link(link) and str(link[0]) in self.nodes:
+            self.steps += 1
+            if self.steps > MAX_STEPS:
+                raise UnknownNode("its graph is too large to be followed")
+            key = str(link[0])
+            name, inputs = self.nodes[key]["class_type"], self.nodes[key]["inputs"]
+            select = self.plain(inputs.get("select", inputs.get("index"))) if "switch" in name.lower() else None
+            if name == "ComfySwitchNode":
+                link = inputs.get("on_false" if self.plain(inputs.get("switch")) is False else "on_true")
+            elif is_number(select):
+                link = next((inputs[given] for given in (f"input{select}", f"input_{select}") if given in inputs), None)
+            elif "reroute" in name.lower() or name.startswith("Any Switch"):
+                link = next((value for value in inputs.values() if is_link(value)), None)
+            else:
+                return key
+        return ""
+
+    def plain(self, given: object) -> object:
+        """A value, or that of the primitive node it is linked to."""
+        if not is_link(given):
+            return given
+        key = self.node(given)
+        return self.nodes[key]["inputs"].get("value") if key else None
+
+    def upstream(self, key: str) -> list[str]:
+        """The node and all that it is made from, nearest first."""
+        order, waiting = {key: None}, [key]
+        for near in waiting:
+            for link in self.nodes[near]["inputs"].values():
+                if is_link(link) and str(link[0]) in self.nodes and str(link[0]) not in order:
+                    order[str(link[0])] = None
+                    waiting.append(str(link[0]))
+        return list(order)
+
+    def is_sampler(self, key: str) -> bool:
+        inputs = self.nodes[key]["inputs"]
+        return bool({"seed", "noise_seed", "noise"} & inputs.keys()) and bool({"steps", "sigmas"} & inputs.keys()) and (
+            bool({"positive", "guider"} & inputs.keys()) or any("pipe" in name or "context" in name for name in inputs))
+
+    def first_sampler(self) -> str:
+        """The sampler that begins the saved picture: no other one is on its way from the noise."""
+        used = {str(link[0]) for node in self.nodes.values() for link in node["inputs"].values() if is_link(link)}
+        ends = [key for key in self.nodes if key not in used][:MAX_SAMPLERS]
+        ends.sort(key=lambda key: next((rank for rank, word in enumerate(("save", "preview"))
+                                        if word in self.nodes[key]["class_type"].lower()), 2))
+        for end in ends:
+            chain = [key for key in self.upstream(end) if self.is_sampler(key)][-MAX_SAMPLERS:]
+            begins = [key for key in chain if not any(self.is_sampler(other) for other in self.upstream(key)[1:])]
+            if begins:
+                if len(begins) > 1:
+                    self.remarks["ComfyUI samplers"] = f"the picture is put together from {len(begins)}; these are of the first"
+                return begins[0]
+        raise UnknownNode("it has no sampler that sdlora knows")
+
+    def held(self, key: str, name: str, depth: int = 0) -> object:
+        """An input of a node, or of the pipe or guider that it is handed."""
+        inputs = self.nodes[key]["inputs"] if key else {}
+        if name in inputs or depth > MAX_DEPTH:
+            return inputs.get(name)
+        for given, link in inputs.items():
+            if is_link(link) and PIPES.search(given) and (found := self.held_at(link, name, depth + 1)) is not None:
+                return found
+        return None
+
+    def held_at(self, link: object, name: str, depth: int = 0) -> object:
+        return self.held(self.node(link), name, depth)
+
+    def number(self, given: object, name: str, depth: int = 0) -> int | float | None:
+        """A number, also through the nodes that hold one; None where it is computed."""
+        if not is_link(given):
+            return as_number(given, float if name in ("cfg", "denoise", "strength") else int)
+        key = self.node(given)
+        inputs = self.nodes[key]["inputs"] if key else {}
+        for candidate in (name, *(SEED if name in SEED else ()), *NUMBERS):
+            value = self.number(inputs[candidate], name, depth + 1) if candidate in inputs and depth < MAX_DEPTH else None
+            if value is not None:
+                return value
+        if depth == 0 and key:
+            self.remarks[name] = f"comes from {self.nodes[key]['class_type']}"
+        return None
+
+    def seed(self, inputs: dict[str, object]) -> int | None:
+        given = next((inputs[name] for name in SEED if name in inputs), self.held_at(inputs.get("noise"), "noise_seed"))
+        return self.number(given, "seed")
+
+    def spacing(self, inputs: dict[str, object]) -> dict[str, object]:
+        """steps, scheduler and denoise of a sampler, or of the node that makes its noise levels."""
+        if "steps" in inputs:
+            return inputs
+        link = inputs.get("sigmas")
+        for _ in range(MAX_DEPTH):
+            key = self.node(link)
+            if not key:
+                return {}
+            near = self.nodes[key]["inputs"]
+            if "steps" in near:
+                own = self.nodes[key]["class_type"].removesuffix("Scheduler")
+                return {"scheduler": own if own not in ("Basic", "Flux2", "SDTurbo") else "", **near}
+            link = near.get("sigmas")
+        return {}
+
+    def size(self, key: str) -> dict[str, int]:
+        """Of the empty latent that the sampler begins with."""
+        for near in self.chain(key, ("latent_image", "latent", "samples", "optional_latent")):
+            inputs = self.nodes[near]["inputs"]
+            if found := re.match(r"(\d{2,5}) ?x ?(\d{2,5})", str(inputs.get("dimensions", inputs.get("resolution", "")))):
+                return {"width": int(found[1]), "height": int(found[2])}
+            for width, height in (("width", "height"), ("empty_latent_width", "empty_latent_height")):
+                if near != key and {width, height} <= inputs.keys() and "samples" not in inputs:
+                    sides = {"width": self.number(inputs[width], "width"), "height": self.number(inputs[height], "height")}
+                    return {} if None in sides.values() else sides
+        return {}
+
+    def chain(self, key: str, names: tuple[str, ...]) -> list[str]:
+        """The node, the one at the first of these inputs, and so on."""
+        keys = [key]
+        while len(keys) < MAX_DEPTH:
+            inputs = self.nodes[keys[-1]]["inputs"]
+            following = next((self.node(inputs[name]) for name in names if is_link(inputs.get(name))), "")
+            if not following or following in keys:
+                break
+            keys.append(following)
+        return keys
+
+    def drawn_over(self, key: str, sigmas: dict[str, object]) -> dict[str, float]:
+        """{"init_strength"} where the sampler begins with a picture: its denoise, or the share of steps that it leaves out."""
+        start = self.chain(key, ("latent_image", "latent", "samples"))[-1]
+        pictured = {"pixels", "image"} & self.nodes[start]["inputs"].keys()
+        steps, begin = self.number(sigmas.get("steps"), "steps"), self.number(sigmas.get("start_at_step"), "start_at_step")
+        denoise = 1 - begin / steps if begin and steps else self.number(sigmas.get("denoise"), "denoise")
+        if pictured and denoise is not None and 0 < denoise < 1:
+            return {"init_strength": round(denoise, 4)}
+        if denoise is not None and denoise < 1:
+            self.remarks["denoise"] = f"{denoise:g}"
+        return {}
+
+    def text_value(self, given: object) -> str:
+        """A short text such as a sampler's name, "" where it is computed."""
+        given = self.plain(given)
+        return given if isinstance(given, str) else ""
+
+    def prompt(self, key: str, role: str) -> str:
+        """The words that a sampler is given. Raises UnknownNode."""
+        names = ("positive", "conditioning", "cond1") if role == "positive" else ("negative",)
+        link = next((found for name in names if (found := self.held(key, name)) is not None), None)
+        if link is None and role == "positive":
+            raise UnknownNode(f"{self.nodes[key]['class_type']} does not say where its prompt comes from")
+        parts = self.conditioning(link, role, 0) if link is not None else []
+        parts = list(dict.fromkeys(filter(None, map(words, parts))))
+        if len(parts) > 1:
+            self.remarks[f"{role} prompts"] = f"{len(parts)} joined into one"
+        text, tags = take_tags(", ".join(part.rstrip(", ") for part in parts) if len(parts) > 1 else "".join(parts), strict=False)
+        if tags:  # ComfyUI itself takes them for words
+            self.remarks[f"LoRA tags in the {role} prompt"] = ", ".join(str(tag["name"]) for tag in tags)
+        if embeddings := re.findall(r"embedding:([^\s,:()]{1,60})", text):
+            self.remarks["embeddings"] = ", ".join(embeddings[:9])
+        return re.sub(r"(?<!\\)([\[\]])", r"\\\1", words(text))  # square brackets are letters there
+
+    def conditioning(self, link: object, role: str, depth: int) -> list[str]:
+        """The texts that conditioning was made of. Raises UnknownNode."""
+        if isinstance(link, str):
+            return [link]
+        key = self.node(link)
+        if not key or depth > MAX_DEPTH:
+            raise UnknownNode("a link of its prompt leads nowhere")
+        name, inputs = self.nodes[key]["class_type"], self.nodes[key]["inputs"]
+        if name == "ConditioningZeroOut":
+            return [""]
+        onward = [value for given, value in inputs.items() if is_link(value) and MERGES.match(given)]
+        if not onward and is_link(inputs.get("positive")) and is_link(inputs.get("negative")):
+            onward = [inputs["negative" if link[1] == 1 else "positive"]]
+        if not onward:
+            if texts := self.encoded(name, inputs, role):
+                return texts
+            onward = [value for given, value in inputs.items() if is_link(value) and not NO_WORDS.search(given)]
+            if len(onward) != 1:
+                raise UnknownNode(f"its prompt goes through the node {name}, which sdlora does not know")
+        return [text for value in onward for text in self.conditioning(value, role, depth + 1)]
+
+    def encoded(self, name: str, inputs: dict[str, object], role: str) -> list[str]:
+        """The texts that a text encoder's node is given, different ones for each encoder; [] for other nodes."""
+        if not is_text(inputs.get("text")):
+            for group in ENCODERS:
+                if set(group[:2]) <= inputs.keys():
+                    return [self.text(inputs[given], role) for given in group if given in inputs]
+        given = next((inputs[key] for key in (f"text_{role}", role, *TEXTS) if key in inputs), None)
+        reads = {"clip", "opt_clip", "pipe"} & inputs.keys() or "TextEncode" in name or isinstance(given, str)
+        return [self.text(given, role)] if given is not None and reads else []
+
+    def text(self, given: object, role: str, depth: int = 0) -> str:
+        """A text, also through the nodes that hold or join texts. Raises UnknownNode."""
+        if isinstance(given, str):
+            return given
+        if is_number(given):
+            return str(given)
+        key = self.node(given)
+        if not key or depth > MAX_DEPTH:
+            raise UnknownNode("a link of its prompt leads nowhere")
+        name, inputs = self.nodes[key]["class_type"], self.nodes[key]["inputs"]
+        if JOINS.search(name):
+            return self.joined(inputs, role, depth)
+        if "populated_text" not in inputs and MAKES_WORDS.search(name):
+            raise UnknownNode(f"its prompt was made by the node {name} while drawing, and is not in the file")
+        texts = (f"text_{role}", role, *TEXTS)
+        value = next((inputs[text] for text in texts if isinstance(inputs.get(text), str) or is_link(inputs.get(text))), None)
+        if value is None:
+            raise UnknownNode(f"its prompt comes from the node {name}, which sdlora does not know")
+        return self.text(value, role, depth + 1)
+
+    def joined(self, inputs: dict[str, object], role: str, depth: int) -> str:
+        between = next((str(inputs[name]) for name in SEPARATORS if isinstance(inputs.get(name), str)), ", ")
+        parts = [self.text(value, role, depth + 1) for name, value in inputs.items()
+                 if (isinstance(value, str) or is_link(value)) and re.match(r"(text|string|str|part|prompt|input|value)", name)]
+        return between.replace("\\n", "\n").join(part for part in parts if part)
+
+    def models(self, key: str) -> list[str]:
+        """The nodes that the sampler's model came through, the nearest first."""
+        keys, waiting = {key: None}, [key]
+        for near in waiting:
+            inputs = self.nodes[near]["inputs"]
+            links = [value for name, value in inputs.items() if is_link(value) and (
+                PIPES.search(name) or "lora_stack" in name or name in ("model1", "unet_model"))]
+            for following in filter(None, map(self.node, links)):
+                if following not in keys:
+                    keys[following] = None
+                    waiting.append(following)
+        return [near for near in keys if near != key or "lora_name" in self.nodes[key]["inputs"]]
+
+    def model(self, key: str) -> str:
+        for near in self.models(key):
+            for name in ("ckpt_name", "unet_name", "base_ckpt_name", "model_name"):
+                if found := file_name(self.text_value(self.nodes[near]["inputs"].get(name))):
+                    return found
+        return ""
+
+    def loras(self, key: str) -> list[dict[str, object]]:
+        """The LoRAs on the model's way, in the order in which they were loaded."""
+        found: list[dict[str, object]] = []
+        for near in reversed(self.models(key)):
+            inputs, name = self.nodes[near]["inputs"], self.nodes[near]["class_type"]
+            found += [lora for given in inputs for lora in self.loras_in(inputs, given) if lora]
+            if ACTS.search(name):
+                self.remarks.setdefault("ComfyUI nodes", name)
+        return found[:MAX_TAGS]
+
+    def loras_in(self, inputs: dict[str, object], given: str) -> list[dict[str, object] | None]:
+        """The LoRAs in one input: a name with strengths beside it, {"on", "lora", "strength"}, or [{"name", "strength"}]."""
+        value = inputs[given]
+        if isinstance(value, dict) and isinstance(value.get("lora"), str):
+            return [as_lora(value["lora"], value.get("strength"), value.get("strengthTwo"))] if value.get("on", True) else []
+        if given == "loras":
+            listed = as_list(value.get("__value__") if isinstance(value, dict) else value)
+            return [as_lora(one["name"], one.get("strength"), one.get("clipStrength")) for one in listed
+                    if isinstance(one, dict) and isinstance(one.get("name"), str) and one.get("active", True)]
+        matched, name = LORA.match(given), self.text_value(value)
+        if not matched or not name:
+            return []
+        end = f"_{matched[1]}" if matched[1] else ""
+        count = self.plain(inputs.get("lora_count"))
+        if str(inputs.get(f"switch{end}", "On")).lower() in ("off", "false") or (
+                is_number(count) and matched[1] and int(matched[1]) > count):
+            return []
+        simple = inputs.get("input_mode") == "simple"
+        strength = self.strength(inputs, [f"{key}{end}" for key in (("lora_wt",) if simple else UNET_STRENGTH)])
+        text = strength if simple else self.strength(inputs, [f"{key}{end}" for key in TEXT_STRENGTH])
+        if text is None and "strength_model" in inputs:
+            text = 0.0  # LoraLoaderModelOnly leaves the text encoders alone
+        return [as_lora(name, strength, text)]
+
+    def strength(self, inputs: dict[str, object], names: list[str]) -> float | None:
+        return next((self.number(inputs[name], "strength") for name in names if name in inputs), None)
+
+    def remark_others(self, key: str) -> None:
+        """Name what else shaped the picture."""
+        others = sum(self.is_sampler(near) for near in self.nodes) - 1
+        if others > 0:
+            self.remarks.setdefault("ComfyUI samplers", f"{others} more in its graph")
+        acting = dict.fromkeys(node["class_type"] for near in self.upstream(key) for node in [self.nodes[near]]
+                               if ACTS.search(node["class_type"]) and "loader" not in node["class_type"].lower())
+        if acting:
+            self.remarks["ComfyUI nodes"] = ", ".join(acting)[:100]
+        for near in self.upstream(key):
+            inputs = self.nodes[near]["inputs"]
+            if self.nodes[near]["class_type"] == "CLIPSetLastLayer" and is_number(inputs.get("stop_at_clip_layer")):
+                self.remarks["Clip skip"] = str(-int(inputs["stop_at_clip_layer"]))
+            if self.nodes[near]["class_type"] == "FluxGuidance":
+                self.remarks["Flux guidance"] = str(self.plain(inputs.get("guidance")))
+
+
+def is_link(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str | int) and isinstance(value[1], int)
+
+
+def is_text(value: object) -> bool:
+    return is_link(value) or (isinstance(value, str) and bool(value.strip()))
+
+
+def as_lora(name: str, strength: object, text_strength: object) -> dict[str, object] | None:
+    """None for no file and for a strength of 0 in both."""
+    strength, text_strength = as_number(strength, float), as_number(text_strength, float)
+    strength = 1.0 if strength is None else strength
+    text = strength if text_strength is None else text_strength
+    if not file_name(name) or (strength == 0 and text == 0):
+        return None
+    return {"name": file_name(name), "strength": strength, "hash": ""} | ({"text_strength": text} if text != strength else {})
