@@ -8,13 +8,16 @@ import re
 
 from sdlora.draw import samplers
 from sdlora.draw.a1111 import MAX_LETTERS, MAX_TAGS, number
-from sdlora.draw.flat import is_number, json_object, words
+from sdlora.draw.flat import brief, is_number, json_object, words
 
 FIELDS = {"width": ("width", int), "height": ("height", int), "seed": ("seed", int), "cfg_scale": ("guidance", float),
           "steps": ("steps", int), "strength": ("init_strength", float)}
 WITH_LORA = re.compile(r"\s?withLora\(([^,()]{1,200})(?:,\s?(-?[\d.]{1,8}))?\)")
 GROUP = re.compile(r"(\([^()]{1,1000})\)(\d(?:\.\d{1,4})?|\+{1,9}|-{1,9})(?!\w)")
 WORD = re.compile(r"(?<![\w-])(\w[\w'-]{0,60}?)(\+{1,9}|-{1,9})(?=[\s,.;)]|$)")
+NOT_OURS = {"clip_skip": "clip skip", "cfg_rescale_multiplier": "CFG rescale", "seamless_x": "seamless", "seamless_y": "seamless",
+            "vae": "VAE", "refiner_model": "refiner", "controlnets": "ControlNet", "ipAdapters": "IP adapter",
+            "t2iAdapters": "T2I adapter", "ref_images": "reference images", "regions": "regions", "hrf_enabled": "second pass"}
 FLAGS = {"s": ("steps", int), "S": ("seed", int), "W": ("width", int), "H": ("height", int), "C": ("guidance", float)}
 
 
@@ -63,7 +66,8 @@ def from_metadata(told: dict[str, object]) -> dict[str, object]:
         found["model"] = name
     if isinstance(told.get("app_version"), str):
         found["version"] = f"InvokeAI {told['app_version'][:40]}"
-    return found
+    other = {title: brief(told[key]) for key, title in NOT_OURS.items() if brief(told.get(key))}
+    return found | ({"other": other} if other else {})
 
 
 def lora_of(entry: object) -> dict[str, object] | None:

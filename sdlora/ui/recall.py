@@ -3,12 +3,14 @@
 Knows nothing about how a picture carries them: library/tags.py reads it and finds the files on the shelf.
 """
 
+import html
 from dataclasses import dataclass
 from pathlib import Path
 
 import gradio as gr
 
 from sdlora.config import LoraChoice
+from sdlora.errors import UserError
 from sdlora.library import index, tags
 from sdlora.ui import blend, desk, gallery_words, history
 from sdlora.ui.guard import QUIET, guarded, uploads
@@ -38,8 +40,12 @@ def connect(act: Recall, form: blend.Form, rows: gr.HTML) -> None:
 
 
 def recall(file: object) -> tuple:
-    """The settings of an uploaded picture."""
-    return taken(uploads([file])[0])
+    """The settings of an uploaded picture; one that is refused leaves the form as it is, and the drop free for the next."""
+    try:
+        return taken(uploads([file])[0])
+    except UserError as error:
+        gr.Warning(html.escape(str(error)))
+        return *[gr.skip()] * (len(FIELDS) + 3), gr.HTML(data={"notes": []}), None
 
 
 def recall_drawn(event: gr.EventData) -> tuple:

@@ -204,7 +204,7 @@ def test_the_settings_of_a_picture_fill_form_and_desk(tmp_path):
     assert any("gone" in sentence for sentence in notes.props["data"]["notes"])
 
 
-def test_what_a_picture_does_not_tell_stays_in_the_form(tmp_path):
+def test_what_a_picture_does_not_tell_stays_in_the_form(tmp_path, monkeypatch):
     info = PngInfo()
     info.add_text("parameters", "None\nNegative prompt: None\n"
                   "Steps: 8, Seed: 18446744073709551615, Sampler: Restart, Size: 70x64")
@@ -219,8 +219,13 @@ def test_what_a_picture_does_not_tell_stays_in_the_form(tmp_path):
     info = PngInfo()
     info.add_text("parameters", '{"sui_image_params": {')
     Image.new("RGB", (64, 64)).save(tmp_path / "x.png", pnginfo=info)
-    with pytest.raises(UserError, match="SwarmUI"):
-        recall.taken(tmp_path / "x.png")
+    said = []
+    monkeypatch.setattr(gr, "Warning", said.append)
+    monkeypatch.setattr(recall, "uploads", lambda files: files)
+    *kept, notes, drop = recall.recall(tmp_path / "x.png")
+    assert all(value == gr.skip() for value in kept) and len(kept) == len(recall.FIELDS) + 3
+    assert notes.props["data"] == {"notes": []} and drop is None, "the next picture can be dropped at once"
+    assert len(said) == 1 and "SwarmUI" in said[0]
 
 
 def test_notes_of_the_artist_are_kept():
