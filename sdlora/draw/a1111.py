@@ -124,9 +124,9 @@ def from_text(text: str) -> dict[str, object]:
     """
     lines, pairs, bare = split(text[:MAX_LETTERS].replace("\r\n", "\n"))
     prompt, negative = [], []
-    for line in map(str.strip, lines):
-        if line.startswith(NEGATIVE):
-            negative.append(line.removeprefix(NEGATIVE).strip())
+    for place, line in enumerate(map(str.strip, lines)):
+        if line.startswith(NEGATIVE) or (place and line.lower().startswith(NEGATIVE.lower())):  # ours are tamed in the first line
+            negative.append(line[len(NEGATIVE):].strip())
         else:
             (negative if negative else prompt).append(line)
     words, loras = take_tags(told(pairs.pop("Raw prompt", None)) or told("\n".join(prompt)), strict=False)  # "Raw": Fooocus
@@ -330,9 +330,9 @@ def listed(text: str) -> dict[str, str]:
 
 
 def number(text: str, kind: type) -> int | float | None:
-    """A finite number, None for everything else."""
+    """A finite number, None for everything else; 20.0 is a whole one."""
     try:
-        value = kind(text)
+        value = kind(re.sub(r"\.0{1,9}$", "", text))
         return value if math.isfinite(value) else None
     except (ValueError, OverflowError):  # hundreds of digits are a whole number, but none that a float can be
         return None

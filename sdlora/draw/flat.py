@@ -17,23 +17,27 @@ from sdlora.draw.a1111 import MAX_LETTERS, MAX_TAGS, number, take_tags
 NOTHING = {"", "none", "null", "undefined", "unknown"}  # what programs write where a setting is not set
 KEYS = {  # ours: theirs, the first that is there wins
     "prompt": ("prompt", "Prompt", "positive_prompt", "positivePrompt", "PositivePrompt", "positive", "c"),
-    "negative": ("negative_prompt", "negativeprompt", "negativePrompt", "NegativePrompt", "Negative", "negative", "uc"),
+    "negative": ("negative_prompt", "negativeprompt", "negativePrompt", "NegativePrompt", "Negative", "Negative Prompt",
+                 "negative", "uc"),
     "seed": ("seed", "Seed"),
     "steps": ("steps", "Steps", "num_inference_steps"),
-    "guidance": ("guidance_scale", "cfg_scale", "cfgscale", "cfgScale", "CfgScale", "cfg", "scale"),
+    "guidance": ("guidance_scale", "cfg_scale", "cfgscale", "cfgScale", "CfgScale", "cfg", "scale", "Guidance Scale"),
     "width": ("width", "Width"), "height": ("height", "Height"),
     "init_strength": ("initimagecreativity",),
 }
 WHOLE = {"seed", "steps", "width", "height"}
 SAMPLER = ("sampler_name", "ksamplerName", "samplerName", "sampler", "Sampler")
-SCHEDULE = ("scheduler", "schedule", "noise_schedule", "schedulerName")
-MODEL = ("base_model", "base_model_name", "use_stable_diffusion_model", "model", "Model", "ModelName", "baseModel")
+SCHEDULE = ("scheduler", "schedule", "noise_schedule", "schedulerName", "Scheduler")
+MODEL = ("base_model", "base_model_name", "use_stable_diffusion_model", "model", "Model", "ModelName", "baseModel",
+         "Base Model")
 SIZE = ("resolution", "size", "Resolution")
 NOT_OURS = {  # their settings that act on a picture and that sdlora has not: named, not used
     "styles": "styles", "performance": "performance", "refiner_model": "refiner", "refinermodel": "refiner",
     "refinerupscale": "upscaling", "use_upscaler": "upscaling", "use_upscale": "upscaling", "clip_skip": "clip skip",
     "clipSkip": "clip skip", "vae": "VAE", "use_vae_model": "VAE", "use_controlnet_model": "ControlNet",
-    "controlnetmodel": "ControlNet", "cfg_rescale": "CFG rescale", "variationseed": "variation seed", "sharpness": "sharpness"}
+    "controlnetmodel": "ControlNet", "Styles": "styles", "Performance": "performance", "cfg_rescale": "CFG rescale",
+    "variationseed": "variation seed", "sharpness": "sharpness"}
+SYNTAX = re.compile(r"<[a-z]{3,20}(?:\[[^\]<>]{0,200}\])?(?::[^<>]{0,1000})?>")  # docs/Features/Prompt Syntax.md
 SECTION = re.compile(r"<(?:segment|object|region|refiner|base|video|videoswap|extend|clear)\b[^>]{0,200}>")
 
 
@@ -73,10 +77,13 @@ def plain(told: dict[str, object]) -> dict[str, object]:
 def swarm(told: dict[str, object]) -> dict[str, object]:
     """`sui_image_params`; the words after a section mark (`<segment:face>`) are another prompt, for a part of the picture."""
     params = told["sui_image_params"]
-    prompt = words(params.get("prompt"))
-    if found := SECTION.search(prompt):
-        return params | {"prompt": prompt[:found.start()].strip(), "other": {"prompt section": prompt[found.start():]}}
-    return params
+    prompt, mark, section = SECTION.sub("\0\\g<0>", words(params.get("prompt")), count=1).partition("\0")
+    prompt = re.sub(r"\s*<break>\s*", " BREAK ", prompt)
+    unknown = [found for found in SYNTAX.findall(prompt) if not found.startswith("<lora:")]
+    for found in unknown:
+        prompt = prompt.replace(found, "")
+    other = {"prompt section": section} | {"prompt syntax": " ".join(unknown)}
+    return params | {"prompt": re.sub(r" {2,}", " ", prompt).strip(), "other": {key: text for key, text in other.items() if text}}
 
 
 def novelai(told: dict[str, object]) -> dict[str, object]:
@@ -111,7 +118,10 @@ def novelai_weights(text: str, avoided: list[str]) -> str:
                   lambda found: weighted(found[2], float(found[1])), text, flags=re.S)
     for opening, closing, factor in ((r"\{", r"\}", 1.05), (r"\[", r"\]", 1 / 1.05)):
         pattern = rf"({opening}{{1,12}})([^{{}}\[\]]{{1,2000}}?)({closing}{{1,12}})"
-        text = re.sub(pattern, lambda found, factor=factor: weighted(found[2], factor ** min(len(found[1]), len(found[3]))), text)
+        inner = None
+        while inner != text:
+            inner = text
+            text = re.sub(pattern, lambda part, factor=factor: weighted(part[2], factor ** min(len(part[1]), len(part[3]))), text)
     return re.sub(r"(, ?){2,}", ", ", text).strip(", ") if avoided else text
 
 
@@ -139,7 +149,7 @@ FLAVOURS: tuple[Flavour, ...] = (
      novelai),
     ("Draw Things", lambda told: "c" in told and "sampler" in told, draw_things),
     ("RuinedFooocus", lambda told: told.get("software") == "RuinedFooocus" or "base_model_name" in told, plain),
-    ("Fooocus", lambda told: bool({"metadata_scheme", "full_prompt", "base_model", "performance"} & told.keys())
+    ("Fooocus", lambda told: bool({"metadata_scheme", "full_prompt", "base_model", "performance", "Performance"} & told.keys())
      or "styles" in told and "resolution" in told, plain),
     ("Easy Diffusion", lambda told: "use_stable_diffusion_model" in told, easy_diffusion),
     ("TensorArt", lambda told: "ksamplerName" in told or "sdVae" in told, tensor_art),
@@ -184,9 +194,9 @@ def pairs_of(told: dict[str, object], key: str, weights_key: str) -> Iterable[tu
 
 
 def combined(told: dict[str, object]) -> Iterable[tuple]:
-    """Fooocus: {"lora_combined_1": "name : 0.5"}, later "True : name : 0.5"."""
+    """Fooocus: {"lora_combined_1": "name : 0.5"}, at first "LoRA 1", later "True : name : 0.5"."""
     for key, value in told.items():
-        if key.startswith("lora_combined_") and isinstance(value, str):
+        if key.startswith(("lora_combined_", "LoRA ")) and isinstance(value, str):
             parts = value.split(" : ")
             if len(parts) > 1 and parts[0] != "False":
                 yield parts[-2], parts[-1]

@@ -22,7 +22,7 @@ from sdlora.errors import UserError
 from sdlora.storage import MAX_NAME, clean_text
 
 KEY, WORDS = "parameters", {"prompt", "negative", "loras"}
-NUMBERS = {"steps", "sampler", "guidance", "seed", "width", "height"}
+NUMBERS = {"steps", "guidance", "seed", "width", "height"}
 FIELDS = ("negative", "steps", "sampler", "guidance", "seed", "width", "height", "method", "switch_every", "init_strength")
 LORA_FIELDS = ("strength", "text_strength", "blocks", "start", "end")
 FROM_WHERE = "Choose a picture as it came from the program that drew it: chats and editors take the text out."
@@ -34,7 +34,8 @@ READ = {  # marks of programs that are read, for pictures where that fails
     "Fooocus": "[Ff]ooocus", "NovelAI": "NovelAI", "Draw Things": "Draw Things", "Easy Diffusion": "use_stable_diffusion_model",
     "TensorArt": "^generation_data$", "ComfyUI": r"^(prompt|workflow)$|class_type"}
 REFUSED = {  # what pictures of other programs and services say of themselves
-    "Midjourney": r"[Mm]idjourney|Job ID: [0-9a-f]{8}-", "Adobe Firefly": "Adobe Firefly", "Ideogram": "[Ii]deogram",
+    "Midjourney": r"[Mm]idjourney|Job ID: [0-9a-f]{8}-| --(?:v|ar|niji|stylize|chaos) \d",
+    "Adobe Firefly": "Adobe Firefly", "Ideogram": "[Ii]deogram",
     "Leonardo.Ai": r"Leonardo\.?[Aa][Ii]", "ChatGPT or DALL-E": "DALL.E|ChatGPT|OpenAI",
     "Grok": r"^Signature: [\w+/=]{20}|xAI Grok"}
 MAX_SEED = 2**32 - 1

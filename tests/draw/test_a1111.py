@@ -124,6 +124,7 @@ def test_civitais_resources_are_models_by_name_or_by_air():
     "a tree.\r\nNegative prompt: fog, rain\r\nSteps: 12, Sampler: DPM++ 2M Karras, CFG scale: 5, Seed: 9, Size: 512x768\r\n",
     "a tree.\nNegative prompt: fog, rain\nSteps: 12,\nSampler: DPM++ 2M,\nSchedule type: Karras\nCFG Scale: 5, Seed: 9,\n"
     "Size: 512 x 768",
+    "a tree.\nnegative Prompt: fog, rain\nSteps: 12.0, Sampler: DPM++ 2M Karras, CFG scale: 5.0, Seed: 9, Size: 512x768",
     "a tree.\nNegative prompt: fog, rain\n\nSteps: 12, Sampler: dpmpp_2m_karras, CFG scale: 5, Seed: 9, Size: 512x768"])
 def test_line_breaks_and_the_lack_of_them_change_nothing(text):
     assert from_text(text) == {"prompt": "a tree.", "negative": "fog, rain", "loras": [], "steps": 12, "seed": 9,

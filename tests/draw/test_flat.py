@@ -156,6 +156,19 @@ def test_novelai():
     assert found["other"] == {"weights below 0": "feet (-0.8)"} and found["version"] == "NovelAI"
     assert from_flat(told | {"request_type": "Img2ImgRequest"})["init_strength"] == 0.7
     assert novelai_weights("plain, 16:9 view", []) == "plain, 16:9 view"
+    assert novelai_weights("{a {b} c} [{", []) == "(a (b:1.05) c:1.05) [{"
+
+
+def test_the_first_fooocus_and_swarmuis_syntax():
+    log = {"Prompt": "a cat", "Negative Prompt": "dog", "Styles": "['x']", "Performance": "Speed", "Resolution": "(896, 1152)",
+           "Seed": 3, "Guidance Scale": 4, "Sampler": "dpmpp_2m", "Scheduler": "karras", "Base Model": "sea.ckpt",
+           "LoRA 1": "x.safetensors : 0.5"}
+    found = from_flat(log)
+    assert (found["negative"], found["guidance"], found["width"], found["model"]) == ("dog", 4.0, 896, "sea")
+    assert found["sampler"] == "DPM++ 2M Karras" and found["loras"] == [lora("x", 0.5)] and found["version"] == "Fooocus"
+    params = {"prompt": "a cat <wildcard:x> <break> hat <param[steps]:5>", "seed": 1, "steps": 5}
+    found = from_flat({"sui_image_params": params})
+    assert found["prompt"] == "a cat BREAK hat" and found["other"] == {"prompt syntax": "<wildcard:x> <param[steps]:5>"}
 
 
 def test_draw_things_easy_diffusion_and_tensorart():

@@ -168,6 +168,8 @@ def test_seeds_and_schedules_beyond_ours_are_told(tmp_path):
     ({"Software": "NovelAI", "Comment": "{"}, "drawn in NovelAI, but"), ({"invokeai_metadata": "{}"}, "drawn in InvokeAI, but"),
     ({"invokeai_metadata": {"loras": 5}}, "drawn in InvokeAI, but"), ({"generation_data": "x"}, "drawn in TensorArt, but"),
     ({"Description": "a cat --ar 3:2 --v 6 Job ID: 0a1b2c3d-1111-2222-3333-444455556666", "Author": "me"}, "drawn by Midjourney"),
+    ({"parameters": "None\nSteps: None, Sampler: None_None, Seed: None, Size: NonexNone"}, "does not say"),
+    ({"Description": "a nice cat --ar 16:9 --v 5.2", "Author": "x"}, "drawn by Midjourney"),
     ({"Software": "Adobe Firefly"}, "drawn by Adobe Firefly"), ({"Comment": "Created with GIMP"}, "does not say")])
 def test_what_cannot_be_read_is_refused_by_its_programs_name(tmp_path, texts, said):
     with pytest.raises(UserError, match=f"x.png .*{said}"):

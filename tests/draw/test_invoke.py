@@ -42,7 +42,8 @@ def test_compels_grammar_becomes_ours():
     found = from_invoke({"sd-metadata": json.dumps({"image": image})})
     assert found["prompt"] == "a cat" and found["loras"] == [{"name": "ink", "strength": 0.8, "hash": ""},
                                                              {"name": "old", "strength": 1.0, "hash": ""}]
-    more = from_invoke({"invokeai_metadata": json.dumps({"positive_prompt": "a", "clip_skip": 2, "vae": None, "seamless_x": True})})
+    more = {"positive_prompt": "a", "clip_skip": 2, "vae": None, "seamless_x": True}
+    more = from_invoke({"invokeai_metadata": json.dumps(more)})
     assert more["other"] == {"clip skip": "2", "seamless": "True"}
     blend = {"positive_prompt": '("a cat", "a dog").blend(1, 0.5)', "seed": 1}
     assert from_invoke({"invokeai_metadata": json.dumps(blend)})["other"] == {"InvokeAI's grammar in the prompt": "blend"}
