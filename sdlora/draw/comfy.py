@@ -22,7 +22,7 @@ SEPARATORS = ("delimiter", "separator", "delimeter")
 MERGES = re.compile(r"^(conditioning|cond)(_?\d+|_?[a-z]|_to|_from)?$")  # inputs that carry conditioning on
 NO_WORDS = re.compile(r"model|clip|vae|image|pixels|net|mask|latent|samples|noise|sigmas|sampler|vision|start|end|strength|width"
                       r"|height|guidance|gligen")
-PIPES = re.compile(r"pipe|ctx|context|guider|^any|^$|^model|script", re.I)
+PIPES = re.compile(r"pipe|ctx|context|guider|^any|^$|script", re.I)  # inputs that carry everything on
 ENCODERS = (("text_g", "text_l"), ("t5xxl", "clip_l", "clip_g"), ("llama", "clip_l"))  # one prompt for each text encoder
 UNET_STRENGTH = ("strength_model", "model_weight", "model_str", "lora_model_strength", "lora_wt", "strength", "weight")
 TEXT_STRENGTH = ("strength_clip", "clip_weight", "clip_str", "lora_clip_strength")
@@ -69,7 +69,11 @@ class Graph:
         return found | ({"other": self.remarks} if self.remarks else {}) | {"version": "ComfyUI"}
 
     def node(self, link: object) -> str:
-        """The id of the node at a link, past reroutes and switches; "" for what is no link."""
+        """The id of the node at a link, past reroutes and switches; "" for what is no link. Raises UnknownNode."""
+        return self.end(link)[0]
+
+    def end(self, link: object) -> tuple[str, int]:
+        """The id of the node at a link, past reroutes and switches, and which of its outputs; ("", 0) for what is no link."""
         while is_link(link) and str(link[0]) in self.nodes:
             self.steps += 1
             if self.steps > MAX_STEPS:
@@ -84,8 +88,8 @@ class Graph:
             elif "reroute" in name.lower() or name.startswith("Any Switch"):
                 link = next((value for value in inputs.values() if is_link(value)), None)
             else:
-                return key
-        return ""
+                return key, link[1]
+        return "", 0
 
     def plain(self, given: object) -> object:
         """A value, or that of the primitive node it is linked to."""
@@ -144,7 +148,8 @@ class Graph:
         key = self.node(given)
         inputs = self.nodes[key]["inputs"] if key else {}
         for candidate in (name, *(SEED if name in SEED else ()), *NUMBERS):
-            value = self.number(inputs[candidate], name, depth + 1) if candidate in inputs and depth < MAX_DEPTH else None
+            given = inputs.get(candidate) if candidate in NUMBERS else self.held(key, candidate)
+            value = self.number(given, name, depth + 1) if given is not None and depth < MAX_DEPTH else None
             if value is not None:
                 return value
         if depth == 0 and key:
@@ -181,14 +186,14 @@ class Graph:
                 if near != key and {width, height} <= inputs.keys() and "samples" not in inputs:
                     sides = {"width": self.number(inputs[width], "width"), "height": self.number(inputs[height], "height")}
                     return {} if None in sides.values() else sides
-        return {}
+        piped = {side: self.number(self.held(key, f"empty_latent_{side}"), side) for side in ("width", "height")}
+        return {} if None in piped.values() else piped
 
     def chain(self, key: str, names: tuple[str, ...]) -> list[str]:
         """The node, the one at the first of these inputs, and so on."""
         keys = [key]
         while len(keys) < MAX_DEPTH:
-            inputs = self.nodes[keys[-1]]["inputs"]
-            following = next((self.node(inputs[name]) for name in names if is_link(inputs.get(name))), "")
+            following = next((key for name in names if (key := self.node(self.held(keys[-1], name)))), "")
             if not following or following in keys:
                 break
             keys.append(following)
@@ -232,7 +237,7 @@ class Graph:
         """The texts that conditioning was made of. Raises UnknownNode."""
         if isinstance(link, str):
             return [link]
-        key = self.node(link)
+        key, output = self.end(link)
         if not key or depth > MAX_DEPTH:
             raise UnknownNode("a link of its prompt leads nowhere")
         name, inputs = self.nodes[key]["class_type"], self.nodes[key]["inputs"]
@@ -240,11 +245,13 @@ class Graph:
             return [""]
         onward = [value for given, value in inputs.items() if is_link(value) and MERGES.match(given)]
         if not onward and is_link(inputs.get("positive")) and is_link(inputs.get("negative")):
-            onward = [inputs["negative" if link[1] == 1 else "positive"]]
+            onward = [inputs[("positive", "negative")[output] if output in (0, 1) else role]]  # of a pipe: the one asked for
         if not onward:
             if texts := self.encoded(name, inputs, role):
                 return texts
-            onward = [value for given, value in inputs.items() if is_link(value) and not NO_WORDS.search(given)]
+            held = self.held(key, role)
+            onward = [held] if held is not None and held != link else [
+                value for given, value in inputs.items() if is_link(value) and not NO_WORDS.search(given)]
             if len(onward) != 1:
                 raise UnknownNode(f"its prompt goes through the node {name}, which sdlora does not know")
         return [text for value in onward for text in self.conditioning(value, role, depth + 1)]
@@ -291,7 +298,7 @@ class Graph:
         for near in waiting:
             inputs = self.nodes[near]["inputs"]
             links = [value for name, value in inputs.items() if is_link(value) and (
-                PIPES.search(name) or "lora_stack" in name or name in ("model1", "unet_model"))]
+                PIPES.search(name) or name.startswith("model") or "lora_stack" in name or name == "unet_model")]
             for following in filter(None, map(self.node, links)):
                 if following not in keys:
                     keys[following] = None

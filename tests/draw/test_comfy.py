@@ -263,6 +263,44 @@ def test_over_a_picture():
     assert found["init_strength"] == 0.4 and found["seed"] == 5
 
 
+def test_loaders_that_do_everything():
+    efficient = {
+        "4": node("Efficient Loader", ckpt_name="sea.safetensors", lora_name="None", lora_model_strength=1, lora_clip_strength=1,
+                  positive="a red house", negative="fog", empty_latent_width=512, empty_latent_height=768,
+                  clip_skip=-1),
+        "3": node("KSampler (Efficient)", seed=5, steps=20, cfg=6.5, sampler_name="dpmpp_2m", scheduler="karras", denoise=1,
+                  model=["4", 0], positive=["4", 1], negative=["4", 2], latent_image=["4", 3]),
+        "9": node("SaveImage", images=["3", 5])}
+    meant = FOUND | {"prompt": "a red house", "seed": 5}
+    assert from_comfy(efficient) == meant
+    efficient["10"] = node("PrimitiveString", value="a red house")
+    efficient["4"]["inputs"]["positive"] = ["10", 0]
+    assert from_comfy(efficient) == meant
+    easy = {
+        "4": efficient["4"] | {"class_type": "easy fullLoader"}, "10": efficient["10"],
+        "5": node("easy preSampling", pipe=["4", 0], seed=5, steps=20, cfg=6.5, sampler_name="dpmpp_2m", scheduler="karras",
+                  denoise=1),
+        "3": node("easy kSampler", pipe=["5", 0], image_output="Save")}
+    assert from_comfy(easy) == meant
+
+
+def test_contexts_and_unpacked_pipes_keep_positive_and_negative_apart():
+    ctx = {
+        "10": node("Context (rgthree)", model=["4", 0], positive=["6", 0], negative=["7", 0], latent=["5", 0], seed=["13", 0]),
+        "11": node("Context (rgthree)", base_ctx=["10", 0]), "13": node("Seed (rgthree)", seed=5),
+        "3": sampler(seed=["11", 8], model=["11", 1], positive=["11", 4], negative=["11", 5], latent_image=["11", 6])}
+    assert from_comfy(graph() | ctx) == FOUND | {"seed": 5}
+    pipe = {
+        "10": node("ToBasicPipe", model=["4", 0], clip=["4", 1], vae=["4", 2], positive=["6", 0], negative=["7", 0]),
+        "11": node("FromBasicPipe", basic_pipe=["10", 0]), "12": node("Reroute", **{"": ["11", 4]}),
+        "3": sampler(model=["11", 0], positive=["11", 3], negative=["12", 0])}
+    assert from_comfy(graph() | pipe) == FOUND
+    bent = {
+        "10": node("ControlNetApplyAdvanced", positive=["6", 0], negative=["7", 0], control_net=["14", 0], image=["15", 0]),
+        "11": node("Reroute", **{"": ["10", 1]}), "3": sampler(positive=["10", 0], negative=["11", 0])}
+    assert from_comfy(graph() | bent)["negative"] == "fog"
+
+
 def test_pipes_and_group_ids():
     pipe = {
         "10": node("ToBasicPipe", model=["4", 0], clip=["4", 1], vae=["4", 2], positive=["6", 0], negative=["7", 0]),
