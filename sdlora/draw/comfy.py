@@ -11,7 +11,7 @@ from sdlora.draw import samplers
 from sdlora.draw.a1111 import take_tags
 from sdlora.draw.flat import MAX_TAGS, as_list, as_number, file_name, is_number, words
 
-MAX_NODES, MAX_DEPTH, MAX_STEPS, MAX_SAMPLERS = 3000, 200, 20_000, 64
+MAX_NODES, MAX_DEPTH, MAX_STEPS, MAX_SAMPLERS = 3000, 60, 20_000, 64
 SEED, TEXTS = ("seed", "noise_seed"), ("populated_text", "text", "value", "string", "String", "Text", "prompt",
                                        "prompt_text", "multiline_text", "source", "anything")
 NUMBERS = ("value", "int", "float", "number", "Number", "Value", "a", "")
@@ -29,7 +29,7 @@ TEXT_STRENGTH = ("strength_clip", "clip_weight", "clip_str", "lora_clip_strength
 LORA = re.compile(r"^lora_?(?:name)?_?(\d{0,2})$")
 ACTS = re.compile(r"controlnet|ipadapter|ip_adapter|unclip|stylemodel|gligen|hypernet|setarea|setmask|regional|average"
                   r"|timesteprange|inpaint|instructpix|referencelatent|modelmerge|detailer|styler", re.I)
-Link = tuple[str, int]
+TOO_LARGE = "its graph is too large to be followed"
 
 
 class UnknownNode(ValueError):
@@ -77,7 +77,7 @@ class Graph:
         while is_link(link) and str(link[0]) in self.nodes:
             self.steps += 1
             if self.steps > MAX_STEPS:
-                raise UnknownNode("its graph is too large to be followed")
+                raise UnknownNode(TOO_LARGE)
             key = str(link[0])
             name, inputs = self.nodes[key]["class_type"], self.nodes[key]["inputs"]
             select = self.plain(inputs.get("select", inputs.get("index"))) if "switch" in name.lower() else None
@@ -239,7 +239,7 @@ class Graph:
             return [link]
         key, output = self.end(link)
         if not key or depth > MAX_DEPTH:
-            raise UnknownNode("a link of its prompt leads nowhere")
+            raise UnknownNode(TOO_LARGE if key else "a link of its prompt leads nowhere")
         name, inputs = self.nodes[key]["class_type"], self.nodes[key]["inputs"]
         if name == "ConditioningZeroOut":
             return [""]
@@ -274,7 +274,7 @@ class Graph:
             return str(given)
         key = self.node(given)
         if not key or depth > MAX_DEPTH:
-            raise UnknownNode("a link of its prompt leads nowhere")
+            raise UnknownNode(TOO_LARGE if key else "a link of its prompt leads nowhere")
         name, inputs = self.nodes[key]["class_type"], self.nodes[key]["inputs"]
         if JOINS.search(name):
             return self.joined(inputs, role, depth)

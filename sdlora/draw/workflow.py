@@ -11,7 +11,7 @@ from sdlora.draw.comfy import UnknownNode
 
 COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.S)  # the editor takes them out of every prompt when it queues
 BY_LOT = re.compile(r"(?<!\\)\{[^{}]*\|[^{}]*\}")
-MAX_LEVELS, MAX_LINKS = 8, 20_000
+MAX_UNFOLDED, MAX_LINKS, MAX_DEPTH = 200, 20_000, 100
 SEEDED = ("fixed", "randomize", "increment", "decrement")  # what the editor keeps behind a seed; true and false at first
 SIZE = ("width", "height", "batch_size")
 WIDGETS = {  # nodes.py and comfy_extras/ of ComfyUI; what stands behind a seed is taken out first
@@ -35,7 +35,7 @@ WIDGETS = {  # nodes.py and comfy_extras/ of ComfyUI; what stands behind a seed 
     **{f"Primitive{kind}": ("value",) for kind in ("Int", "Float", "String", "StringMultiline", "Boolean")},
 }
 MUTED, BYPASSED = 2, 4  # LGraphEventMode
-Origin = Callable[[int], object]
+Origin = Callable[[int, int], object]
 
 
 def to_graph(workflow: dict[str, object]) -> dict[str, object]:
@@ -47,18 +47,21 @@ def to_graph(workflow: dict[str, object]) -> dict[str, object]:
     about = workflow.get("definitions")
     listed = about.get("subgraphs") if isinstance(about, dict) else None
     kinds = {str(kind.get("id")): kind for kind in (listed if isinstance(listed, list) else []) if isinstance(kind, dict)}
-    return dict(Level(workflow, kinds, "", lambda slot: None).graph())
+    return dict(Level(workflow, kinds, "", lambda slot, depth: None).graph())
 
 
 class Level:
     """The nodes and links of a workflow, or of a subgraph in it; `outside`: what comes in at one of its own inputs."""
 
-    def __init__(self, drawn: dict[str, object], kinds: dict[str, dict], prefix: str, outside: Origin) -> None:
+    def __init__(self, drawn: dict[str, object], kinds: dict[str, dict], prefix: str, outside: Origin,
+                 levels: "list[Level] | None" = None) -> None:
         nodes = drawn.get("nodes")
         self.nodes = {str(node.get("id")): node for node in (nodes if isinstance(nodes, list) else []) if isinstance(node, dict)}
         links = drawn.get("links")
         self.links = dict(filter(None, map(ends_of, (links if isinstance(links, list) else [])[:MAX_LINKS])))
         self.kinds, self.prefix, self.outside = kinds, prefix, outside
+        self.unfolded: dict[str, Level | None] = {}
+        self.levels = levels if levels is not None else []  # all that were unfolded, here and elsewhere
 
     def graph(self) -> Iterator[tuple[str, dict[str, object]]]:
         for key, node in self.nodes.items():
@@ -76,10 +79,14 @@ class Level:
 
     def inner(self, key: str) -> "Level | None":
         """What a node unfolds to, None for one that is no subgraph."""
+        kind = self.kinds.get(str(self.nodes[key].get("type")))
+        if key not in self.unfolded and kind is not None and len(self.levels) < MAX_UNFOLDED:
+            self.unfolded[key] = self.unfold(key, kind)
+            self.levels.append(self.unfolded[key])
+        return self.unfolded.get(key)
+
+    def unfold(self, key: str, kind: dict[str, object]) -> "Level":
         node = self.nodes[key]
-        kind = self.kinds.get(str(node.get("type")))
-        if kind is None or self.prefix.count(":") >= MAX_LEVELS:
-            return None
         named, values = inputs_of(node), node.get("widgets_values")
         properties = node.get("properties")
         shown = properties.get("proxyWidgets") if isinstance(properties, dict) else None
@@ -87,26 +94,27 @@ class Level:
             str(pair[1]) if str(pair[0]) == "-1" else "" for pair in shown if isinstance(pair, list) and len(pair) > 1]
         own = dict(zip(names, values if isinstance(values, list) else [], strict=False))
 
-        def outside(slot: int) -> object:
+        def outside(slot: int, depth: int) -> object:
             if not 0 <= slot < len(named):
                 return None
-            value = self.at(named[slot].get("link"))
+            value = self.at(named[slot].get("link"), depth)
             return own.get(str(named[slot].get("name"))) if value is None else value
-        return Level(kind, self.kinds, f"{self.prefix}{key}:", outside)
+        return Level(kind, self.kinds, f"{self.prefix}{key}:", outside, self.levels)
 
     def at(self, number: object, depth: int = 0) -> object:
         """What a link brings: [id, output], or a value; None for no link and for one that comes from nowhere."""
-        if not isinstance(number, int) or number not in self.links or depth > MAX_LINKS ** 0.5:
+        if not isinstance(number, int) or number not in self.links or depth > MAX_DEPTH:
             return None
         key, slot = self.links[number][:2]
         if key == "-10":  # a subgraph's own input
-            return self.outside(slot)
+            return self.outside(slot, depth + 1)
         node = self.nodes.get(key)
         if node is None or node.get("mode") == MUTED:
             return None
         if node.get("mode") == BYPASSED:
             outputs = node.get("outputs")
-            kind = outputs[slot].get("type") if isinstance(outputs, list) and slot < len(outputs) else None
+            output = outputs[slot] if isinstance(outputs, list) and 0 <= slot < len(outputs) else None
+            kind = output.get("type") if isinstance(output, dict) else None
             same = next((given.get("link") for given in inputs_of(node) if given.get("type") == kind), None)
             return self.at(same, depth + 1)
         if node.get("type") == "PrimitiveNode":
@@ -145,7 +153,7 @@ def widgets_of(node: dict[str, object]) -> dict[str, object]:
     names = WIDGETS.get(str(node.get("type"))) or [str(given.get("name")) for given in inputs_of(node) if given.get("widget")]
     kept = [value for place, value in enumerate(values)
             if not (place and is_whole(values[place - 1]) and (value is True or value is False or value in SEEDED))]
-    if node.get("type") not in WIDGETS and len(names) != len(kept):
+    if str(node.get("type")) not in WIDGETS and len(names) != len(kept):
         return {}
     found = dict(zip(names, kept, strict=False))
     if isinstance(text := found.get("text"), str):

@@ -374,7 +374,12 @@ def test_circles_and_heaps_end():
         }
         | {"3": node("K", seed=1, steps=["200", 0], cfg=["200", 0], pipe=["200", 0])}
     )
-    for hostile in (circle, ladder, pipes | {"9": node("SaveImage", images=["3", 0])}):
+    words = graph() | {str(step): node("Text Concatenate", text_a=[str(step + 1), 0]) for step in range(200, 260)} | {
+        "6": node("CLIPTextEncode", text=["200", 0], clip=["4", 1])}
+    deep = graph() | {str(step): node("ConditioningConcat", conditioning_to=[str(step + 1), 0]) for step in range(100, 155)} | {
+        str(step): node("Text Concatenate", text_a=[str(step + 1), 0]) for step in range(200, 255)} | {
+        "155": node("CLIPTextEncode", text=["200", 0], clip=["4", 1]), "255": node("Mystery"), "3": sampler(positive=["100", 0])}
+    for hostile in (circle, ladder, words, deep, pipes | {"9": node("SaveImage", images=["3", 0])}):
         with pytest.raises(UnknownNode):
             from_comfy(hostile)
     many = {str(step): sampler(latent_image=[str(step + 1), 0]) for step in range(3000)}

@@ -1,5 +1,7 @@
 """Drawings of ComfyUI's editor become the graphs that it would queue."""
 
+import time
+
 import pytest
 
 from sdlora.draw.comfy import UnknownNode, from_comfy
@@ -145,6 +147,21 @@ def test_words_drawn_by_lot_are_not_guessed():
         },
     ],
 )
-def test_odd_drawings_have_no_sampler(odd):
+def test_hostile_drawings_have_no_sampler(odd):
     with pytest.raises(UnknownNode):
         from_comfy(to_graph(odd))
+
+
+def test_subgraphs_within_themselves_end():
+    began = time.monotonic()
+    many = {"id": "u", "nodes": [{"id": step, "type": "u"} for step in range(300)], "links": []}
+    circle = {
+        "nodes": [{"id": 1, "type": "v", "inputs": [{"name": "x", "link": 1}]}, {"id": 2, "type": [], "inputs": [{"link": 1}]}],
+        "links": [[1, 1, 0, 1, 0, "X"]],
+        "definitions": {"subgraphs": [many, {"id": "v", "nodes": [], "links": [[5, -10, 0, -20, 0, "X"]]}]}}
+    around = {"id": 1, "type": "a", "mode": 4, "outputs": [5], "inputs": [{"link": 1}]}
+    bypassed = {"nodes": [around, {"id": 2, "inputs": [{"link": 1}]}], "links": [[1, 1, 0, 1, 0, "X"]]}
+    for drawn in (circle, {**circle, "nodes": [{"id": 1, "type": "u"}]}, bypassed):
+        with pytest.raises(UnknownNode):
+            from_comfy(to_graph(drawn))
+    assert time.monotonic() - began < 5
