@@ -83,7 +83,10 @@ def swarm(told: dict[str, object]) -> dict[str, object]:
     for found in unknown:
         prompt = prompt.replace(found, "")
     other = {"prompt section": section} | {"prompt syntax": " ".join(unknown)}
-    return params | {"prompt": re.sub(r" {2,}", " ", prompt).strip(), "other": {key: text for key, text in other.items() if text}}
+    hashes = {file_name(one.get("name")): words(one.get("hash")).removeprefix("0x") for one in as_list(told.get("sui_models"))
+              if isinstance(one, dict)}  # of the tensors, as A1111's of LoRAs
+    return params | {"prompt": re.sub(r" {2,}", " ", prompt).strip(), "hashes": hashes,
+                     "other": {key: text for key, text in other.items() if text}}
 
 
 def novelai(told: dict[str, object]) -> dict[str, object]:
@@ -163,12 +166,13 @@ def loras_of(told: dict[str, object]) -> list[dict[str, object]]:
     listed += [(one.get("modelFileName") or one.get("label"), one.get("weight", 1.0)) for one in as_list(told.get("models"))
                if isinstance(one, dict) and str(one.get("type")).upper() == "LORA"]
     text_strengths = [as_number(value, float) for value in as_list(told.get("loratencweights"))]
+    hashes = told["hashes"] if isinstance(told.get("hashes"), dict) else {}
     found: dict[str, dict[str, object]] = {}
     for place, (name, strength, *rest) in enumerate(listed[:MAX_TAGS]):
         name, strength = file_name(name), as_number(strength, float)
         if not name or name in found:
             continue
-        hashed = words(rest[0]) if rest else ""
+        hashed = words(rest[0] if rest else hashes.get(name))
         found[name] = {"name": name, "strength": 1.0 if strength is None else strength,
                        "hash": hashed.lower() if re.fullmatch("[0-9a-fA-F]{6,64}", hashed) else ""}
         text = text_strengths[place] if place < len(text_strengths) else None

@@ -159,6 +159,13 @@ def test_novelai():
     assert novelai_weights("{a {b} c} [{", []) == "(a (b:1.05) c:1.05) [{"
 
 
+def test_hashes_of_swarmui():
+    params = {"prompt": "a", "seed": 1, "steps": 5, "loras": ["style/ink"], "loraweights": ["1"]}
+    models = [{"name": "style/ink.safetensors", "param": "loras", "hash": f"0x{'Ab' * 32}"}, {"name": 5}, 7]
+    found = from_flat({"sui_image_params": params, "sui_models": models})
+    assert found["loras"] == [{"name": "ink", "strength": 1.0, "hash": "ab" * 32}]
+
+
 def test_the_first_fooocus_and_swarmuis_syntax():
     log = {"Prompt": "a cat", "Negative Prompt": "dog", "Styles": "['x']", "Performance": "Speed", "Resolution": "(896, 1152)",
            "Seed": 3, "Guidance Scale": 4, "Sampler": "dpmpp_2m", "Scheduler": "karras", "Base Model": "sea.ckpt",
