@@ -4,11 +4,13 @@ Knows nothing about what the files mean.
 """
 
 import contextlib
+import errno
 import json
 import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ import unicodedata
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
+from typing import BinaryIO
 
 import platformdirs
 
@@ -24,6 +27,7 @@ from sdlora.errors import UserError
 TEMPORARY = ".sdlora-tmp-"
 MAX_NAME = 80
 JOINERS = "\u200c\u200d"
+OPEN_FLAGS = ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY")  # each where the system has it
 
 
 def home() -> Path:
@@ -88,6 +92,33 @@ def confine(folder: Path, name: str) -> Path:
     if target is None or not target.is_relative_to(folder.resolve()):
         raise UserError(f"{clean_text(name, MAX_NAME)} is not inside {folder.name}.", "Choose a file from the list.")
     return target
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file from outside to read its bytes, only when it is an ordinary file. Links are followed.
+
+    Raises OSError, also for a pipe, a device, a socket, a folder, a link that leads to itself and a name that no file can have.
+    Never waits for a writer. What is checked is the open file itself (fstat): a file exchanged after a check cannot slip in.
+    """
+    try:
+        refuse_special(Path(path).stat().st_mode, path)  # before opening: to open a device can already act on it
+        descriptor = os.open(path, os.O_RDONLY | sum(getattr(os, flag, 0) for flag in OPEN_FLAGS))
+    except ValueError as error:  # a NUL, half a letter
+        raise OSError(errno.EINVAL, "no file can have this name") from error
+    try:
+        refuse_special(os.fstat(descriptor).st_mode, path)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def refuse_special(mode: int, path: Path) -> None:
+    """Raise OSError when `mode` (st_mode) is not that of an ordinary file."""
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is not an ordinary file", str(path))
 
 
 def crashpoint(name: str) -> None:

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from sdlora import storage
 from sdlora.errors import UserError
-from sdlora.storage import check_writable, clean_text, confine, read_json, slug, sweep, write_atomic, write_json
+from sdlora.storage import check_writable, clean_text, confine, open_regular, read_json, slug, sweep, write_atomic, write_json
 
 ROOT = Path(__file__).parents[1]
 POINTS = ("before-fsync", "before-rename", "after-rename")
@@ -263,3 +264,50 @@ def test_home_is_where_it_was_asked_for(own_home, monkeypatch, tmp_path):
 
 def test_what_ships_is_found():
     assert storage.shipped("presets", "quick.toml").is_file()
+
+
+def test_an_ordinary_file_is_opened_also_through_a_link(tmp_path):
+    file, link = tmp_path / "a.txt", tmp_path / "link.txt"
+    file.write_bytes(b"green")
+    link.symlink_to(file)
+    for path in (file, link, str(file)):
+        with open_regular(path) as handle:
+            assert handle.read() == b"green"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX file kinds")
+@pytest.mark.parametrize("kind", ["pipe", "device", "socket", "folder", "self", "circle", "missing", "nul", "half a letter"])
+def test_what_is_no_ordinary_file_is_an_oserror_at_once(tmp_path, kind):
+    path = {"device": Path("/dev/zero"), "nul": Path("a\0b"), "half a letter": Path("\ud800")}.get(kind, tmp_path / "x.png")
+    with contextlib.ExitStack() as stack:
+        if kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "socket":
+            stack.enter_context(socket.socket(socket.AF_UNIX)).bind(str(path))
+        elif kind == "folder":
+            path.mkdir()
+        elif kind in ("self", "circle"):
+            other = path if kind == "self" else tmp_path / "y.png"
+            path.symlink_to(other)
+            other.is_symlink() or other.symlink_to(path)
+        began = time.monotonic()
+        with pytest.raises(OSError):
+            open_regular(path)
+    assert time.monotonic() - began < 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX file kinds")
+def test_a_file_exchanged_for_a_pipe_after_the_first_look_is_refused(tmp_path, monkeypatch):
+    path, real = tmp_path / "x.png", os.open
+    path.write_bytes(b"picture")
+
+    def exchanged(target, flags, *rest, **more):
+        path.unlink()
+        os.mkfifo(path)
+        return real(target, flags, *rest, **more)
+
+    monkeypatch.setattr(os, "open", exchanged)
+    before = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").is_dir() else None
+    with pytest.raises(OSError, match="not an ordinary file"):
+        open_regular(path)
+    assert before is None or len(list(Path("/proc/self/fd").iterdir())) == before
