@@ -217,17 +217,24 @@ def spawn(arguments: list[str], log: Path) -> subprocess.Popen:
 
     arguments: what follows `python -P`. What it prints is appended to `log`.
     """
-    source = Path(__file__).resolve().parents[1]
-    environment = {**os.environ, "SDLORA_HOME": str(home())}
-    if "site-packages" not in source.parts:
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(source), os.environ.get("PYTHONPATH")]))
-    apart = {"start_new_session": True}
-    if os.name == "nt":
-        apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
+    command, options = child_process(arguments)
+    options["env"]["SDLORA_HOME"] = str(home())
+    apart = {} if os.name == "nt" else {"start_new_session": True}
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
-        return subprocess.Popen([sys.executable, "-P", *arguments], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                                cwd=home(), env=environment, **apart)
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=home(), **options, **apart)
+
+
+def child_process(arguments: list[str]) -> tuple[list[str], dict[str, object]]:
+    """(command, options for Popen) of a Python process that runs this code. arguments: what follows `python -P`."""
+    source = Path(__file__).resolve().parents[1]
+    environment = dict(os.environ)
+    if "site-packages" not in source.parts:
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(source), os.environ.get("PYTHONPATH")]))
+    options: dict[str, object] = {"env": environment}
+    if os.name == "nt":
+        options["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
+    return [sys.executable, "-P", *arguments], options
 
 
 def write_json(path: Path, value: object) -> Path:

@@ -1,12 +1,15 @@
 """The door for pictures: what comes out is upright, sRGB, 8 bit, on white, without metadata."""
 
+import struct
+import zlib
 from io import BytesIO
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
-from sdlora.dataset.picture import eight_bit, open_picture, read_picture, thumbnail, to_srgb
+from sdlora.dataset.decode import eight_bit, to_srgb
+from sdlora.dataset.picture import open_picture, read_picture, thumbnail
 from sdlora.errors import UserError
 
 RED, GREEN, BLUE, YELLOW = (220, 30, 30), (30, 200, 40), (30, 40, 210), (230, 220, 40)
@@ -112,14 +115,9 @@ def test_sixteen_bit_grey_is_scaled(tmp_path, value, wanted):
 
 def test_sixteen_bit_colour_is_scaled(tmp_path):
     """Pillow cannot write 16-bit RGB, so the PNG is made by hand; the top bytes are the 8-bit picture."""
-    import struct
-    import zlib
-
     wide = np.asarray(noise(64, 64)).astype(">u2") * 257
     rows = b"".join(b"\0" + row.tobytes() for row in wide)
 
-    def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 64, 64, 16, 2, 0, 0, 0))
     (tmp_path / "a.png").write_bytes(data + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
     assert np.array_equal(np.asarray(open_picture(tmp_path / "a.png")), np.asarray(noise(64, 64)))
@@ -132,9 +130,42 @@ def test_integer_and_float_pixels_are_scaled_not_clipped():
     assert eight_bit(np.array([[np.nan, np.inf, -np.inf]]), "F").tolist() == [[0, 255, 0]]
 
 
-@pytest.mark.parametrize("mode, colour", [("RGBA", (255, 0, 0, 0)), ("LA", (0, 0))])
-def test_colour_hidden_under_alpha_is_white(tmp_path, mode, colour):
-    assert open_picture(saved(tmp_path, Image.new(mode, (64, 64), colour))).getpixel((9, 9)) == (255, 255, 255)
+def spotted(image, colour):
+    """`image` with one pixel of another colour in a corner."""
+    image.putpixel((63, 63), colour)
+    return image
+
+
+@pytest.mark.parametrize("mode, colour, spot", [("RGBA", (255, 0, 0, 0), (0, 0, 0, 255)), ("LA", (0, 0), (0, 1))])
+def test_colour_hidden_under_alpha_is_white(tmp_path, mode, colour, spot):
+    path = saved(tmp_path, spotted(Image.new(mode, (64, 64), colour), spot))
+    assert open_picture(path).getpixel((9, 9)) == (255, 255, 255)
+
+
+def clear_pictures():
+    """(name, picture, options to save it): all of each is transparent, said in every way a format knows."""
+    gone = Image.new("RGBA", (64, 72), (200, 30, 30, 0))
+    for name in ("a.png", "a.webp", "a.avif", "a.heic"):
+        yield name, gone, {"format": "HEIF"} if name == "a.heic" else {}
+    yield "a.png", Image.new("LA", (64, 64), (90, 0)), {}
+    yield "a.png", Image.new("L", (64, 64), 9), {"transparency": 9}
+    yield "a.png", Image.new("RGB", (64, 64), RED), {"transparency": RED}
+    yield "a.png", Image.fromarray(np.full((64, 64), 4660, dtype=np.uint16)), {"transparency": 4660}
+    yield "a.png", corners().quantize(4), {"transparency": b"\0" * 256}
+    yield "a.webp", gone, {"save_all": True, "append_images": [Image.new("RGBA", (64, 72), RED)], "duration": 40}
+
+
+@pytest.mark.parametrize("name, image, options", clear_pictures())
+def test_a_picture_that_is_all_transparent_is_empty(tmp_path, name, image, options):
+    with pytest.raises(UserError, match=f"{name} is empty: all of it is transparent"):
+        open_picture(saved(tmp_path, image, name, **options))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.webp", "a.avif", "a.heic"])
+def test_one_visible_pixel_is_enough(tmp_path, name):
+    image = spotted(Image.new("RGBA", (64, 64), (0, 0, 0, 0)), (0, 0, 0, 255))
+    options = {"a.webp": {"lossless": True}, "a.avif": {"quality": 100}, "a.heic": {"format": "HEIF", "quality": -1}}
+    assert open_picture(saved(tmp_path, image, name, **options.get(name, {}))).size == (64, 64)
 
 
 def test_half_transparent_red_on_white_is_pink(tmp_path):
@@ -150,9 +181,10 @@ def test_palette_with_a_transparent_colour(tmp_path):
 
 
 def test_grey_and_colour_with_a_transparent_value(tmp_path):
-    assert open_picture(saved(tmp_path, Image.new("L", (64, 64), 9), transparency=9)).getpixel((1, 1)) == (255, 255, 255)
-    assert open_picture(saved(tmp_path, Image.new("RGB", (64, 64), RED), transparency=RED)).getpixel((1, 1)) == (255, 255, 255)
-    deep = Image.fromarray(np.full((64, 64), 4660, dtype=np.uint16))
+    grey, red = spotted(Image.new("L", (64, 64), 9), 8), spotted(Image.new("RGB", (64, 64), RED), BLUE)
+    assert open_picture(saved(tmp_path, grey, transparency=9)).getpixel((1, 1)) == (255, 255, 255)
+    assert open_picture(saved(tmp_path, red, transparency=RED)).getpixel((1, 1)) == (255, 255, 255)
+    deep = spotted(Image.fromarray(np.full((64, 64), 4660, dtype=np.uint16)), 4661)
     assert open_picture(saved(tmp_path, deep, transparency=4660)).getpixel((1, 1)) == (255, 255, 255)
 
 
@@ -192,11 +224,76 @@ def test_profile_and_alpha_together(tmp_path):
     assert opened.getpixel((3, 3)) == (255, 255, 255) and close(opened.getpixel((30, 8)), (RED[1], RED[0], RED[2]), 4)
 
 
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.avif", "a.heic"])
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-def test_a_broken_or_foreign_profile_is_left_out_with_a_note(tmp_path, mode):
-    for profile in (b"not a profile" * 20, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()):
-        picture = read_picture(saved(tmp_path, noise().convert(mode), "a.jpg", icc_profile=profile, quality=95))
-        assert picture.image.mode == "RGB" and any("a.jpg: its colour profile" in note for note in picture.notes)
+def test_a_broken_or_foreign_profile_is_left_out_with_a_note(tmp_path, name, mode):
+    if mode != "RGB" and name != "a.jpg" and (mode, name) != ("L", "a.png"):
+        pytest.skip("not a mode of this format")
+    form = {"format": "HEIF"} if name == "a.heic" else {}
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    cut = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()[:200]
+    for profile in (b"not a profile" * 20, lab, cut):
+        picture = read_picture(saved(tmp_path, noise().convert(mode), name, icc_profile=profile, quality=95, **form))
+        assert picture.image.mode == "RGB"
+        assert picture.notes == (f"{name}: its colour profile could not be used; its colours are taken as sRGB.",)
+
+
+def png_with(*chunks):
+    """noise() as a PNG with the given chunks, whole with their checksums, behind IHDR."""
+    buffer = BytesIO()
+    noise().save(buffer, "PNG")
+    data = buffer.getvalue()
+    return data[:33] + b"".join(chunks) + data[33:]
+
+
+def chunk(kind, body, checksum=None):
+    checksum = zlib.crc32(kind + body) if checksum is None else checksum
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", checksum)
+
+
+SRGB_PACKED = zlib.compress(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+TURNED = b"II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\6\0\0\0\0\0\0\0"
+BROKEN_PROFILES = {
+    "not packed": chunk(b"iCCP", b"x\0\0" + b"plain bytes"),
+    "packing cut": chunk(b"iCCP", b"x\0\0" + SRGB_PACKED[:-40]),
+    "unknown packing": chunk(b"iCCP", b"x\0\7" + SRGB_PACKED),
+    "nothing": chunk(b"iCCP", b""),
+    "name only": chunk(b"iCCP", b"x\0"),
+    "empty profile": chunk(b"iCCP", b"x\0\0" + zlib.compress(b"")),
+    "wrong checksum": chunk(b"iCCP", b"x\0\0" + SRGB_PACKED, checksum=1),
+    "two megabytes of zeros": chunk(b"iCCP", b"x\0\0" + zlib.compress(b"\0" * 2**21)),
+}
+
+
+@pytest.mark.parametrize("why", BROKEN_PROFILES)
+def test_a_profile_of_a_png_that_cannot_be_unpacked_costs_a_note(tmp_path, why):
+    (tmp_path / "a.png").write_bytes(png_with(BROKEN_PROFILES[why], chunk(b"eXIf", TURNED)))
+    picture = read_picture(tmp_path / "a.png")
+    assert picture.notes == ("a.png: its colour profile could not be used; its colours are taken as sRGB.",)
+    assert picture.image.tobytes() == noise().transpose(Image.Transpose.ROTATE_270).tobytes()
+
+
+@pytest.mark.parametrize("segment", [b"ICC_PROFILE\0", b"ICC_PROFILE\0\1\2" + b"half of it", b"ICC_PROFILE\0\3\1" + b"x" * 200,
+                                     b"ICC_PROFILE\0\1"])
+def test_a_profile_of_a_jpeg_with_missing_parts_costs_a_note_and_not_the_turn(tmp_path, segment):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = saved(tmp_path, noise(), "a.jpg", exif=exif, quality=95).read_bytes()
+    upright = open_picture(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes(data[:2] + b"\xff\xe2" + struct.pack(">H", len(segment) + 2) + segment + data[2:])
+    picture = read_picture(tmp_path / "a.jpg")
+    assert picture.notes == ("a.jpg: its colour profile could not be used; its colours are taken as sRGB.",)
+    assert picture.image.tobytes() == upright.tobytes()
+
+
+@pytest.mark.parametrize("extra", [
+    chunk(b"zTXt", b"x\0\0" + zlib.compress(b"\0" * 2**25)), chunk(b"tEXt", b"x\0hello", checksum=5), chunk(b"zTXt", b"x\0\7"),
+    chunk(b"iTXt", b"workflow\0\1\0\0\0" + zlib.compress(b"a" * 2**21)), chunk(b"pHYs", b"\0"), chunk(b"gAMA", b"\0")])
+def test_texts_and_other_extras_that_are_damaged_do_not_cost_the_picture(tmp_path, extra):
+    (tmp_path / "a.png").write_bytes(png_with(chunk(b"iCCP", b"x\0\0" + SRGB_PACKED), chunk(b"eXIf", TURNED), extra))
+    picture = read_picture(tmp_path / "a.png")
+    assert picture.notes == ("a.png: what it says about itself is damaged and was left out.",)
+    assert np.abs(np.asarray(picture.image).astype(int) - np.rot90(np.asarray(noise()), -1)).max() <= 2
 
 
 def test_cmyk_jpeg_is_not_inverted(tmp_path):
