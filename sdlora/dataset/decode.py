@@ -1,37 +1,28 @@
 """Picture bytes in, upright 8-bit sRGB pixels out: what the child process of picture.py does, picture after picture.
 
-Knows nothing about files, folders or captions. The process ends itself when a picture takes too long or too much memory, so
-that neither a decoder that never comes back nor one that crashes costs more than that picture.
+Knows nothing about files, folders or captions. Runs where child.py limits it.
 """
 
-import contextlib
-import faulthandler
-import json
-import os
 import re
-import signal
 import struct
-import sys
 import warnings
 import zlib
 from collections.abc import Iterator
 from hashlib import sha256
 from io import BytesIO
 from itertools import takewhile
-from typing import BinaryIO
 
 import numpy as np
 import pillow_heif
 from PIL import Image, ImageCms
 
+from sdlora.dataset.child import AGAIN, Answer, serve
 from sdlora.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF")
 MAX_PIXELS = 40_000_000
-MEMORY_BYTES = 2 * 2**30  # of address space; 40 megapixels of 16-bit grey, the greediest, take 1.5 GB
 MIN_SIDE, MAX_SIDE, MAX_ASPECT = 64, 16_384, 8  # px, px, long side / short side
 EXPORT = "Save it as PNG or JPEG and add that."
-AGAIN = "Export it again or leave it out."
 
 # Start of a scan with the length that belongs to its 1 to 4 components (ITU T.81, B.2.3). Cameras and editors write 1 to 12 of
 # them; each goes over all pixels once more, at 36 megapixels for at least 22 ms.
@@ -68,34 +59,11 @@ pillow_heif.register_heif_opener()
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
-def serve(source: BinaryIO, sink: BinaryIO) -> None:
-    """Answer requests until `source` ends. One: a JSON line [name, number of bytes, seconds it may take], then the bytes.
-
-    The answer: a JSON line {"refused": [message, hint]}, or {"size": [w, h], "digest", "lossless", "remarks"} and then the
-    w * h * 3 bytes of the pixels. No answer: the process ended over this picture.
-    """
-    while line := source.readline():
-        name, length, limit_s = json.loads(line)
-        data = source.read(length)
-        faulthandler.dump_traceback_later(limit_s, exit=True)  # a thread in C: it ends us even while a decoder hangs
-        pixels = b""
-        try:
-            image, answer = decode(data, name)
-            pixels = image.tobytes()
-            answer |= {"size": image.size, "digest": sha256(repr(image.size).encode() + pixels).hexdigest()}
-        except UserError as refused:
-            answer = {"refused": [refused.message, refused.hint]}
-        faulthandler.cancel_dump_traceback_later()
-        sink.write(json.dumps(answer).encode() + b"\n" + pixels)
-        sink.flush()
-
-
-def limit_memory() -> None:
-    """Refuse ourselves more than MEMORY_BYTES where the system can do that."""
-    with contextlib.suppress(ImportError, OSError, ValueError):  # Windows has no such limit, macOS not always
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+def pixels(data: bytes, name: str) -> Answer:
+    """The answer to picture.py: {"size": (w, h), "digest", "lossless", "remarks"} and the w * h * 3 bytes. Raises UserError."""
+    image, facts = decode(data, name)
+    raw = image.tobytes()
+    return facts | {"size": image.size, "digest": sha256(repr(image.size).encode() + raw).hexdigest()}, raw
 
 
 def decode(data: bytes, name: str) -> tuple[Image.Image, dict[str, object]]:
@@ -314,8 +282,4 @@ def is_grey(image: Image.Image) -> bool:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for our parent; we end when it closes the pipe
-    limit_memory()
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints does not get between the answers
-    serve(sys.stdin.buffer, answers)
+    serve(pixels)

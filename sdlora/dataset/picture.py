@@ -1,31 +1,24 @@
 """The one door for untrusted picture bytes: any supported file in, an upright 8-bit sRGB picture out.
 
-Knows nothing about folders, captions or sets. What the file says about camera and place never gets past here. The decoding
-is done by decode.py in child processes, because a decoder may hang, crash or eat memory.
+Knows nothing about folders, captions or sets. What the file says about camera and place never gets past here. No pixel is
+decoded in this process: child.py lets decode.py do it in another one.
 """
 
-import json
 import os
-import subprocess
-import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
-from sdlora.dataset.decode import AGAIN, DAMAGED, EXPORT, MAX_PIXELS, MAX_SIDE, check_size
+from sdlora.dataset import child
+from sdlora.dataset.decode import DAMAGED, EXPORT, MAX_PIXELS, MAX_SIDE, check_size
 from sdlora.errors import UserError
-from sdlora.storage import MAX_NAME, child_process, clean_text, open_regular
+from sdlora.storage import MAX_NAME, clean_text, open_regular
 
 __all__ = ["DAMAGED", "EXPORT", "MAX_BYTES", "MAX_PIXELS", "MAX_SIDE", "SUFFIXES", "Picture", "check_size", "open_picture",
            "read_bytes", "read_picture", "thumbnail"]
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif", ".hif")
 MAX_BYTES = 50 * 1024 * 1024
-LIMIT_S = 30  # wall clock, for one picture; 40 megapixels of the slowest format take 3 s of one core
-IDLE_S = 20  # so long a child waits for the next picture; its start takes 0.2 s
-TURNS = threading.BoundedSemaphore(max(4, os.cpu_count() or 1))  # pictures read at the same time
-IDLE: dict[subprocess.Popen, threading.Timer] = {}  # children that wait, with what ends each
 
 
 @dataclass(frozen=True)
@@ -63,13 +56,10 @@ def read_picture(path: Path, name: str = "") -> Picture:
 
     Raises UserError with one sentence per reason: empty, too large, damaged, too slow, too thin, too small, not a picture...
     """
-    name = shown_name(path, name)
-    return decode_apart(read_bytes(Path(path), name), name)
-
-
-def shown_name(path: Path, name: str = "") -> str:
-    """What sentences call the file at `path`."""
-    return clean_text(name or Path(path).name, MAX_NAME) or "This picture"
+    name = clean_text(name or Path(path).name, MAX_NAME) or "This picture"
+    facts, pixels = child.ask("sdlora.dataset.decode", read_bytes(Path(path), name), name)
+    image = Image.frombytes("RGB", tuple(facts["size"]), pixels)
+    return Picture(image, facts["digest"], facts["lossless"], tuple(facts["remarks"]), name)
 
 
 def header(path: Path, name: str) -> Image.Image:
@@ -99,79 +89,3 @@ def read_bytes(path: Path, name: str) -> bytes:
     if not data:
         raise UserError(f"{name} is an empty file.", "Copy or download it again.")
     return data
-
-
-def decode_apart(data: bytes, name: str) -> Picture:
-    """Let a child process decode the bytes of a file. Raises UserError, also when it takes more than LIMIT_S or crashes."""
-    with TURNS:
-        child, began = waiting_child() or start_child(), time.monotonic()
-        try:
-            child.stdin.write(json.dumps([name, len(data), LIMIT_S]).encode() + b"\n")
-            child.stdin.write(data)
-            child.stdin.flush()
-            answer = json.loads(child.stdout.readline() or "null")
-            width, height = answer.get("size", (0, 0)) if answer else (0, 0)
-            pixels = child.stdout.read(width * height * 3)
-        except BrokenPipeError:
-            answer = None
-        except BaseException:  # also Ctrl+C: half of an answer may still be in the pipe
-            end(child)
-            raise
-        if answer is None or len(pixels) < width * height * 3:
-            end(child)
-            raise gave_up(name, time.monotonic() - began)
-        keep_waiting(child)
-    if "refused" in answer:
-        raise UserError(*answer["refused"])
-    image = Image.frombytes("RGB", (width, height), pixels)
-    return Picture(image, answer["digest"], answer["lossless"], tuple(answer["remarks"]), name)
-
-
-def gave_up(name: str, seconds: float) -> UserError:
-    """The sentence for a picture over which a child ended."""
-    if seconds >= LIMIT_S:
-        return UserError(f"{name} takes too long to read (more than {LIMIT_S} s): it is damaged, or made to do harm.", AGAIN)
-    return UserError(f"{name} could not be read: its decoder crashed.", AGAIN)
-
-
-def start_child() -> subprocess.Popen:
-    """A new process that decodes picture after picture."""
-    command, options = child_process(["-m", "sdlora.dataset.decode"])
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, **options)
-
-
-def waiting_child() -> subprocess.Popen | None:
-    """A child that waits for a picture, if there is a living one."""
-    while IDLE:
-        try:
-            child, ending = IDLE.popitem()
-        except KeyError:  # another thread took the last one
-            return None
-        ending.cancel()
-        if child.poll() is None:
-            return child
-        end(child)
-    return None
-
-
-def keep_waiting(child: subprocess.Popen) -> None:
-    """Keep a child for the next picture, for IDLE_S."""
-    def retire() -> None:
-        if IDLE.pop(child, None):
-            end(child)
-
-    ending = threading.Timer(IDLE_S, retire)
-    ending.daemon = True
-    IDLE[child] = ending
-    ending.start()
-
-
-def end(child: subprocess.Popen) -> None:
-    """End a child and take back its pipes."""
-    child.kill()
-    child.stdout.close()
-    try:
-        child.stdin.close()
-    except BrokenPipeError:
-        pass  # what it had not read of its last picture
-    child.wait()

@@ -3,16 +3,19 @@
 import os
 import random
 import struct
+import subprocess
+import sys
 import time
 import zipfile
 import zlib
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from sdlora.dataset import picture
+from sdlora.dataset import child
 from sdlora.dataset.picture import open_picture
 from sdlora.errors import UserError
 
@@ -197,7 +200,7 @@ def test_a_jpeg_of_ten_thousand_scans_is_refused_at_once(tmp_path):
 
 
 def test_a_picture_that_takes_too_long_costs_only_itself(tmp_path, monkeypatch):
-    monkeypatch.setattr(picture, "LIMIT_S", 1)
+    monkeypatch.setattr(child, "LIMIT_S", 1)
     (tmp_path / "slow.jpg").write_bytes(progressive(190, 6000))  # at least 4 s
     (tmp_path / "fine.png").write_bytes(encoded("PNG"))
     open_picture(tmp_path / "fine.png")
@@ -211,36 +214,58 @@ def test_a_picture_that_takes_too_long_costs_only_itself(tmp_path, monkeypatch):
 
 def test_a_decoder_that_crashes_costs_only_that_picture(tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(encoded("PNG"))
-    start = picture.start_child
+    start = child.start
 
-    def killed():
-        child = start()
-        child.kill()
-        return child
+    def killed(module):
+        dead = start(module)
+        dead.kill()
+        return dead
 
-    monkeypatch.setattr(picture, "IDLE", {})
-    monkeypatch.setattr(picture, "start_child", killed)
+    monkeypatch.setattr(child, "WAITING", {})
+    monkeypatch.setattr(child, "start", killed)
     with pytest.raises(UserError, match="a.png could not be read: its decoder crashed"):
         open_picture(tmp_path / "a.png")
-    monkeypatch.setattr(picture, "start_child", start)
+    monkeypatch.setattr(child, "start", start)
     assert open_picture(tmp_path / "a.png").size == (96, 80)
 
 
 def test_a_waiting_child_that_died_is_replaced(tmp_path):
     (tmp_path / "a.png").write_bytes(encoded("PNG"))
     open_picture(tmp_path / "a.png")
-    for child in picture.IDLE:
-        child.kill()
-        child.wait()
+    for process in child.WAITING:
+        process.kill()
+        process.wait()
     assert open_picture(tmp_path / "a.png").size == (96, 80)
 
 
-def test_children_end_when_nothing_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(picture, "IDLE_S", 0.05)
+def test_a_child_ends_when_nothing_is_read(tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(encoded("PNG"))
+    started, start = [], child.start
+    monkeypatch.setattr(child, "WAITING", {})
+    monkeypatch.setattr(child, "IDLE_S", 0.05)
+    monkeypatch.setattr(child, "start", lambda module: started.append(start(module)) or started[-1])
     open_picture(tmp_path / "a.png")
-    [child] = list(picture.IDLE)[-1:] or [None]
-    assert child is None or child.wait(10) is not None
+    assert started[0].wait(10) is not None and not child.WAITING
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_a_child_ends_with_its_parent(tmp_path):
+    (tmp_path / "a.png").write_bytes(encoded("PNG"))
+    code = ("import os, sys; from sdlora.dataset import child, picture; picture.open_picture(sys.argv[1]); "
+            "print(next(iter(child.WAITING)).pid, flush=True); os.kill(os.getpid(), 9)")
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.png")], capture_output=True, text=True, timeout=60)
+    pid, deadline = int(done.stdout), time.monotonic() + 10
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not alive(pid)
+
+
+def alive(pid):
+    """Whether a process runs; one that ended and that nobody waits for does not."""
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
 
 
 def swollen_exif(entries, size):
@@ -266,7 +291,7 @@ def test_exif_over_many_segments_costs_only_that_picture(tmp_path):
 
 
 def test_millions_of_chunks_end_in_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(picture, "LIMIT_S", 2)
+    monkeypatch.setattr(child, "LIMIT_S", 2)
     data = encoded("PNG")
     (tmp_path / "a.png").write_bytes(data[:33] + chunk(b"tEXt", b"") * 3_000_000 + data[33:])
     begun = time.monotonic()
