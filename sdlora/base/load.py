@@ -174,6 +174,11 @@ def frozen(model: nn.Module, device: torch.device) -> nn.Module:
     return model.requires_grad_(False).eval().to(device, memory_format=layout)
 
 
+def read_resolution(spec: str) -> int:
+    """px of a side that a base was made for; no weight is loaded. Raises UserError as `load_base`."""
+    return load_base(spec, "cpu", parts=()).resolution
+
+
 def open_folder(path: Path, parts: Sequence[str], dtype: torch.dtype) -> single_file.Opened:
     """The parts of a diffusers folder; one that only has fp16 files is taken too."""
     opened = single_file.Opened(storage.read_json(path / "unet" / "config.json"),

@@ -154,8 +154,9 @@ def settle(images: Path, base: str, preset: str, sets: list[str], **chosen: obje
     family = catalog.read_family(found).key
     # a run may be continued from another folder: paths are kept whole
     values["base"] = str(found) if base != "mini" and Path(base).expanduser().exists() else base
-    from_preset(preset, family, 1, **values)
-    dataset = read_dataset(images, trigger=str(values.get("trigger", "")), default_caption=str(values.get("default_caption", "")))
+    side = from_preset(preset, family, 1, **values).resolution or catalog.FAMILIES[family].resolution
+    dataset = read_dataset(images, trigger=str(values.get("trigger", "")), default_caption=str(values.get("default_caption", "")),
+                           side=side)
     return from_preset(preset, family, len(dataset.examples), **values), dataset, family
 
 

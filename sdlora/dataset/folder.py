@@ -10,9 +10,9 @@ from pathlib import Path
 
 from sdlora.dataset.buckets import cut_share
 from sdlora.dataset.captions import resolve_caption, trigger_notes
+from sdlora.dataset.looks import look_or_refusal
 from sdlora.dataset.names import words_in_name
-from sdlora.dataset.pairing import Found, Skipped, list_files, pair
-from sdlora.dataset.picture import read_picture
+from sdlora.dataset.pairing import Skipped, list_files, pair
 from sdlora.errors import UserError
 
 MAX_PICTURES = 2_000
@@ -38,10 +38,11 @@ class Dataset:
     notes: tuple[str, ...]
 
 
-def read_dataset(path: Path, *, trigger: str = "", default_caption: str = "") -> Dataset:
+def read_dataset(path: Path, *, trigger: str = "", default_caption: str = "", side: int | None = None) -> Dataset:
     """Every usable picture below `path` (a folder or a .zip) with its finished caption, in the order of the names.
 
-    Damaged pictures, exact copies and unreadable captions are listed, the rest is kept.
+    Damaged pictures, exact copies and unreadable captions are listed, the rest is kept. side: px of the squares that training
+    will ask for, where it follows; so that no picture has to be decoded again for them.
     Raises UserError when nothing is left, naming what was wrong with each file.
     """
     path = Path(path)
@@ -52,7 +53,7 @@ def read_dataset(path: Path, *, trigger: str = "", default_caption: str = "") ->
         raise UserError(f"{path.name} holds {len(found_here)} pictures; at most {MAX_PICTURES} fit one style.",
                         "Choose the 10 to 40 that show the style best.")
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        looked = list(pool.map(look, found_here))
+        looked = list(pool.map(lambda found: look_or_refusal(found.path, found.name, side), found_here))
     examples: list[Example] = []
     skipped += findings.skipped
     notes = findings.notes + trigger_notes(trigger)
@@ -71,24 +72,6 @@ def read_dataset(path: Path, *, trigger: str = "", default_caption: str = "") ->
         raise nothing_left(path, skipped)
     notes += dataset_notes(examples)
     return Dataset(tuple(examples), tuple(skipped), tuple(notes))
-
-
-@dataclass(frozen=True)
-class Look:
-    """What is kept of a picture that was opened; width and height in px."""
-    digest: str
-    width: int
-    height: int
-    notes: tuple[str, ...]
-
-
-def look(found: Found) -> Look | UserError:
-    """Open a picture and keep only what is known of it: many fit in memory that way."""
-    try:
-        picture = read_picture(found.path, found.name)
-    except UserError as refused:
-        return refused
-    return Look(picture.digest, *picture.image.size, picture.notes)
 
 
 def dataset_notes(examples: list[Example]) -> list[str]:

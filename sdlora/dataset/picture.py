@@ -15,8 +15,8 @@ from sdlora.dataset.decode import DAMAGED, EXPORT, MAX_PIXELS, MAX_SIDE, check_s
 from sdlora.errors import UserError
 from sdlora.storage import MAX_NAME, clean_text, open_regular
 
-__all__ = ["DAMAGED", "EXPORT", "MAX_BYTES", "MAX_PIXELS", "MAX_SIDE", "SUFFIXES", "Picture", "check_size", "open_picture",
-           "read_bytes", "read_picture", "thumbnail"]
+__all__ = ["DAMAGED", "EXPORT", "MAX_BYTES", "MAX_PIXELS", "MAX_SIDE", "SUFFIXES", "Picture", "check_size", "decoded",
+           "open_picture", "read_bytes", "read_picture", "shown_name", "thumbnail"]
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif", ".hif")
 MAX_BYTES = 50 * 1024 * 1024
 
@@ -56,8 +56,18 @@ def read_picture(path: Path, name: str = "") -> Picture:
 
     Raises UserError with one sentence per reason: empty, too large, damaged, too slow, too thin, too small, not a picture...
     """
-    name = clean_text(name or Path(path).name, MAX_NAME) or "This picture"
-    facts, pixels = child.ask("sdlora.dataset.decode", read_bytes(Path(path), name), name)
+    name = shown_name(path, name)
+    return decoded(read_bytes(path, name), name)
+
+
+def shown_name(path: Path, name: str = "") -> str:
+    """What sentences call the file at `path`; `name` is what the artist calls it."""
+    return clean_text(name or Path(path).name, MAX_NAME) or "This picture"
+
+
+def decoded(data: bytes, name: str) -> Picture:
+    """The bytes of a picture file, decoded in a child process. Raises UserError."""
+    facts, pixels = child.ask("sdlora.dataset.decode", data, name)
     image = Image.frombytes("RGB", tuple(facts["size"]), pixels)
     return Picture(image, facts["digest"], facts["lossless"], tuple(facts["remarks"]), name)
 

@@ -16,9 +16,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from sdlora.base.load import Base
-from sdlora.dataset.buckets import square_crop
+from sdlora.dataset.buckets import crop_box
 from sdlora.dataset.folder import Example
-from sdlora.dataset.picture import open_picture
+from sdlora.dataset.looks import take_square
+from sdlora.errors import UserError
 from sdlora.storage import place, write_atomic
 
 VERSION = "1"
@@ -35,19 +36,26 @@ class Items:
     size_px: int
 
 
-def cache_latents(base: Base, examples: Iterable[Example], side: int) -> Iterator[tuple[Tensor, Tensor] | None]:
+def cache_latents(base: Base, examples: Iterable[Example], side: int) -> Iterator[tuple[Tensor, Tensor] | UserError]:
     """Posterior (mean, std), each (1, c, side/f, side/f) fp32 on the CPU, of each example's square crop, in order.
 
-    None for a picture that the VAE cannot carry (not finite). Raises UserError when a picture cannot be read any more.
+    A picture is opened only when its latents are not there. The UserError of one that cannot be read any more, or that the VAE
+    cannot carry (not finite).
     """
     vae = weights_hash([base.vae])
     for example in examples:
-        picture, box = square_crop(open_picture(example.path), side)
-        pixels = torch.from_numpy(numpy.array(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1  # (1, 3, side, side)
-        name = key("latents", vae, example.digest, side, box)
-        # one by one: a batch would make the bits depend on which neighbours were cached already
-        entry = remembered(name, lambda pixels=pixels: dict(zip(("mean", "std"), base.encode_pictures(pixels), strict=True)))
-        yield (entry["mean"], entry["std"]) if finite(entry) else None
+        name = key("latents", vae, example.digest, side, crop_box(example.width, example.height))
+        entry = read_entry(entry_path(name))
+        if entry is None:
+            try:
+                square = take_square(example.path, example.name, example.digest, side)
+            except UserError as gone:
+                yield gone
+                continue
+            pixels = torch.from_numpy(numpy.array(square)).permute(2, 0, 1)[None].float() / 127.5 - 1  # (1, 3, side, side)
+            # one by one: a batch would make the bits depend on which neighbours were cached already
+            entry = keep(name, dict(zip(("mean", "std"), base.encode_pictures(pixels), strict=True)))
+        yield (entry["mean"], entry["std"]) if finite(entry) else UserError("The base model cannot carry this picture.")
 
 
 def cache_captions(base: Base, captions: Iterable[str]) -> Iterator[dict[str, Tensor]]:
@@ -79,13 +87,20 @@ def key(kind: str, *parts: object) -> str:
 
 def remembered(name: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """The cached entry `name`, or what `compute` gives, kept for next time when it is finite. CPU tensors."""
-    path = place("cache", Path(name).parent.name) / f"{Path(name).name}.safetensors"
-    entry = read_entry(path)
-    if entry is None:
-        entry = {part: tensor.cpu().contiguous() for part, tensor in compute().items()}
-        if finite(entry):
-            write_atomic(path, save(entry, {"sha256": content_hash(entry)}))
+    entry = read_entry(entry_path(name))
+    return keep(name, compute()) if entry is None else entry
+
+
+def keep(name: str, computed: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What was computed, on the CPU, and written under `name` when it is finite."""
+    entry = {part: tensor.cpu().contiguous() for part, tensor in computed.items()}
+    if finite(entry):
+        write_atomic(entry_path(name), save(entry, {"sha256": content_hash(entry)}))
     return entry
+
+
+def entry_path(name: str) -> Path:
+    return place("cache", Path(name).parent.name) / f"{Path(name).name}.safetensors"
 
 
 def read_entry(path: Path) -> dict[str, Tensor] | None:

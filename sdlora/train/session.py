@@ -14,9 +14,10 @@ from shutil import disk_usage
 
 import torch
 
-from sdlora.base.load import Base, load_base, pick_device
+from sdlora.base.load import Base, load_base, pick_device, read_resolution
 from sdlora.config import TrainConfig, make
 from sdlora.dataset.folder import Dataset, Example, read_dataset
+from sdlora.dataset.looks import forget_squares
 from sdlora.errors import UserError
 from sdlora.lora.layers import Attached, attach
 from sdlora.storage import read_json, write_json
@@ -113,11 +114,11 @@ def prepare(folder: Path, control: Control) -> Iterator[events.Event]:
     began = time.monotonic()
     spec, config = read_spec(folder)
     yield events.Preparing(0, "pictures", 0, 1)
-    dataset = read_dataset(Path(spec["images"]), trigger=config.trigger, default_caption=config.default_caption)
+    side = config.resolution or read_resolution(config.base)
+    dataset = read_dataset(Path(spec["images"]), trigger=config.trigger, default_caption=config.default_caption, side=side)
     yield events.Preparing(0, "base", 0, 1)
     device = pick_device(config.device)
     base = load_base(config.base, device.type, dtype=samples.training_dtype(device))
-    side = config.resolution or base.resolution
     usable, latents, lost = yield from encode_pictures(base, dataset, side)
     dataset = replace(dataset, examples=tuple(usable))
     held = held_out_index([example.digest for example in usable])
@@ -147,14 +148,15 @@ def encode_pictures(base: Base, dataset: Dataset, side: int) -> Iterator[events.
     usable, latents, lost = [], [], []
     encoded = cache_latents(base, dataset.examples, side)
     for done, (example, entry) in enumerate(zip(dataset.examples, encoded, strict=True), start=1):
-        if entry is None:
-            lost.append((example.name, "The base model cannot carry this picture."))
+        if isinstance(entry, UserError):
+            lost.append((example.name, str(entry)))
         else:
             usable.append(example)
             latents.append(entry)
         yield events.Preparing(0, "latents", done, len(dataset.examples))
+    forget_squares()
     if not usable:
-        raise UserError(f"{base.title} cannot carry any of these pictures.", "Try other pictures or another base.")
+        raise UserError(f"No picture can be used with {base.title}. {lost[0][1]}", "Try other pictures or another base.")
     return usable, latents, lost
 
 

@@ -1,6 +1,8 @@
 """Latents and caption features: right, computed once, computed again when an entry is damaged."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy
@@ -12,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from sdlora.base.load import load_base
 from sdlora.dataset.folder import read_dataset
+from sdlora.errors import UserError
 from sdlora.storage import home
 from sdlora.train.cache import cache_captions, cache_latents
 from tests import tiny
@@ -116,7 +119,40 @@ def test_a_damaged_entry_is_computed_again(damage, base, examples):
     assert base.pictures == 2
 
 
-def test_a_picture_the_vae_cannot_carry_is_none_and_not_kept(base, examples, monkeypatch):
+def test_a_picture_the_vae_cannot_carry_is_named_and_not_kept(base, examples, monkeypatch):
     real = base.encode_pictures
     monkeypatch.setattr(base, "encode_pictures", lambda pixels: (real(pixels)[0] * float("inf"), real(pixels)[1]))
-    assert list(cache_latents(base, examples[:1], 64)) == [None] and not entries("latents")
+    [lost] = cache_latents(base, examples[:1], 64)
+    assert isinstance(lost, UserError) and "cannot carry" in lost.message and not entries("latents")
+
+
+def exchanged(path):
+    Image.new("RGB", (64, 64), (1, 2, 3)).save(path)
+
+
+def removed(path):
+    path.unlink()
+
+
+def piped(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("change, word", [(exchanged, "exchanged or changed"), (removed, "could not be opened"),
+                                          (piped, "could not be opened")])
+def test_a_picture_that_changes_before_it_is_encoded_costs_only_itself(base, tmp_path, change, word):
+    read = read_dataset(tiny.write_pictures(tmp_path / "pictures", 3)).examples
+    change(read[1].path)
+    first, second, third = cache_latents(base, read, 64)
+    assert isinstance(second, UserError) and word in second.message and "01.png" in second.message
+    assert isinstance(first, tuple) and isinstance(third, tuple) and len(entries("latents")) == 2
+
+
+def test_what_was_looked_at_is_what_is_encoded_when_the_file_is_exchanged(base, tmp_path):
+    whole = list(cache_latents(base, read_dataset(tiny.write_pictures(tmp_path / "a", 2)).examples, 64))
+    shutil.rmtree(home() / "cache")
+    read = read_dataset(tiny.write_pictures(tmp_path / "b", 2), side=64).examples
+    exchanged(read[1].path)
+    again = list(cache_latents(base, read, 64))
+    assert all(torch.equal(one, other) for pair in zip(whole, again, strict=True) for one, other in zip(*pair, strict=True))

@@ -1,6 +1,8 @@
 """Whole runs on the tiny base: from a folder of pictures to a file that others open; stopped, named, judged."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from safetensors.torch import load_file
 
 from sdlora.base.load import load_base
 from sdlora.config import DrawConfig
+from sdlora.dataset import child, looks, sets
 from sdlora.draw.pipeline import draw
 from sdlora.errors import UserError
 from sdlora.storage import home
@@ -169,3 +172,64 @@ def test_large_parts_leave_memory_and_come_back_for_samples(make, monkeypatch):
     found = train(make("large"))
     assert seen == [(None, [])] * 6 and len(named(found, events.Sample)) == 3
     assert all(torch.equal(value, expected[name]) for name, value in tensors(found[-1]).items())
+
+
+@pytest.fixture
+def decodes(monkeypatch):
+    """The names of the pictures that were decoded for training, in order: samples of the run are opened by another name."""
+    asked, real = [], child.ask
+
+    def counted(module, data, name):
+        asked.append(name)
+        return real(module, data, name)
+
+    monkeypatch.setattr(child, "ask", counted)
+    return lambda: sorted(name for name in asked if re.fullmatch(r"0\d\.png", name))
+
+
+def test_a_run_decodes_each_picture_once_and_the_next_run_none(make, decodes):
+    first = tensors(train(make("first"))[-1])
+    assert decodes() == ["00.png", "01.png", "02.png", "03.png"]
+    second = tensors(train(make("second"))[-1])
+    assert len(decodes()) == 4 and all(torch.equal(first[name], value) for name, value in second.items())
+    assert not looks.SQUARES
+    train(make("larger", resolution=96))
+    assert len(decodes()) == 8
+
+
+def test_a_run_on_a_set_decodes_each_picture_of_it_once(make, folders, monkeypatch, decodes):
+    made = sets.create("Mine")
+    sets.add_pictures(made.id, sorted(folders[1].iterdir()))
+    asked, real = [], child.ask
+    monkeypatch.setattr(child, "ask", lambda module, data, name: asked.append(name) or real(module, data, name))
+    for number in range(2):
+        train(make(f"run{number}", images=sets.path(made.id)))
+        assert sorted(name for name in asked if re.fullmatch(r"0\d\.png", name)) == ["00.png", "01.png", "02.png", "03.png"]
+
+
+def test_damaged_looks_cost_time_only(make):
+    first = tensors(train(make("first"))[-1])
+    shutil.rmtree(home() / "cache" / "latents")
+    entries = sorted((home() / "cache" / "looks").glob("*.json"))
+    assert len(entries) >= 4
+    for number, entry in enumerate(entries):
+        entry.write_bytes([b"", b"[1, 2]", b"{}", b"[1, 2, 3, 4]"][number % 4])
+    second = tensors(train(make("second"))[-1])
+    assert all(torch.equal(first[name], value) for name, value in second.items())
+
+
+def test_a_run_goes_on_without_a_picture_that_was_exchanged_on_the_way(make, tmp_path, monkeypatch):
+    pictures = tiny.write_pictures(tmp_path / "mine", 3)
+    monkeypatch.setattr(looks, "ROOM_BYTES", 0)  # no room for squares: each picture is read again
+    real = session.read_dataset
+
+    def read_and_exchange(*arguments, **options):
+        read = real(*arguments, **options)
+        Image.new("RGB", (64, 64), (9, 9, 9)).save(pictures / "02.png")
+        return read
+
+    monkeypatch.setattr(session, "read_dataset", read_and_exchange)
+    found = train(make(images=pictures))
+    [prepared] = named(found, events.Prepared)
+    assert prepared.pictures == 2 and [name for name, _ in prepared.skipped] == ["02.png"]
+    assert "02.png was exchanged or changed" in prepared.skipped[0][1] and isinstance(found[-1], events.Done)
