@@ -26,6 +26,7 @@ from sdlora.errors import UserError
 
 TEMPORARY = ".sdlora-tmp-"
 MAX_NAME = 80
+MAX_JSON_BYTES = 64 * 2**20  # the set.json of 2,000 pictures has 1 MB
 JOINERS = "\u200c\u200d"
 OPEN_FLAGS = ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY")  # each where the system has it
 
@@ -243,9 +244,13 @@ def write_json(path: Path, value: object) -> Path:
 
 
 def read_json(path: Path) -> object:
-    """Read one of our own JSON files; a damaged one is a UserError that names it."""
+    """Read one of our own JSON files, or of another program's; a damaged or huge one is a UserError that names it."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        with open_regular(path) as handle:
+            content = handle.read(MAX_JSON_BYTES + 1)
+        if len(content) > MAX_JSON_BYTES:
+            raise ValueError(f"it is larger than {MAX_JSON_BYTES >> 20} MB")
+        return json.loads(content.decode("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} could not be read ({error}).", "Restore it from a copy, or remove it.") from error
 

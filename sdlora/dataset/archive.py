@@ -9,11 +9,12 @@ import zipfile
 import zlib
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from sdlora.dataset.captions import MAX_CAPTION
 from sdlora.dataset.picture import MAX_BYTES, SUFFIXES
 from sdlora.errors import UserError
-from sdlora.storage import MAX_NAME, clean_text, place, read_json, write_atomic, write_json
+from sdlora.storage import MAX_NAME, clean_text, open_regular, place, read_json, write_atomic, write_json
 
 MAX_ENTRIES = 2_000
 MAX_DIRECTORY_BYTES = 4 * 2**20  # the zip's own table of contents
@@ -35,37 +36,41 @@ def unpack(path: Path) -> tuple[Listing, list[tuple[str, str]]]:
     Raises UserError: not a zip, damaged, password, too many entries, unpacks to far more than it is.
     """
     name = clean_text(path.name, MAX_NAME)
-    folder = place("cache", "zips", hash_of(path))
-    index = folder / "index.json"
-    if not index.is_file():
-        write_json(index, read_entries(path, name, folder))
+    try:
+        handle = open_regular(path)
+    except OSError as error:
+        raise UserError(f"{name} could not be opened ({error.strerror or error}).", "Check the file.") from error
+    with handle:  # opened once, so that what is hashed is what is unpacked
+        folder = place("cache", "zips", hash_of(handle, name))
+        index = folder / "index.json"
+        if not index.is_file():
+            write_json(index, read_entries(handle, name, folder))
     facts = read_json(index)
     files = [(folder / stored, PurePosixPath(shown)) for stored, shown in facts["files"]]
     return files, [(shown, why) for shown, why in facts["skipped"]]
 
 
-def hash_of(path: Path) -> str:
+def hash_of(handle: BinaryIO, name: str) -> str:
     """SHA-256 of the zip itself, so that the same zip is unpacked once."""
     digest = sha256()
     try:
-        with path.open("rb") as handle:
-            while block := handle.read(2**20):
-                digest.update(block)
-                if handle.tell() > MAX_TOTAL_BYTES:
-                    raise UserError(f"{path.name} is larger than 4 GB.", "Unpack it and use the folder.")
+        while block := handle.read(2**20):
+            digest.update(block)
+            if handle.tell() > MAX_TOTAL_BYTES:
+                raise UserError(f"{name} is larger than 4 GB.", "Unpack it and use the folder.")
     except OSError as error:
-        raise UserError(f"{path.name} could not be opened ({error.strerror}).", "Check the file.") from error
+        raise UserError(f"{name} could not be read ({error.strerror or error}).", "Check the file.") from error
     return digest.hexdigest()
 
 
-def read_entries(path: Path, name: str, folder: Path) -> dict[str, list]:
+def read_entries(handle: BinaryIO, name: str, folder: Path) -> dict[str, list]:
     """Write the entries worth keeping as 00000.png, 00001.txt... into `folder`; returns what index.json holds."""
-    check_directory(path, name)
+    check_directory(handle, name)
     files: list[tuple[str, str]] = []
     skipped: list[tuple[str, str]] = []
     total = 0
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(handle) as archive:
             entries = [entry for entry in archive.infolist() if not entry.is_dir()]
             if len(entries) > MAX_ENTRIES:
                 raise UserError(f"{name} holds more than {MAX_ENTRIES} files.", "Unpack it and use the folder.")
@@ -90,12 +95,11 @@ def read_entries(path: Path, name: str, folder: Path) -> dict[str, list]:
     return {"files": files, "skipped": skipped}
 
 
-def check_directory(path: Path, name: str) -> None:
+def check_directory(handle: BinaryIO, name: str) -> None:
     """Refuse by the end record (APPNOTE 4.3.16) before zipfile builds an object for each of maybe millions of entries."""
-    with path.open("rb") as handle:
-        size = handle.seek(0, 2)
-        handle.seek(max(0, size - 65_557))
-        tail = handle.read()
+    size = handle.seek(0, 2)
+    handle.seek(max(0, size - 65_557))
+    tail = handle.read()
     at = tail.rfind(b"PK\5\6")
     if at < 0 or len(tail) < at + 22:
         raise UserError(f"{name} is damaged or not a zip.", "Pack it again as an ordinary zip.")

@@ -10,7 +10,7 @@ from pathlib import Path
 from sdlora.dataset.names import looks_like_camera_name as looks_like_camera_name
 from sdlora.dataset.names import words_in_name
 from sdlora.errors import UserError
-from sdlora.storage import clean_text
+from sdlora.storage import clean_text, open_regular
 
 MAX_CAPTION = 2000  # letters
 TRIGGER = re.compile(r"\[trigger\]", re.IGNORECASE)
@@ -25,7 +25,7 @@ COMMON = frozenset("""
 def read_caption(path: Path, name: str = "") -> str:
     """The text of a caption file as one clean line; UTF-8, or UTF-16/32 with a BOM. Raises UserError."""
     try:
-        with Path(path).open("rb") as handle:
+        with open_regular(path) as handle:
             data = handle.read(4 * MAX_CAPTION + 5)
     except OSError as error:
         raise UserError(f"{name or path.name} could not be opened ({error.strerror}).", "Check the file.") from error

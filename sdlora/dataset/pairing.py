@@ -9,11 +9,11 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from sdlora.dataset.archive import ARCHIVES, LEFT_OUT, Listing, unpack
+from sdlora.dataset.archive import ARCHIVES, LEFT_OUT, LIMITS, Listing, unpack
 from sdlora.dataset.captions import checked_caption, read_caption
 from sdlora.dataset.picture import EXPORT, SUFFIXES
 from sdlora.errors import UserError
-from sdlora.storage import MAX_NAME, TEMPORARY, clean_text, read_json
+from sdlora.storage import MAX_NAME, TEMPORARY, clean_text, open_regular, read_json
 
 MAX_FILES = 40_000
 MAX_REPEATS = 200  # above, the number is a year or a count and not kohya's repeats
@@ -91,9 +91,12 @@ def list_folder(root: Path) -> tuple[Listing, list[Skipped]]:
     inside = root.resolve()
     for folder, folders, files in os.walk(root):
         folders[:] = [name for name in folders if not hidden(name)]
+        links = [clean_text(name, MAX_NAME) for name in folders if Path(folder, name).is_symlink()]
+        skipped += [Skipped(link, f"{link} leads to another folder (a link): what lies there is not used.") for link in links]
         for name in (name for name in files if not hidden(name)):
             file = Path(folder, name)
-            if file.is_symlink() and not file.resolve().is_relative_to(inside):
+            # realpath, not resolve: of a link to itself it makes a path that cannot be opened, not an error
+            if file.is_symlink() and not Path(os.path.realpath(file)).is_relative_to(inside):
                 link = clean_text(name, MAX_NAME)
                 skipped.append(Skipped(link, f"{link} is a link that leads out of the folder."))
             else:
@@ -187,7 +190,12 @@ def read_metadata(file: Path, folder: PurePosixPath, findings: Findings) -> dict
     """{picture name: caption} from a Hugging Face imagefolder metadata.jsonl; a line that cannot be used is listed."""
     captions: dict[str, str] = {}
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        with open_regular(file) as handle:
+            data = handle.read(LIMITS[".jsonl"] + 1)
+        if len(data) > LIMITS[".jsonl"]:
+            findings.skipped.append(Skipped(METADATA, f"{METADATA} is larger than {LIMITS['.jsonl'] >> 20} MB: it is not read."))
+            return captions
+        lines = data.decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         findings.skipped.append(Skipped(METADATA, f"{METADATA} is not readable text ({type(error).__name__}). Save it as UTF-8."))
         return captions

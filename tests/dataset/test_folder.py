@@ -2,12 +2,15 @@
 
 import json
 import os
+import socket
+import time
 import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from sdlora.dataset import archive
 from sdlora.dataset.folder import read_dataset
 from sdlora.errors import UserError
 
@@ -218,4 +221,72 @@ def test_a_link_that_leads_out_is_listed_not_followed(tmp_path, loose):
     dataset = read_dataset(loose)
     assert len(dataset.examples) == 4
     assert ["link.png is a link that leads out of the folder."] == [s.reason for s in dataset.skipped if "is a link" in s.reason]
+    for name in ("whole", "loop"):
+        assert f"{name} leads to another folder (a link): what lies there is not used." in [s.reason for s in dataset.skipped]
     assert not any("private" in e.name or "private" in str(e.path.resolve()) for e in dataset.examples)
+
+
+def pipe(path):
+    os.mkfifo(path)
+
+
+def open_socket(path):
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(path))
+
+
+def own_link(path):
+    path.symlink_to(path.name)
+
+
+def circle(path):
+    path.symlink_to(path.with_suffix(".other"))
+    path.with_suffix(".other").symlink_to(path.name)
+
+
+def lost_link(path):
+    path.symlink_to("gone")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX file kinds")
+@pytest.mark.parametrize("special", [pipe, open_socket, own_link, circle, lost_link])
+@pytest.mark.parametrize("name", ["odd.png", "IMG_0001.txt", "metadata.jsonl", "set.json", "odd.xyz", "inside/odd.jpg"])
+def test_what_is_no_ordinary_file_costs_only_itself(loose, special, name):
+    (loose / name).unlink(missing_ok=True)
+    (loose / name).parent.mkdir(exist_ok=True)
+    special(loose / name)
+    begun = time.monotonic()
+    dataset = read_dataset(loose)
+    assert time.monotonic() - begun < 5 and len(dataset.examples) == 4
+    if not name.endswith(("set.json", ".xyz")):
+        assert any(name in skip.reason for skip in dataset.skipped), dataset.skipped
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs POSIX file kinds")
+@pytest.mark.parametrize("special", [pipe, open_socket, own_link, lost_link])
+def test_a_dataset_that_is_no_ordinary_file_is_refused_at_once(tmp_path, special):
+    special(tmp_path / "mine.zip")
+    begun = time.monotonic()
+    with pytest.raises(UserError, match="mine.zip"):
+        read_dataset(tmp_path / "mine.zip")
+    assert time.monotonic() - begun < 2
+
+
+def test_a_zip_that_is_exchanged_while_it_is_read_is_the_one_that_was_opened(tmp_path, loose, kohya, monkeypatch):
+    path, other = zipped(loose, tmp_path / "a.zip"), zipped(kohya, tmp_path / "b.zip")
+    real = archive.hash_of
+
+    def exchanged(*arguments):
+        digest = real(*arguments)
+        os.replace(other, path)
+        return digest
+
+    monkeypatch.setattr(archive, "hash_of", exchanged)
+    assert "red house.png" in {example.name for example in read_dataset(path).examples}
+
+
+def test_a_metadata_file_without_end_is_not_read(loose):
+    with (loose / "metadata.jsonl").open("wb") as file:
+        file.truncate(2**33)
+    dataset = read_dataset(loose)
+    assert len(dataset.examples) == 4 and any("metadata.jsonl is larger than 8 MB" in skip.reason for skip in dataset.skipped)
