@@ -37,7 +37,7 @@ def ask(module: str, data: bytes, name: str) -> Answer:
     with TURNS:
         child, began = waiting(module) or start(module), time.monotonic()
         try:
-            answer, payload = exchange(child, data, name)
+            answer, payload, refused = exchange(child, data, name)
         except (EOFError, BrokenPipeError) as error:
             end(child)
             raise gave_up(name, time.monotonic() - began) from error
@@ -45,24 +45,24 @@ def ask(module: str, data: bytes, name: str) -> Answer:
             end(child)
             raise
         keep_waiting(child, module)
-    if "refused" in answer:
-        raise UserError(*answer["refused"])
+    if refused:
+        raise UserError(*refused)
     return answer, payload
 
 
-def exchange(child: subprocess.Popen, data: bytes, name: str) -> Answer:
-    """Send a file, read the answer. Raises EOFError or BrokenPipeError when the child ends over it."""
+def exchange(child: subprocess.Popen, data: bytes, name: str) -> tuple[dict[str, object], bytes, list[str] | None]:
+    """Send a file, read (answer, payload, what a UserError said). Raises EOFError or BrokenPipeError when the child ends."""
     child.stdin.write(json.dumps([name, len(data), LIMIT_S]).encode() + b"\n")
     child.stdin.write(data)
     child.stdin.flush()
     head = child.stdout.readline()
     if not head.endswith(b"\n"):
         raise EOFError
-    length, answer = json.loads(head)
+    length, answer, refused = json.loads(head)
     payload = child.stdout.read(length)
     if len(payload) < length:
         raise EOFError
-    return answer, payload
+    return answer, payload, refused
 
 
 def gave_up(name: str, seconds: float) -> UserError:
@@ -118,7 +118,7 @@ def serve(work: Callable[[bytes, str], Answer]) -> None:
     """Be the child: answer files from stdin until it ends. Work that takes too long ends this process.
 
     A request is a JSON line [name, number of bytes, seconds it may take] and the bytes; the answer a JSON line
-    [number of bytes, what work() found] and the bytes it gave. A UserError is sent back.
+    [number of bytes, what work() found, what a UserError of it said or null] and the bytes it gave.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the parent: this process ends when the pipe is closed
     limit_memory()
@@ -128,12 +128,13 @@ def serve(work: Callable[[bytes, str], Answer]) -> None:
         name, length, limit_s = json.loads(line)
         data = source.read(length)
         faulthandler.dump_traceback_later(limit_s, exit=True)  # a thread in C: it acts even while a decoder hangs
+        refused = None
         try:
             answer, payload = work(data, name)
-        except UserError as refused:
-            answer, payload = {"refused": [refused.message, refused.hint]}, b""
+        except UserError as error:
+            answer, payload, refused = {}, b"", [error.message, error.hint]
         faulthandler.cancel_dump_traceback_later()
-        sink.write(json.dumps([len(payload), answer]).encode() + b"\n" + payload)
+        sink.write(json.dumps([len(payload), answer, refused]).encode() + b"\n" + payload)
         sink.flush()
 
 

@@ -86,6 +86,14 @@ def decode(data: bytes, name: str) -> tuple[Image.Image, dict[str, object]]:
     return image, facts | {"remarks": [lost, *facts["remarks"]]}
 
 
+def header(data: bytes, name: str) -> Image.Image:
+    """A picture as Pillow opens it, no pixel decoded yet: for what it says about itself. Raises UserError as `decode`."""
+    try:
+        return Image.open(BytesIO(data), formats=FORMATS)  # noqa: TID251 (this is the door)
+    except DAMAGED as error:
+        raise refusal(name, data, error) from error
+
+
 def read_pixels(data: bytes, name: str) -> tuple[Image.Image, dict[str, object]]:
     """As `decode`, raising one of DAMAGED for bytes that cannot be decoded as they are."""
     with Image.open(BytesIO(data), formats=FORMATS) as image:  # noqa: TID251 (this is the door)

@@ -72,18 +72,6 @@ def decoded(data: bytes, name: str) -> Picture:
     return Picture(image, facts["digest"], facts["lossless"], tuple(facts["remarks"]), name)
 
 
-def header(path: Path, name: str) -> Image.Image:
-    """The file as Pillow opens it, no pixel decoded yet: for what it says about itself. Raises UserError as `read_picture`."""
-    from io import BytesIO
-
-    from sdlora.dataset.decode import FORMATS, refusal
-    data = read_bytes(Path(path), name)
-    try:
-        return Image.open(BytesIO(data), formats=FORMATS)  # noqa: TID251 (this is the door)
-    except DAMAGED as error:
-        raise refusal(name, data, error) from error
-
-
 def read_bytes(path: Path, name: str) -> bytes:
     """The whole file, at most MAX_BYTES of it; only of ordinary files. Raises UserError."""
     try:

@@ -12,9 +12,11 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo, iTXt
 
-from sdlora.dataset.picture import DAMAGED, MAX_PIXELS, header
+from sdlora.dataset import child
+from sdlora.dataset.decode import DAMAGED, MAX_PIXELS, header
+from sdlora.dataset.picture import read_bytes, shown_name
 from sdlora.errors import UserError
-from sdlora.storage import MAX_NAME, clean_text, write_atomic
+from sdlora.storage import write_atomic
 
 MAX_TEXT_BYTES = 1 << 20
 EXIF_KEYS = {0x010E: "description", 0x0131: "software", 0x9286: "comment", 0x927C: "fooocus_scheme"}  # the last: its MakerNote
@@ -67,9 +69,13 @@ def read(path: Path) -> dict[str, str]:
     "stealth" what the pixels hide.
     Raises UserError: no picture, too large, damaged.
     """
-    path = Path(path)
-    name = clean_text(path.name, MAX_NAME) or "This picture"
-    with header(path, name) as image:
+    name = shown_name(path)
+    return child.ask("sdlora.draw.embedded", read_bytes(path, name), name)[0]
+
+
+def texts(data: bytes, name: str) -> child.Answer:
+    """What `read` gives, from the bytes of the file: in a child process, because texts may unpack to gigabytes."""
+    with header(data, name) as image:
         found = {key: plain(value) for key, value in image.info.items() if isinstance(value, str)}
         try:
             if image.format == "PNG" and image.width * image.height <= MAX_PIXELS:
@@ -77,13 +83,13 @@ def read(path: Path) -> dict[str, str]:
                 found |= {key: plain(value) for key, value in image.text.items()}
             found |= {key: text for key, text in exif_texts(image).items() if key not in found}
             hidden = stealth(image) if image.format in LOSSLESS else ""
-        except (*DAMAGED, zlib.error):
+        except DAMAGED:
             hidden = ""  # what came before the damage is whole
         if isinstance(packet := image.info.get("xmp"), bytes):
             found["xmp"] = packet.decode("utf-8", "replace")
         found["c2pa"] = credentials(image)
     found |= {"stealth": hidden}
-    return {key: text.strip("\0") for key, text in found.items() if text.strip("\0 \n") and len(text) <= MAX_TEXT_BYTES}
+    return {key: text.strip("\0") for key, text in found.items() if text.strip("\0 \n") and len(text) <= MAX_TEXT_BYTES}, b""
 
 
 def credentials(image: Image.Image) -> str:
@@ -164,3 +170,7 @@ def comment_text(raw: bytes) -> str:
         return body.decode("utf-16", "replace").strip("\0")
     low_first = body[1::2].count(0) > body[::2].count(0)
     return body.decode("utf-16-le" if low_first else "utf-16-be", "replace").strip("\0")
+
+
+if __name__ == "__main__":
+    child.serve(texts)

@@ -3,6 +3,7 @@
 import gzip
 import random
 import time
+import zlib
 from io import BytesIO
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image, TiffImagePlugin
 from PIL.PngImagePlugin import PngInfo
 
+from sdlora.dataset import child
 from sdlora.draw import embedded
 from sdlora.errors import UserError
 
@@ -136,6 +138,37 @@ def test_content_credentials_name_their_signer(tmp_path):
     info.add(b"caBX", b"...jumbc2pa...OpenAI OpCo...")
     picture().save(tmp_path / "x.png", pnginfo=info)
     assert embedded.read(tmp_path / "x.png") == {"c2pa": "ChatGPT or DALL-E"}
+
+
+def test_many_text_bombs_are_not_unpacked_together(tmp_path):
+    """20,000 texts of a megabyte each, 20 GB when all are kept."""
+    picture().save(tmp_path / "bomb.png")
+    data, packed = (tmp_path / "bomb.png").read_bytes(), zlib.compress(b"x" * 2**20)
+    chunks = bytearray()
+    for number in range(20_000):
+        body = b"zTXt" + b"%d\0\0" % number + packed
+        chunks += (len(body) - 4).to_bytes(4) + body + zlib.crc32(body).to_bytes(4)
+    (tmp_path / "bomb.png").write_bytes(data[:33] + chunks + data[33:])
+    begun = time.monotonic()
+    with pytest.raises(UserError, match="bomb.png is damaged"):
+        embedded.read(tmp_path / "bomb.png")
+    assert time.monotonic() - begun < 5
+
+
+def test_a_picture_that_never_ends_to_decode_is_refused_here_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(child, "LIMIT_S", 1)
+    picture().save(tmp_path / "x.png")
+    data, empty = (tmp_path / "x.png").read_bytes(), b"\0\0\0\0tEXt" + zlib.crc32(b"tEXt").to_bytes(4)
+    (tmp_path / "x.png").write_bytes(data[:33] + empty * 4_000_000 + data[33:])
+    with pytest.raises(UserError, match="x.png takes too long to read"):
+        embedded.read(tmp_path / "x.png")
+
+
+def test_a_text_may_have_any_name(tmp_path):
+    info = PngInfo()
+    info.add_text("refused", "no")
+    picture().save(tmp_path / "x.png", pnginfo=info)
+    assert embedded.read(tmp_path / "x.png") == {"refused": "no"}
 
 
 def test_files_without_text_and_files_that_are_none(tmp_path):
