@@ -30,14 +30,17 @@ def studio(
     host: Annotated[str, typer.Option(help="Address to serve on; any but this computer's own needs --password")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to serve on")] = 7860,
     data: Annotated[Path | None, typer.Option(help="Data folder; default: SDLORA_HOME or the platform's own")] = None,
-    password: Annotated[str | None, typer.Option(help="Asked of everybody who opens the page")] = None,
+    password: Annotated[str | None, typer.Option(help="Asked of everybody; seen in the list of processes")] = None,
+    password_file: Annotated[Path | None, typer.Option(help="File with the password; or set SDLORA_PASSWORD")] = None,
     library: Annotated[list[Path] | None, typer.Option(help="A folder of LoRA files to show, read in place")] = None,
+    proxy: Annotated[list[str] | None, typer.Option(help="Address of a reverse proxy whose X-Forwarded-For is believed")] = None,
 ) -> None:
     """Open the studio in the browser: drop pictures, train, try."""
     from sdlora.ui.door import main
 
     try:
-        main(host, port, str(data) if data else None, password, [str(folder) for folder in library or ()])
+        main(host, port, str(data) if data else None, password, str(password_file) if password_file else None,
+             [str(folder) for folder in library or ()], proxy or ())
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
 

@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from ipaddress import ip_address
 from pathlib import Path
 
 import gradio as gr
@@ -18,9 +19,10 @@ from sdlora import storage
 from sdlora.errors import UserError
 from sdlora.jobs.worker import announce_web, ensure_worker
 from sdlora.library import index
-from sdlora.ui import gate, words
+from sdlora.ui import gate, patience, words
 from sdlora.ui.look import CSS, HEAD, theme
 from sdlora.ui.page import build
+from sdlora.ui.password import LEAST, MOST, Password, choose
 
 SCRATCH = "sdlora-page-"
 
@@ -30,15 +32,20 @@ def main(
     port: int = 7860,
     data: str | None = None,
     password: str | None = None,
+    password_file: str | None = None,
     library: Sequence[str] = (),
+    proxy: Sequence[str] = (),
 ) -> None:
-    """Serve the studio until it is interrupted. `library`: folders of LoRA files to show, read in place.
+    """Serve the studio until it is interrupted.
 
+    password: else the first line of `password_file`, else SDLORA_PASSWORD. library: folders of LoRA files to show, read in place.
+    proxy: addresses of reverse proxies whose X-Forwarded-For is believed.
     Raises UserError for an open host without password, a taken port, or a folder that cannot be shown.
     """
     if data:
         os.environ["SDLORA_HOME"] = data
-    check_reach(host, port, password)
+    password = choose(password, password_file)
+    check_reach(host, port, password, proxy)
     for folder in library:
         index.add_folder(folder)
     index.background.start()
@@ -46,32 +53,36 @@ def main(
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        start(host, port, password).block_thread()
+        start(host, port, password, proxy).block_thread()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def start(host: str, port: int, password: str | None) -> gr.Blocks:
+def start(host: str, port: int, password: str | None, proxy: Sequence[str] = ()) -> gr.Blocks:
     """Start serving and return at once; the returned Blocks has close(). Prints who can reach the page."""
-    check_reach(host, port, password)
+    check_reach(host, port, password, proxy)
+    gate.narrow_gradio()
+    asked = Password(password, proxy) if password else None
     home = storage.home()
     announce_web()
     ensure_worker()
     demo = build()
     demo.queue(max_size=64, api_open=False)
     try:
-        demo.launch(**launch_line(host, port, home), auth=gate.Password(password) if password else None, prevent_thread_lock=True)
+        demo.launch(**launch_line(host, port, home, asked), prevent_thread_lock=True)
     except OSError as error:
         raise UserError(words.PORT_TAKEN.format(port=port), words.PORT_HINT.format(port=port + 1)) from error
+    demo.server.config.http_protocol_class = patience.Impatient
     say((words.REACH_LOCAL if gate.is_loopback(host) else words.REACH_OPEN).format(host=host, port=port))
     return demo
 
 
-def launch_line(host: str, port: int, home: Path) -> dict[str, object]:
+def launch_line(host: str, port: int, home: Path, password: Password | None = None) -> dict[str, object]:
     """Every argument of launch() that decides what the page gives away, in one place (tests hold it to this)."""
     return {
         "server_name": host,
         "server_port": port,
+        "auth": password.check if password else None,
         "share": False,
         "inbrowser": False,
         "quiet": True,
@@ -90,7 +101,7 @@ def launch_line(host: str, port: int, home: Path) -> dict[str, object]:
         "css": CSS,
         "head": HEAD,
         "app_kwargs": {
-            "middleware": [Middleware(gate.Gate, host=host)],
+            "middleware": [Middleware(gate.Gate, host=host, password=password)],
             "docs_url": None,
             "redoc_url": None,
             "openapi_url": None,
@@ -98,9 +109,14 @@ def launch_line(host: str, port: int, home: Path) -> dict[str, object]:
     }
 
 
-def check_reach(host: str, port: int, password: str | None) -> None:
-    """Whoever opens the page to others needs a password."""
-    if password is not None and not 4 <= len(password) <= 1024:
+def check_reach(host: str, port: int, password: str | None, proxy: Sequence[str] = ()) -> None:
+    """Whoever opens the page to others needs a password. Raises UserError."""
+    for address in proxy:
+        try:
+            ip_address(address)
+        except ValueError as error:
+            raise UserError(words.BAD_PROXY.format(proxy=address), words.BAD_PROXY_HINT) from error
+    if password is not None and not LEAST <= len(password) <= MOST:
         raise UserError(words.PASSWORD_SHORT, words.PASSWORD_HINT)
     if not 1 <= port <= 65535:
         raise UserError(words.BAD_PORT.format(port=port), words.PORT_HINT.format(port=7860))
@@ -130,6 +146,8 @@ def run(arguments: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=7860, help=words.HELP_PORT)
     parser.add_argument("--data", help=words.HELP_DATA)
     parser.add_argument("--password", help=words.HELP_PASSWORD)
+    parser.add_argument("--password-file", metavar="FILE", help=words.HELP_PASSWORD_FILE)
+    parser.add_argument("--proxy", metavar="ADDRESS", action="append", default=[], help=words.HELP_PROXY)
     parser.add_argument("--library", metavar="FOLDER", action="append", default=[], help=words.HELP_LIBRARY)
     try:
         main(**vars(parser.parse_args(arguments)))

@@ -21,7 +21,7 @@ def test_the_launch_line_gives_nothing_away(own_home):
         assert line[off] is False, off
     assert line["footer_links"] == [] and line["strict_cors"] is True and line["max_file_size"] == gate.UPLOAD_BYTES
     middleware = line["app_kwargs"]["middleware"][0]
-    assert middleware.cls is gate.Gate and middleware.kwargs == {"host": "127.0.0.1"}
+    assert middleware.cls is gate.Gate and middleware.kwargs == {"host": "127.0.0.1", "password": None}
 
 
 def test_others_need_a_password():
@@ -46,6 +46,20 @@ def test_folders_of_lora_files_are_shown_before_the_page_opens(tmp_path, monkeyp
     (tmp_path / "Lora").mkdir()
     assert door.run(["--library", str(tmp_path / "Lora")]) == 0 and started == ["scan", "page"]
     assert [folder.path for folder in door.index.folders()][1:] == [tmp_path / "Lora"]
+
+
+def test_a_password_file_and_the_environment_open_the_page_to_others(tmp_path, monkeypatch, capsys):
+    opened = []
+    monkeypatch.setattr(door, "start", lambda host, port, password, proxy: opened.append((password, proxy)) or
+                        types.SimpleNamespace(block_thread=lambda: None))
+    monkeypatch.setattr(door.index.background, "start", lambda: None)
+    (tmp_path / "secret").write_text("from a file\n")
+    assert door.run(["--host", "0.0.0.0", "--password-file", str(tmp_path / "secret"), "--proxy", "10.0.0.1"]) == 0
+    monkeypatch.setenv("SDLORA_PASSWORD", "from outside")
+    assert door.run(["--host", "0.0.0.0"]) == 0
+    assert opened == [("from a file", ["10.0.0.1"]), ("from outside", [])]
+    assert door.run(["--password-file", str(tmp_path / "none")]) == 2 and "could not be read" in capsys.readouterr().err
+    assert door.run(["--proxy", "proxy.example"]) == 2 and "no address of a proxy" in capsys.readouterr().err
 
 
 def test_an_open_host_without_password_ends_with_a_sentence(capsys):

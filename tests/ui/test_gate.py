@@ -1,5 +1,7 @@
 """The door: foreign hosts, foreign origins, too much, wrong passwords (reliability.md 8.6, 124-132, 142)."""
 
+import asyncio
+
 import pytest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -63,16 +65,50 @@ def test_every_answer_carries_the_headers():
         assert answer.headers["referrer-policy"] == "no-referrer"
 
 
-def test_a_password_lets_in_and_five_wrong_ones_wait():
-    now = [0.0]
-    door = gate.Password("meadow", clock=lambda: now[0])
-    assert door("anybody", "meadow") and not door("anybody", "meadoW") and not door("x", "") and not door("x", "m" * 1025)
-    for _ in range(3):
-        assert not door("x", "wrong")
-    assert not door("x", "wrong"), "the fifth wrong one"
-    assert not door("x", "meadow"), "even the right one waits now"
-    now[0] += gate.WAIT_SECONDS + 1
-    assert door("x", "meadow")
+@pytest.mark.parametrize("path", ["/file=https://evil.example/x", "/gradio_api/file=http://evil.example", "/gradio_api/file/HTTPS://a.b",
+                                  "/gradio_api/proxy=https://x.hf.space/y", "/proxy=x", "/gradio_api/file=//evil.example/share",
+                                  "/gradio_api/file=%5C%5Cevil.example%5Cshare", "/gradio_api/file=ftp://evil.example/x",
+                                  "/gradio_api/file=https:%2F%2Fevil.example", "/x/gradio_api/file=file:///etc/passwd"])
+def test_paths_that_lead_to_other_machines_are_refused(path):
+    answer = client().get(path)
+    assert answer.status_code == 403 and "nothing from other machines" in answer.text
+
+
+@pytest.mark.parametrize("path", ["/gradio_api/file=/tmp/a/b.png", "/gradio_api/file=C:/Temp/a.png", "/files", "/a?b=/file=https://x"])
+def test_paths_of_this_machine_are_not(path):
+    assert client().get(path).status_code == 200
+
+
+def slow_answer(body, monkeypatch, seconds=0.2, rate=10_000):
+    """The answer to a body that arrives as `body` yields (bytes, pause in seconds after it)."""
+    monkeypatch.setattr(gate, "BODY_SECONDS", seconds)
+    monkeypatch.setattr(gate, "BODY_BYTES_PER_SECOND", rate)
+    sent, parts = [], iter(body)
+
+    async def receive() -> dict:
+        part, pause = next(parts, (b"", 0))
+        await asyncio.sleep(pause)
+        return {"type": "http.request", "body": part, "more_body": bool(part)}
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    app = Starlette(routes=[Route("/x", echo, methods=["POST"])], middleware=[Middleware(gate.Gate)])
+    scope = {"type": "http", "method": "POST", "path": "/x", "headers": [(b"host", b"127.0.0.1")], "query_string": b""}
+    asyncio.run(app(scope, receive, send))
+    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
+
+
+def test_a_body_that_comes_too_slowly_is_refused(monkeypatch):
+    drops = ((b"x", 0.02) for _ in range(10_000))
+    status, said = slow_answer(drops, monkeypatch)
+    assert status == 408 and b"Send it again" in said
+    assert slow_answer([(b"x", 0), (b"x", 60)], monkeypatch)[0] == 408
+
+
+def test_a_body_that_keeps_coming_may_take_longer(monkeypatch):
+    parts = [(b"x" * 2000, 0.05)] * 12  # 0.6 s in all, 40 kB a second
+    assert slow_answer(parts, monkeypatch) == (200, b"24000")
 
 
 @pytest.mark.parametrize(("host", "ours"), [("127.0.0.1", True), ("localhost", True), ("::1", True), ("[::1]", True),

@@ -1,7 +1,11 @@
 """The page over HTTP as it is really launched: what it answers, and what it keeps to itself (129-131, 144)."""
 
 import json
+import os
 import socket
+import tempfile
+import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -39,9 +43,12 @@ def served(tmp_path_factory):
 def test_a_stranger_sees_the_login_only(served):
     stranger, artist, _ = served
     assert stranger.post("/login", data={"username": "x", "password": "wrong"}).status_code == 400
+    assert stranger.get("/config", headers={"cookie": "access-token-x=y; access-token-unsecure-x=None"}).status_code == 401
     assert stranger.get("/config").status_code == 401
     page, inside = stranger.get("/"), artist.get("/")
-    assert '"auth_required":true' in page.text.replace(" ", "") and "act-pictures" not in page.text
+    assert page.status_code == 200 and 'name="password"' in page.text and "act-pictures" not in page.text
+    for path in ("/theme.css", "/gradio_api/heartbeat/x", "/gradio_api/info", "/static/img/logo.svg", "/login", "/manifest.json"):
+        assert stranger.get(path).status_code == 401, path
     assert inside.status_code == 200 and "act-pictures" in inside.text
     assert artist.get("/", headers={"host": "evil.example"}).status_code == 421
     assert artist.post("/gradio_api/queue/join", json={}, headers={"origin": "https://evil.example"}).status_code == 403
@@ -71,6 +78,85 @@ def test_a_data_url_over_the_cap_is_refused(served):
     _, artist, _ = served
     body = json.dumps({"data": ["data:image/png;base64," + "A" * gate.BODY_BYTES]})
     assert artist.post("/gradio_api/queue/join", content=body, headers={"content-type": "application/json"}).status_code == 413
+
+
+def test_wrong_passwords_make_one_wait_and_are_told_how_long(served):
+    stranger, artist, _ = served
+    for _ in range(6):
+        answer = stranger.post("/login", data={"username": "x", "password": "wrong"}, headers={"x-forwarded-for": "10.9.9.9"})
+    assert answer.status_code == 429 and 0 < int(answer.headers["retry-after"]) <= 30 and "Try again in" in answer.text
+    assert stranger.post("/login", data={"username": "x", "password": "meadow"}).status_code == 429
+    assert 'data-wait="' in stranger.get("/").text and 'data-wait="0"' not in stranger.get("/").text
+    assert artist.get("/config").status_code == 200, "who is in stays in"
+
+
+URL, META = "https://evil.example/x.png", {"_type": "gradio.FileData"}
+FILE = {"path": URL, "url": URL, "meta": META}
+HOSTILE = [FILE, [FILE], {"image": FILE, "caption": None}, [[{"image": FILE}]], {"path": "", "url": URL, "meta": META},
+           {"background": FILE, "layers": [FILE], "composite": None}, {"path": "//evil.example/x", "meta": META},
+           {"value": FILE}, URL, {"path": "https://huggingface.co/x.png", "meta": META}, {"path": URL, "is_stream": True, "meta": META}]
+
+
+def test_no_name_that_a_browser_sends_is_looked_up(served, monkeypatch):
+    _, artist, _ = served
+    looked_up, real = [], socket.getaddrinfo
+
+    def watched(name, *rest, **options):
+        if name not in ("127.0.0.1", "localhost", None):
+            looked_up.append(name)
+            raise socket.gaierror("no network in tests")
+        return real(name, *rest, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", watched)
+    for path in ("file=https://a.evil.example/x.png", "file/https://c.evil.example/x", "proxy=https://d.hf.space/x"):
+        for prefix in ("/", "/gradio_api/"):
+            assert artist.get(prefix + path).status_code == 403, path
+    config = artist.get("/config").json()
+    answered = set()
+    for number, call in enumerate(each for each in config["dependencies"] if each["backend_fn"] and each["inputs"]):
+        for value in (HOSTILE[number % len(HOSTILE)], HOSTILE, FILE):
+            answered.add(called(artist, call, value))
+    assert answered == {"done", "refused"}
+    for part in config["components"]:
+        body = {"data": HOSTILE, "component_id": part["id"], "session_hash": "abc", "fn_name": "ask"}
+        artist.post("/gradio_api/component_server", json=body)
+    assert not looked_up
+
+
+def called(artist, call, value):
+    """Fire an event of the page with `value` for everything it takes: "done" or "refused"."""
+    body = {"data": [value] * len(call["inputs"]), "fn_index": call["id"], "session_hash": "abc", "event_data": value}
+    if call["queue"] is False:
+        return "done" if artist.post("/gradio_api/run/predict", json=body).status_code == 200 else "refused"
+    assert artist.post("/gradio_api/queue/join", json=body).status_code == 200
+    return "done" if '"success":true' in artist.get("/gradio_api/queue/data?session_hash=abc").text else "refused"
+
+
+@pytest.mark.parametrize("path", ["upload", "component_server"])
+def test_an_upload_that_breaks_off_leaves_nothing(served, path, tmp_path, monkeypatch):
+    _, artist, _ = served
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where component_server puts its files
+    url, folders = artist.base_url, (Path(os.environ["GRADIO_TEMP_DIR"]), tmp_path)
+
+    def files():
+        return {each for folder in folders for each in folder.rglob("*") if each.is_file()}
+
+    before = files()
+    cookies = "; ".join(f"{name}={value}" for name, value in artist.cookies.items())
+    head = (f"POST /gradio_api/{path} HTTP/1.1\r\nHost: {url.host}:{url.port}\r\nCookie: {cookies}\r\n"
+            "Content-Length: 7000000\r\nContent-Type: multipart/form-data; boundary=b\r\n\r\n"
+            "--b\r\nContent-Disposition: form-data; name=\"files\"; filename=\"a.png\"\r\n\r\n").encode()
+    with socket.create_connection((url.host, url.port)) as connection:
+        connection.sendall(head + b"x" * 3_000_000)
+        until_true(lambda: files() - before)
+    until_true(lambda: files() == before)
+
+
+def until_true(condition, seconds=10):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.01)
 
 
 def test_a_taken_port_is_a_sentence(own_home, monkeypatch):
