@@ -94,7 +94,8 @@ URL, META = "https://evil.example/x.png", {"_type": "gradio.FileData"}
 FILE = {"path": URL, "url": URL, "meta": META}
 HOSTILE = [FILE, [FILE], {"image": FILE, "caption": None}, [[{"image": FILE}]], {"path": "", "url": URL, "meta": META},
            {"background": FILE, "layers": [FILE], "composite": None}, {"path": "//evil.example/x", "meta": META},
-           {"value": FILE}, URL, {"path": "https://huggingface.co/x.png", "meta": META}, {"path": URL, "is_stream": True, "meta": META}]
+           {"value": FILE}, URL, {"path": "https://huggingface.co/x.png", "meta": META},
+           {"path": URL, "is_stream": True, "meta": META}]
 
 
 def test_no_name_that_a_browser_sends_is_looked_up(served, monkeypatch):
