@@ -31,13 +31,13 @@ from sdlora.library.hashes import file_hashes, hash_files
 from sdlora.library.look import id_of
 from sdlora.library.rows import put, shown
 from sdlora.library.scan import forget, refresh, scan
-from sdlora.library.table import connected, writing
+from sdlora.library.table import connected, index_path, writing
 from sdlora.lora.report import summary
 from sdlora.storage import MAX_NAME, clean_text, place, slug, write_atomic, write_json
 
 __all__ = ["Folder", "LoraEntry", "State", "UserError", "add", "add_folder", "annotate", "background", "by_file", "by_hash",
-           "by_name", "count_loras", "delete", "duplicates", "find", "folders", "hash_files", "list_loras", "remove_folder",
-           "rename", "scan", "state", "tags", "undo_delete"]
+           "by_name", "count_loras", "delete", "duplicates", "find", "folders", "hash_files", "index_path", "list_loras",
+           "remove_folder", "rename", "scan", "state", "tags", "undo_delete"]
 
 MAX_BYTES = 2 * 2**30
 TITLES = {"mini": "sdlora_mini", "sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}  # "sd version" as A1111 and Forge write it

@@ -19,12 +19,14 @@ from sdlora import storage
 from sdlora.errors import UserError
 from sdlora.jobs.worker import announce_web, ensure_worker
 from sdlora.library import index
-from sdlora.ui import gate, patience, words
+from sdlora.ui import drawing, gate, lists, patience, polling, watching, words
 from sdlora.ui.look import CSS, HEAD, theme
 from sdlora.ui.page import build
 from sdlora.ui.password import LEAST, MOST, Password, choose
 
 SCRATCH = "sdlora-page-"
+MOST_TABS = 1000  # whose state Gradio keeps
+TELLERS = {"run": watching.moving, "draw": drawing.moving, "shelf": lambda _: lists.stamp()}
 
 
 def main(
@@ -62,6 +64,7 @@ def start(host: str, port: int, password: str | None, proxy: Sequence[str] = ())
     """Start serving and return at once; the returned Blocks has close(). Prints who can reach the page."""
     check_reach(host, port, password, proxy)
     gate.narrow_gradio()
+    polling.lighten_gradio()
     asked = Password(password, proxy) if password else None
     home = storage.home()
     announce_web()
@@ -86,6 +89,7 @@ def launch_line(host: str, port: int, home: Path, password: Password | None = No
         "share": False,
         "inbrowser": False,
         "quiet": True,
+        "state_session_capacity": MOST_TABS,
         "max_file_size": gate.UPLOAD_BYTES,
         "allowed_paths": [],
         "blocked_paths": [str(home)],
@@ -101,7 +105,7 @@ def launch_line(host: str, port: int, home: Path, password: Password | None = No
         "css": CSS,
         "head": HEAD,
         "app_kwargs": {
-            "middleware": [Middleware(gate.Gate, host=host, password=password)],
+            "middleware": [Middleware(gate.Gate, host=host, password=password), Middleware(polling.Polling, tellers=TELLERS)],
             "docs_url": None,
             "redoc_url": None,
             "openapi_url": None,

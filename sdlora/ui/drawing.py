@@ -9,6 +9,7 @@ from pathlib import Path
 
 import gradio as gr
 
+from sdlora.errors import UserError
 from sdlora.jobs import pictures as draws
 from sdlora.jobs.pictures import DrawView
 from sdlora.jobs.table import Table
@@ -24,23 +25,25 @@ class Drawing:
     """`job`: id of the draw in progress or None."""
 
     job: gr.State
-    timer: gr.Timer
     progress: gr.HTML
     cancel: gr.Button
 
     @property
     def shown(self) -> list:
-        return [self.job, self.timer, self.progress, self.cancel]
+        return [self.job, self.progress, self.cancel]
 
 
 def layout(name: str) -> Drawing:
-    progress = widget("progress", elem_id=f"{name}-progress")
+    progress = widget("progress", elem_id=f"{name}-progress", events=("tick",))
     cancel = gr.Button(words.CANCEL, visible=False, size="sm", scale=0, min_width=130)
-    return Drawing(gr.State(None), gr.Timer(0.5, active=False), progress, cancel)
+    return Drawing(gr.State(None), progress, cancel)
 
 
 def connect(drawing: Drawing, finished: Callable[[DrawView], tuple], outputs: list) -> None:
-    """Look twice a second while something is drawn; `finished` turns the pictures into updates for `outputs`."""
+    """Look when page.js learns from `moving` that the drawing has ended.
+
+    finished: turns its pictures into updates for `outputs`.
+    """
 
     def look(job: object) -> tuple:
         if not job:
@@ -55,7 +58,7 @@ def connect(drawing: Drawing, finished: Callable[[DrawView], tuple], outputs: li
             )
         return (*idle(), *finished(view))
 
-    drawing.timer.tick(silent(look), drawing.job, [*drawing.shown, *outputs], **TICK)
+    drawing.progress.tick(silent(look), drawing.job, [*drawing.shown, *outputs], **TICK)
     drawing.cancel.click(guarded(cancel), drawing.job, None, **QUIET)
 
 
@@ -65,12 +68,27 @@ def begin(job: str) -> tuple:
 
 
 def idle(told: dict | None = None) -> tuple:
-    return None, gr.Timer(active=False), gr.HTML(data=told or {}), gr.Button(visible=False)
+    return None, gr.HTML(data=told or {}), gr.Button(visible=False)
 
 
 def busy(view: DrawView) -> tuple:
+    return view.id, gr.HTML(data=told(view)), gr.Button(visible=True)
+
+
+def moving(job: str) -> dict | None:
+    """What page.js draws by itself while something is drawn; None when that has ended."""
+    try:
+        view = draws.view_draw(an_id(job, "drawing"))
+    except UserError:
+        return None
+    return told(view) if view.state in ("queued", "running") else None
+
+
+def told(view: DrawView) -> dict:
+    """What the progress widget says of a drawing; `draw` makes page.js follow it."""
     share = (view.done + (view.step / view.steps if view.steps else 0)) / max(view.total, 1)
-    told = {
+    return {
+        "draw": view.id,
         "state": view.state,
         "title": words.DRAWING if view.state == "running" else words.WAITING,
         "bar": True,
@@ -79,7 +97,6 @@ def busy(view: DrawView) -> tuple:
         "src": shown(view.preview, PREVIEW_SIDE) if view.preview else "",
         "alt": words.PREVIEW,
     }
-    return view.id, gr.Timer(active=True), gr.HTML(data=told), gr.Button(visible=True)
 
 
 def cancel(job: object) -> None:

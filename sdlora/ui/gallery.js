@@ -59,7 +59,9 @@
       button(words.undo, () => trigger("undo", { id: data.undo.id }))) : null;
     const reading = data.reading ? make("p", { className: "with none", role: "status", textContent: data.reading }) : null;
     clearInterval(host.again);
-    if (reading) host.again = setInterval(() => trigger("noted"), 3000);
+    let turns = 0;
+    window.sdlora.state.reading = Boolean(reading);
+    if (reading) host.again = setInterval(() => { if (++turns % 5 === 0 || window.sdlora.state.shelf !== data.stamp) trigger("noted"); }, 3000);
     host.replaceChildren(...[gone, reading, ...cards.map(card), cards.length ? null : make("p", { className: "none", textContent: data.none || "" }),
       data.more ? make("div", { className: "acts none" }, button(data.more, () => trigger("expand"))) : null].filter(Boolean));
     paint();

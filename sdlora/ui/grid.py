@@ -176,4 +176,4 @@ def table_of(axes: list[Axis], cells: dict[str, str], prompt: str) -> dict:
 def resume() -> tuple:
     """Updates for `Drawing.shown` on load: a grid that was being drawn goes on being watched."""
     job = drawing.unfinished(lambda folder: draws.sheet_of(folder) is not None)
-    return drawing.begin(job) if job else drawing.idle()
+    return drawing.begin(job) if job else gr.skip()

@@ -1,11 +1,11 @@
-"""How the page looks: theme, style sheet and widgets, and pictures as data the browser can show.
+"""How the page looks: theme, style sheet and widgets, and the pictures on it.
 
 Knows nothing about runs or sets. No font, script or picture comes from the network.
 """
 
-import base64
-import functools
 import io
+from collections import OrderedDict
+from hashlib import sha256
 from pathlib import Path
 
 import gradio as gr
@@ -19,6 +19,9 @@ HERE = Path(__file__).parent
 CSS = "".join((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "gallery.css"))
 HEAD = "".join(f"<script>{(HERE / name).read_text(encoding='utf-8')}</script>" for name in ("page.js", "gallery.js"))
 BLANK = "<div></div>"
+MOST_KNOWN = 20_000
+known: OrderedDict[str, tuple[str, int, int, int]] = OrderedDict()  # {key: path, time, bytes, side} of the pictures on show
+broken: set[str] = set()
 
 PAPER = colors.Color(
     name="paper",
@@ -128,18 +131,37 @@ def widget(
 
 
 def shown(path: Path, side: int) -> str:
-    """The picture at `path` as a data URL, at most `side` px; a small one is enlarged by whole steps. "" when it is gone."""
+    """The address of the picture at `path`, at most `side` px; a small one is enlarged by whole steps. "" when it is gone.
+
+    The address tells nothing of the path; a rewritten file has another one, so that browsers may keep what they have.
+    """
     try:
         facts = Path(path).stat()
-        return encoded(str(path), facts.st_mtime_ns, facts.st_size, side)
-    except (OSError, UserError):
+    except OSError:
         return ""
+    asked = str(path), facts.st_mtime_ns, facts.st_size, side
+    key = sha256(repr(asked).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    if key in broken:
+        return ""
+    known[key] = asked
+    known.move_to_end(key)
+    if len(known) > MOST_KNOWN:
+        known.popitem(last=False)
+    return f"sdlora/picture/{key}"
 
 
-@functools.lru_cache(maxsize=1500)
-def encoded(path: str, changed: int, size: int, side: int) -> str:
-    """Data URL of a picture; `changed` and `size` make a rewritten file a new one."""
-    return data_url(fitted(open_picture(Path(path)), side))
+def picture(key: str) -> bytes | None:
+    """The picture (WEBP) that `shown` gave this key to; None when there is none or it cannot be read."""
+    if key not in known:
+        return None
+    path, *_, side = known[key]
+    held = io.BytesIO()
+    try:
+        fitted(open_picture(Path(path)), side).save(held, "WEBP", quality=90, method=2)
+    except (OSError, UserError):
+        broken.add(key)
+        return None
+    return held.getvalue()
 
 
 def fitted(image: Image.Image, side: int) -> Image.Image:
@@ -152,8 +174,3 @@ def fitted(image: Image.Image, side: int) -> Image.Image:
     times = min(side // longer, 4)
     return image.resize((image.width * times, image.height * times), Image.Resampling.LANCZOS) if times > 1 else image
 
-
-def data_url(image: Image.Image) -> str:
-    held = io.BytesIO()
-    image.save(held, "WEBP", quality=90, method=2)
-    return "data:image/webp;base64," + base64.b64encode(held.getvalue()).decode()

@@ -92,9 +92,11 @@
         make("div", { className: "acts" }, button(data.clear, () => trigger("delete"))))] : []));
   };
 
-  // ---- act 2: what the run is doing
-  const progress = (element, props) => {
-    const host = root(element, "progress"), data = props.data || {};
+  // ---- act 2: what the run is doing, what a drawing is doing
+  const paintProgress = (host, data) => {
+    const now = JSON.stringify(data);
+    if (host.now === now) return;
+    host.now = now;
     host.className = `sd progress ${data.state || "none"}`;
     const bar = make("div", { className: "bar", role: "progressbar", "aria-valuemin": 0, "aria-valuemax": 100,
       "aria-valuenow": data.percent || 0, "aria-label": data.title || "" },
@@ -104,12 +106,53 @@
       data.bar ? bar : null, data.src ? make("img", { src: data.src, alt: data.alt || "" }) : null, data.note ? make("p", { className: "note", textContent: data.note }) : null,
       ...(data.notes || []).map((text) => make("p", { className: "notice", textContent: text }))].filter(Boolean) : []));
   };
+  const followed = new Set();
+  const progress = (element, props, trigger) => {
+    const host = root(element, "progress"), data = props.data || {};
+    Object.assign(host, { told: data, tick: () => trigger("tick"), ofRun: Boolean(element.closest("#progress")) });
+    followed.add(host);
+    paintProgress(host, data);
+  };
 
   // ---- one line at the top of the page, seen from every tab
-  const pill = (element, props) => {
-    const host = root(element, "pill"), data = props.data || {};
-    host.replaceChildren(...(data.text ? [make("span", { className: data.state || "", textContent: data.text })] : []));
+  const paintPill = (host, data) => host.replaceChildren(...(data.text ? [make("span", { className: data.state || "", textContent: data.text })] : []));
+  const pill = (element, props) => paintPill(root(element, "pill"), props.data || {});
+
+  // ---- one question a second for all that moves; a Gradio event only when there is more to show than progress
+  const state = { shelf: "", reading: false };
+  const tick = (host, within) => {
+    if (Date.now() < (host.next || 0)) return;
+    const after = Math.random() * within;  // all tabs learn of a new sample in the same second
+    host.next = Date.now() + after + 2000;
+    setTimeout(() => host.tick(), after);
   };
+  const ask = async () => {
+    const run = [...followed].find((host) => host.ofRun), draws = [...followed].filter((host) => host.told.draw);
+    if (!run) return 200;
+    const id = run.told.run || "";
+    const query = new URLSearchParams([["run", id], ...draws.map((host) => ["draw", host.told.draw]), ...(state.reading ? [["shelf", ""]] : [])]);
+    const answer = await fetch(`sdlora/look?${query}`, { cache: "no-cache" });
+    if (answer.status === 401) location.reload();
+    if (!answer.ok) return 2000;
+    const told = await answer.json(), { progress: now, pill: short } = told.run[id];
+    state.shelf = told.shelf[""];
+    if (id !== (run.told.run || "")) return 0;  // another run was opened meanwhile
+    if ((now.run || "") === id) {
+      paintProgress(run, now);
+      const line = document.querySelector("#pill .sd");
+      if (line) paintPill(line, short);
+    }
+    if ((now.stamp || "") !== (run.told.stamp || "")) tick(run, now.state === run.told.state ? 2500 : 200);
+    for (const host of draws) {
+      const drawing = told.draw[host.told.draw];
+      if (drawing) paintProgress(host, drawing); else if (drawing === null) tick(host, 0);
+    }
+    return draws.length ? 500 : now.bar ? 1000 : 2000;
+  };
+  const follow = () => ask().catch(() => 2000).then((wait) => setTimeout(follow, document.hidden ? Math.max(wait, 5000) : wait));
+  follow();
+  // a picture that is gone leaves its place empty
+  document.addEventListener("error", (e) => { if (e.target.tagName === "IMG") e.target.style.visibility = "hidden"; }, true);
 
   // ---- the strip: a column per saved point, a row per prompt, any column can be chosen
   const strip = (element, props, trigger) => {
@@ -177,5 +220,5 @@
       make("dl", {}, ...(data.rows || []).flatMap(([name, value]) => [make("dt", { textContent: name }), make("dd", { textContent: value })]))] : []));
   };
 
-  window.sdlora = { captions, notes, progress, pill, strip, drawn, runs, facts, kit: { make, button, root, look } };
+  window.sdlora = { state, captions, notes, progress, pill, strip, drawn, runs, facts, kit: { make, button, root, look } };
 })();

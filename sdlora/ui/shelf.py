@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import gradio as gr
 
 from sdlora.library import index
-from sdlora.ui import gallery_words, report, words
+from sdlora.ui import gallery_words, lists, report, words
 from sdlora.ui.guard import QUIET, an_id, fields, guarded, one_of, text, uploads, whole
 from sdlora.ui.look import shown, widget
 from sdlora.ui.strip import download_copy
@@ -78,6 +78,10 @@ def layout() -> Shelf:
 
 def places() -> list[tuple[str, str]]:
     """(title, value) of the tags and the folders that the shelf can be narrowed to; nothing is narrowed by ""."""
+    return lists.shared(("places",), all_places)
+
+
+def all_places() -> list[tuple[str, str]]:
     folders = index.folders()
     tags = [(gallery_words.PLACE_TAG.format(tag=tag), f"tag:{tag}") for tag, _ in index.tags()[:MOST_TAGS]]
     known = [(gallery_words.PLACE_FOLDER.format(folder=each.title), f"folder:{each.id}") for each in folders]
@@ -126,6 +130,10 @@ def card_of(entry: index.LoraEntry) -> dict:
 
 def shelf_data(query: str = "", sort: str = "new", most: int = PAGE, **only: object) -> dict:
     """What gallery.js draws of the shelf: the first `most` files that match, whether there are more; `only`: as list_loras."""
+    return lists.shared(("shelf", query, sort, most, *sorted(only.items())), lambda: read_shelf(query, sort, most, only))
+
+
+def read_shelf(query: str, sort: str, most: int, only: dict[str, object]) -> dict:
     found = index.list_loras(query, sort=sort, limit=most + 1, **only)
     narrowed, state = bool(query or any(only.values())), index.state()
     unread = gallery_words.READING_SHELF.format(unread=state.unread, files=state.files)
@@ -135,6 +143,7 @@ def shelf_data(query: str = "", sort: str = "new", most: int = PAGE, **only: obj
         "none": gallery_words.NO_MATCH if narrowed else gallery_words.NO_STYLES,
         "reading": unread if state.unread and state.busy else "",
         "words": gallery_words.SHELF,
+        "stamp": lists.stamp() if state.unread and state.busy else "",
     }
 
 

@@ -10,7 +10,7 @@ from sdlora.base.catalog import BaseEntry, list_bases
 from sdlora.errors import UserError
 from sdlora.jobs import run as runs
 from sdlora.library import index
-from sdlora.ui import words
+from sdlora.ui import lists, words
 from sdlora.ui.guard import an_id
 from sdlora.ui.strip import choosable, point_file
 
@@ -84,7 +84,11 @@ def first_prompt(view: runs.RunView | None, trigger: str) -> str:
 
 def menu(extra: str | None = None) -> list[tuple[str, str]]:
     """(title, id) of the newest styles on the shelf and of the one that was chosen; the gallery has them all."""
-    choices = [(entry.name, f"lora:{entry.id}") for entry in index.list_loras(limit=MENU) if not entry.problem]
+    choices = list(lists.shared(("menu",), newest))
     if extra and extra not in (known for _, known in choices):
         choices.insert(0, (find(extra).name, extra))
     return choices
+
+
+def newest() -> list[tuple[str, str]]:
+    return [(entry.name, f"lora:{entry.id}") for entry in index.list_loras(limit=MENU) if not entry.problem]

@@ -3,7 +3,9 @@
 Knows nothing about training: everything is read from the run folder, so a reload or a second tab shows the same.
 """
 
+import json
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import gradio as gr
@@ -14,7 +16,7 @@ from sdlora.jobs import run as runs
 from sdlora.jobs.run import RunView
 from sdlora.jobs.table import Table
 from sdlora.jobs.worker import ensure_worker
-from sdlora.ui import words
+from sdlora.ui import lists, words
 from sdlora.ui.guard import QUIET, TICK, an_id, fields, guarded, silent, whole
 from sdlora.ui.look import widget
 from sdlora.ui.strip import chosen_step, download_copy, point_file, strip_facts, strip_of
@@ -40,7 +42,6 @@ class Watch:
     download: gr.DownloadButton
     losses: gr.Accordion
     plot: gr.LinePlot
-    timer: gr.Timer
 
     @property
     def shown(self) -> list:
@@ -65,7 +66,7 @@ class Watch:
 
 def layout(pill: gr.HTML) -> Watch:
     """Draw the live view, inside act 2; `pill` is its short form at the top of the page."""
-    progress = widget("progress", elem_id="progress")
+    progress = widget("progress", elem_id="progress", events=("tick",))
     with gr.Row(elem_id="controls"):
         pause = gr.Button(words.PAUSE, visible=False, scale=0, min_width=110)
         stop = gr.Button(words.STOP, visible=False, scale=0, min_width=140)
@@ -94,14 +95,13 @@ def layout(pill: gr.HTML) -> Watch:
         download,
         losses,
         plot,
-        gr.Timer(1.0),
     )
 
 
 def connect(watch: Watch) -> None:
-    """Look every second; each button writes a wish and looks again."""
+    """Look when page.js learns from `moving` that more than the progress changed; each button writes a wish and looks again."""
     inputs = [watch.run, watch.point, watch.seen]
-    watch.timer.tick(silent(look), inputs, watch.shown, **TICK)
+    watch.progress.tick(silent(glance), inputs, watch.shown, **TICK)
     for button, wish in ((watch.pause, runs.pause), (watch.stop, runs.stop), (watch.resume, resume)):
         button.click(guarded(wished(wish)), inputs, watch.shown, **QUIET)
     watch.strip.select(guarded(choose), inputs, [watch.point, *watch.shown], **QUIET)
@@ -145,17 +145,51 @@ def current(run_id: object) -> RunView | None:
     return next(iter(runs.list_runs()), None)
 
 
+def recent(run_id: object) -> RunView | None:
+    """As `current`, as it was at most half a second ago for all tabs that show this run."""
+    return lists.shared(("run", run_id if type(run_id) is str else ""), lambda: current(run_id), 0.5, apart=True)
+
+
+def moving(run_id: str) -> dict:
+    """What page.js draws by itself every second: the progress of the run that a tab shows ("" for none), and its short form."""
+    try:
+        view = recent(run_id)
+    except UserError:
+        view = None
+    progress = told(view) if view else {}
+    return {"progress": progress, "pill": short_form(progress) if progress else {}}
+
+
+def stamp_of(view: RunView) -> str:
+    """Another one when `look` has more to show than the progress."""
+    facts = [view.state, view.wish, view.file, bool(view.losses), len(view.held_out_losses), strip_facts(view, None)]
+    return sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def glance(run_id: object, point: object, seen: object) -> tuple:
+    """As `look`, for what happens by itself in all tabs at once."""
+    return updates(recent(run_id), run_id, point, seen)
+
+
 def look(run_id: object, point: object, seen: object) -> tuple:
     """Updates for `Watch.shown`; everything that the browser has already is skipped."""
-    view = current(run_id)
+    return updates(current(run_id), run_id, point, seen)
+
+
+def updates(view: RunView | None, run_id: object, point: object, seen: object) -> tuple:
     if view is None:
         return no_run() if seen else gr.skip()
     step = chosen_step(view, point)
-    parts = {"progress": told(view), "strip": strip_facts(view, step), "losses": len(view.held_out_losses) + len(view.samples)}
+    parts = {
+        "progress": told(view),
+        "strip": strip_facts(view, step),
+        "losses": len(view.held_out_losses) + len(view.samples),
+        "buttons": [view.state, view.wish, bool(view.checkpoints), bool(view.losses)],
+    }
     known = seen if isinstance(seen, dict) else {}
     if known == parts and run_id == view.id:
         return gr.skip()
-    moved, fresh = (known.get(key) != parts[key] for key in ("progress", "strip"))
+    moved, fresh, pressed = (known.get(key) != parts[key] for key in ("progress", "strip", "buttons"))
     curves = view.losses and (fresh or known.get("losses") != parts["losses"])
     return (
         view.id,
@@ -164,9 +198,9 @@ def look(run_id: object, point: object, seen: object) -> tuple:
         gr.HTML(data=short_form(parts["progress"])) if moved else gr.skip(),
         gr.HTML(data=parts["progress"]) if moved else gr.skip(),
         gr.HTML(data=strip_of(view, step)) if fresh else gr.skip(),
-        *buttons(view),
+        *(buttons(view) if pressed else [gr.skip()] * 3),
         *(points_of(view, step) if fresh else [gr.skip()] * 3),
-        gr.Accordion(visible=bool(view.losses)),
+        gr.Accordion(visible=bool(view.losses)) if pressed else gr.skip(),
         curves_of(view) if curves else gr.skip(),
     )
 
@@ -212,6 +246,8 @@ def told(view: RunView) -> dict:
         note = words.PAUSED_NOTE if view.paused else words.STOPPED_NOTE
     counted = words.ROUNDS.format(step=view.step, steps=view.steps) if view.step and view.state != "done" else ""
     return {
+        "run": view.id,
+        "stamp": stamp_of(view),
         "state": view.state,
         "title": f"{view.name} · {state}",
         "left": " · ".join(part for part in (counted, left) if part),

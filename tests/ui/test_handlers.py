@@ -142,7 +142,7 @@ def test_a_caption_is_saved_as_typed_and_nothing_else_changes(tmp_path):
     assert after[0].caption == "<b>a red house</b> & ${7*7}" and after[1].caption == second.caption
     shown = pictures.grid_of(sets.load(chosen.id))["pictures"]
     assert [card["caption"] for card in shown] == [after[0].caption, after[1].caption]
-    assert shown[0]["src"].startswith("data:image/webp;base64,")
+    assert shown[0]["src"].startswith("sdlora/picture/") and shown[0]["src"] != shown[1]["src"]
     assert shown[0]["crop"] == [10 / 90, 0, 80 / 90, 1]
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 from sdlora.config import from_preset
 from sdlora.jobs import run as runs
 from sdlora.train import events
-from sdlora.ui import strip, watching
+from sdlora.ui import look, strip, watching
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_the_strip_has_a_column_per_point_with_step_0_first(folder):
     assert [column["step"] for column in shown["columns"]] == [0, 20]
     assert [column["choosable"] for column in shown["columns"]] == [False, True] and shown["columns"][1]["chosen"]
     cells = shown["rows"][0]["cells"]
-    assert len(cells) == 2 and cells[0] != cells[1] and all(cell.startswith("data:image/webp") for cell in cells)
+    assert len(cells) == 2 and cells[0] != cells[1] and all(look.picture(cell.removeprefix("sdlora/picture/")) for cell in cells)
 
 
 @pytest.mark.parametrize("point", [None, 0, 21, True, "20", 10**12])
@@ -65,3 +65,36 @@ def test_a_point_that_is_none_falls_back_to_the_last(folder, point):
                                                (44, "about 45 s left"), (130, "about 2 min left")])
 def test_time_left(seconds, said):
     assert watching.said_left(seconds) == said
+
+
+def test_what_moves_is_told_without_gradio_and_its_stamp_changes_with_the_rest(folder):
+    first = watching.moving(folder.name)
+    assert first["progress"]["run"] == folder.name and first["progress"]["percent"] == 50.0 and first["pill"] == {}
+    with (folder / "events.jsonl").open("a") as story:
+        story.write(events.to_json(events.Step(21, 40, 0.1, 0.2, 1e-3, 90.0)) + "\n")
+    step = watching.told(runs.view(folder.name))
+    assert step["left"] != first["progress"]["left"] and step["stamp"] == first["progress"]["stamp"], "only the bar moves"
+    with (folder / "events.jsonl").open("a") as story:
+        story.write(events.to_json(events.Sample(30, 0, "htchng, a cat", 1, "samples/000020-0.png")) + "\n")
+    assert watching.told(runs.view(folder.name))["stamp"] != step["stamp"]
+    runs.resume_run(folder.name)
+    queued = watching.told(runs.view(folder.name))
+    assert queued["state"] == "queued" and queued["stamp"] != step["stamp"]
+
+
+@pytest.mark.parametrize("run", ["gone", "../x", "a" * 500])
+def test_a_run_that_is_none_does_not_move_and_a_tab_without_one_gets_the_newest(run, folder):
+    assert watching.moving(run) == {"progress": {}, "pill": {}} and watching.moving("")["progress"]["run"] == folder.name
+
+
+def test_where_there_is_no_run_nothing_moves():
+    assert watching.moving("") == {"progress": {}, "pill": {}} == watching.moving("gone")
+
+
+def test_a_tick_says_only_what_changed(folder, monkeypatch):
+    monkeypatch.setattr(watching, "points_of", lambda view, step: [step] * 3)
+    _, seen, *_ = watching.look(None, None, {})
+    with (folder / "events.jsonl").open("a") as story:
+        story.write(events.to_json(events.Step(21, 40, 0.1, 0.2, 1e-3, 90.0)) + "\n")
+    later = watching.look(folder.name, None, seen)
+    assert later[6:9] == (gr.skip(),) * 3 and later[12] == gr.skip(), "buttons and the plot stay"
