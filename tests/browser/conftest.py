@@ -50,10 +50,11 @@ class Studio:
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/"
 
-    def start(self) -> float:
+    def start(self, *arguments: str, **environment: str) -> float:
         """Start it; returns after how many seconds the page answered."""
         began = time.monotonic()
-        self.process = subprocess.Popen([sys.executable, "app.py", "--port", str(self.port), "--data", str(self.home)], cwd=ROOT)
+        command = [sys.executable, "app.py", "--port", str(self.port), "--data", str(self.home), *arguments]
+        self.process = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment)
         while time.monotonic() - began < 120:
             try:
                 with urlopen(self.url, timeout=5) as answer:

@@ -42,9 +42,9 @@ def fill(home: Path, styles: int) -> Path:
     shelf.mkdir(parents=True)
     draw = np.random.default_rng(0)
     for number in range(styles):
-        name = f"lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_{'qkv'[number % 3]}"
-        tensors = {f"{name}.lora_down.weight": draw.normal(size=(4, 64)).astype(np.float16),
-                   f"{name}.lora_up.weight": draw.normal(size=(64, 4)).astype(np.float16)}
+        name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+        tensors = {f"{name}.lora_down.weight": draw.normal(size=(4, 768)).astype(np.float16),
+                   f"{name}.lora_up.weight": draw.normal(size=(320, 4)).astype(np.float16)}
         save_file(tensors, shelf / f"meadow-{number}.safetensors", {"ss_output_name": f"meadow {number} style {number % 7}"})
         picture = draw.integers(0, 255, (8, 8, 3), np.uint8)
         Image.fromarray(picture).resize((512, 512)).save(shelf / f"meadow-{number}.png")
@@ -52,10 +52,10 @@ def fill(home: Path, styles: int) -> Path:
     (run / "samples").mkdir()
     told = [events.Prepared(0, 4000, 12, None, (), 1.0)]
     for step in (0, 100):
+        told += [events.Step(each, 4000, 0.1, 0.2, 1e-3, 95.0) for each in range(1, step + 1)]
         for prompt in range(3):
             Image.fromarray(draw.integers(0, 255, (256, 256, 3), np.uint8)).save(run / "samples" / f"{step:06d}-{prompt}.png")
             told.append(events.Sample(step, prompt, f"mdw, a cat {prompt}", 1, f"samples/{step:06d}-{prompt}.png"))
-    told += [events.Step(step, 4000, 0.1, 0.2, 1e-3, 95.0) for step in range(1, 101)]
     (run / "events.jsonl").write_text("".join(events.to_json(event) + "\n" for event in told))
     return run
 

@@ -1,0 +1,102 @@
+"""An open tab: it shows what moves without a Gradio event, and asks for the password where there is one."""
+
+import re
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import Studio
+from playwright.sync_api import Page, expect
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "load"))
+from load import fill, tell
+
+from sdlora.jobs.lock import hold
+from sdlora.train import events
+
+pytestmark = pytest.mark.browser
+expect.set_options(timeout=15_000)
+
+
+@pytest.fixture
+def started(tmp_path, monkeypatch):
+    """A function that starts a studio on a data folder with 3 styles and a run on its way; and the run's folder."""
+    home = tmp_path / "studio"
+    monkeypatch.setenv("SDLORA_HOME", str(home))
+    run, studio = fill(home, 3), Studio(home)
+
+    def start(*arguments: str, **environment: str) -> Studio:
+        studio.start(*arguments, **environment)
+        return studio
+
+    with hold(run / "lock"):
+        yield start, run
+        studio.stop(signal.SIGTERM)
+    shutil.rmtree(home, ignore_errors=True)
+
+
+def events_of(page: Page) -> list[str]:
+    """The Gradio events that a page fires from now on."""
+    fired = []
+    page.on("request", lambda request: fired.append(request.url) if request.method == "POST" else None)
+    return fired
+
+
+def test_progress_moves_by_itself_and_a_sample_brings_the_strip(started, page):
+    start, run = started
+    page.goto(start().url)
+    expect(page.locator("#progress")).to_contain_text("round 100 of 4000")
+    expect(page.locator("#strip thead th")).to_have_count(2)
+    fired = events_of(page)
+    tell(run, events.Step(250, 4000, 0.1, 0.2, 1e-3, 120.0))
+    expect(page.locator("#progress")).to_contain_text("round 250 of 4000")
+    expect(page.locator("#pill")).to_contain_text("about 2 min left")
+    assert not fired, "a moving bar is no Gradio event"
+    tell(run, events.Sample(250, 0, "mdw, a cat 0", 1, "samples/000100-0.png"))
+    expect(page.locator("#strip thead th")).to_have_count(3)
+    expect(page.locator("#progress")).to_contain_text("round 250 of 4000")
+    page.get_by_role("tab", name="Gallery").click()
+    expect(page.locator("#shelf figure img")).to_have_count(3)
+    page.wait_for_function("[...document.querySelectorAll('#shelf figure img')].every((image) => image.naturalWidth === 256)")
+
+
+def test_a_second_tab_and_a_reload_show_the_same(started, page):
+    start, run = started
+    page.goto(start().url)
+    expect(page.locator("#progress")).to_contain_text("round 100")
+    other = page.context.new_page()
+    other.goto(page.url)
+    tell(run, events.Step(300, 4000, 0.1, 0.2, 1e-3, 120.0))
+    for tab in (page, other):
+        expect(tab.locator("#progress")).to_contain_text("round 300")
+    page.reload()
+    expect(page.locator("#progress")).to_contain_text("round 300")
+    page.locator("#controls").get_by_role("button", name="Pause").click()
+    for tab in (page, other):
+        expect(tab.locator("#progress")).to_contain_text("Saving, then resting")
+
+
+def test_the_password_is_asked_for_and_the_page_says_how_long_to_wait(started, page):
+    start, _ = started
+    studio = start("--proxy", "127.0.0.1", SDLORA_PASSWORD="meadow")
+    page.goto(studio.url)
+    word, said = page.locator("input[name=password]"), page.get_by_role("alert")
+    for _ in range(5):
+        word.fill("wrong")
+        with page.expect_response("**/login"):
+            page.keyboard.press("Enter")
+        expect(said).to_have_text("This is not the password.")
+    word.fill("meadow")
+    page.keyboard.press("Enter")
+    expect(said).to_contain_text(re.compile("Try again in (30|29|28) seconds"))
+    expect(page.get_by_role("button")).to_be_disabled()
+    page.reload()
+    expect(said).to_contain_text("Try again in")
+    page.context.set_extra_http_headers({"X-Forwarded-For": "10.1.2.3"})
+    page.reload()
+    expect(said).to_have_text("")
+    word.fill("meadow")
+    page.keyboard.press("Enter")
+    expect(page.locator("#progress")).to_contain_text("round 100")
