@@ -188,7 +188,7 @@ async def answer(send: Callable, status: int, text: str, headers: list[tuple[byt
     await send({"type": "http.response.body", "body": body})
 
 
-async def nowhere(*_: object) -> None:
+async def nowhere(*_: object, **__: object) -> None:
     """In place of Gradio's downloads of what a browser names by address. Raises gr.Error before any name is looked up."""
     raise gr.Error(f"{words.NOTHING_ELSEWHERE} {words.UPLOAD_INSTEAD}", print_exception=False)
 

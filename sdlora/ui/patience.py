@@ -11,7 +11,17 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS = 15.0    # from the first moment a request is waited for to the end of its headers
 WRITE_SECONDS = 60.0   # in which a client takes none of the bytes that wait for it
-MOST_CONNECTIONS = 800  # an open tab has up to six; below the usual limit of 1024 open files
+MOST_CONNECTIONS = 800  # an open tab has up to six
+
+
+def most_connections() -> int:
+    """MOST_CONNECTIONS, or fewer where the system lets a process open few files (256 on macOS)."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return MOST_CONNECTIONS
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MOST_CONNECTIONS if allowed == resource.RLIM_INFINITY else min(MOST_CONNECTIONS, allowed * 3 // 4)
 
 
 class Impatient(H11Protocol):
@@ -31,17 +41,18 @@ class Impatient(H11Protocol):
         return self.cycle is None or self.cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        if len(self.connections) >= MOST_CONNECTIONS:
+        if len(self.connections) >= most_connections():
             self.make_room()
         super().connection_made(transport)
         self.watch()
 
     def make_room(self) -> None:
-        """Close a connection that waits for a request: a flood of idle ones does not keep others out."""
-        idle = next((other for other in self.connections if isinstance(other, Impatient) and other.waiting), None)
-        if idle is not None:
-            self.connections.discard(idle)
-            idle.transport.abort()
+        """Close a connection that waits for a request, else one that waits for a body: a flood of them keeps nobody out."""
+        others = [other for other in self.connections if isinstance(other, Impatient)]
+        idle = [other for other in others if other.waiting] or [other for other in others if other.cycle.more_body]
+        if idle:
+            self.connections.discard(idle[0])
+            idle[0].transport.abort()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

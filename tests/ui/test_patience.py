@@ -126,11 +126,19 @@ def test_the_other_end_is_not_what_a_header_says(serve):
     assert answer(connection).startswith(b"HTTP/1.1 200")
 
 
-def test_idle_connections_make_room_for_a_new_one(serve, monkeypatch):
+def test_few_open_files_are_few_connections(monkeypatch):
+    resource = pytest.importorskip("resource")
+    for allowed, most in (((256, 256), 192), ((100_000, 100_000), 800), ((resource.RLIM_INFINITY,) * 2, 800)):
+        monkeypatch.setattr(resource, "getrlimit", lambda which, allowed=allowed: allowed)
+        assert patience.most_connections() == most
+
+
+@pytest.mark.parametrize("first", [b"", b"POST /x HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\nx"])
+def test_idle_connections_make_room_for_a_new_one(serve, monkeypatch, first):
     monkeypatch.setattr(patience, "HEAD_SECONDS", 60)
     monkeypatch.setattr(patience, "MOST_CONNECTIONS", 5)
     for _ in range(20):
-        serve()
+        serve(first)
     connection = serve(WHOLE)
     assert answer(connection).startswith(b"HTTP/1.1 200")
     assert len(serve.server.server_state.connections) <= 5

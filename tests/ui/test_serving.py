@@ -122,6 +122,10 @@ def test_no_name_that_a_browser_sends_is_looked_up(served, monkeypatch):
         body = {"data": HOSTILE, "component_id": part["id"], "session_hash": "abc", "fn_name": "ask"}
         artist.post("/gradio_api/component_server", json=body)
     assert not looked_up
+    upload = next(each for each in config["dependencies"] if any(event == "upload" for _, event in each["targets"]))
+    body = {"data": [[FILE]] * len(upload["inputs"]), "fn_index": upload["id"], "session_hash": "abc"}
+    artist.post("/gradio_api/queue/join", json=body)
+    assert "sdlora fetches nothing from other machines" in artist.get("/gradio_api/queue/data?session_hash=abc").text
 
 
 def called(artist, call, value):
