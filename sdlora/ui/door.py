@@ -20,13 +20,14 @@ from sdlora.errors import UserError
 from sdlora.jobs.worker import announce_web, ensure_worker
 from sdlora.library import index
 from sdlora.ui import drawing, gate, lists, patience, polling, watching, words
+from sdlora.ui.guard import silent
 from sdlora.ui.look import CSS, HEAD, theme
 from sdlora.ui.page import build
 from sdlora.ui.password import LEAST, MOST, Password, choose
 
 SCRATCH = "sdlora-page-"
 MOST_TABS = 1000  # whose state Gradio keeps
-TELLERS = {"run": watching.moving, "draw": drawing.moving, "shelf": lambda _: lists.stamp()}
+TELLERS = {"run": silent(watching.moving), "draw": silent(drawing.moving), "shelf": silent(lambda _: lists.stamp())}
 
 
 def main(

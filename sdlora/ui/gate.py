@@ -23,7 +23,8 @@ BODY_BYTES = 8_000_000
 BODY_SECONDS, BODY_BYTES_PER_SECOND = 20.0, 2000  # a body may take 20 s, and longer only while it comes faster than this
 # Gradio fetches what lies behind such a path from another machine, and asks for its name first
 ELSEWHERE = re.compile(r"/proxy=|/file[=/](?:[a-z][a-z0-9+.-]+:|[/\\]{2})", re.IGNORECASE)
-LOGIN_PAGE = (Path(__file__).parent / "login.html").read_text(encoding="utf-8")
+SAID = re.compile("NOT_THE_PASSWORD|NO_ANSWER|OPEN_STUDIO|TOO_MANY_TRIES|PASSWORD")  # the words of the page below
+LOGIN_PAGE = SAID.sub(lambda found: getattr(words, found[0]), (Path(__file__).parent / "login.html").read_text(encoding="utf-8"))
 ITSELF = "/gradio_api/startup-events"  # launch() asks for it, without a password
 HEADERS = [
     (b"x-content-type-options", b"nosniff"),

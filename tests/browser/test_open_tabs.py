@@ -37,10 +37,15 @@ def started(tmp_path, monkeypatch):
     shutil.rmtree(home, ignore_errors=True)
 
 
-def events_of(page: Page) -> list[str]:
-    """The Gradio events that a page fires from now on."""
+def quiet(page: Page) -> list[str]:
+    """Wait until a page that loads fires no more Gradio events; those that it fires from then on."""
     fired = []
-    page.on("request", lambda request: fired.append(request.url) if request.method == "POST" else None)
+    page.on("request", lambda request: fired.append(f"{request.url} {request.post_data}") if request.method == "POST" else None)
+    seen = None
+    while seen != len(fired):
+        seen = len(fired)
+        page.wait_for_timeout(1500)
+    fired.clear()
     return fired
 
 
@@ -49,7 +54,7 @@ def test_progress_moves_by_itself_and_a_sample_brings_the_strip(started, page):
     page.goto(start().url)
     expect(page.locator("#progress")).to_contain_text("round 100 of 4000")
     expect(page.locator("#strip thead th")).to_have_count(2)
-    fired = events_of(page)
+    fired = quiet(page)
     tell(run, events.Step(250, 4000, 0.1, 0.2, 1e-3, 120.0))
     expect(page.locator("#progress")).to_contain_text("round 250 of 4000")
     expect(page.locator("#pill")).to_contain_text("about 2 min left")

@@ -8,8 +8,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from load import measure  # noqa: E402
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_a_hundred_tabs_are_served():
     """The aim on two cores that do nothing else: p50 0.15 s, p99 1.5 s, no error; memory flat from the third minute on."""
     told = measure(clients=100, seconds=240)

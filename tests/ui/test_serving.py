@@ -12,7 +12,7 @@ import pytest
 
 from sdlora import storage
 from sdlora.errors import UserError
-from sdlora.ui import door, gate
+from sdlora.ui import door, gate, watching
 
 
 def free_port() -> int:
@@ -47,11 +47,20 @@ def test_a_stranger_sees_the_login_only(served):
     assert stranger.get("/config").status_code == 401
     page, inside = stranger.get("/"), artist.get("/")
     assert page.status_code == 200 and 'name="password"' in page.text and "act-pictures" not in page.text
-    for path in ("/theme.css", "/gradio_api/heartbeat/x", "/gradio_api/info", "/static/img/logo.svg", "/login", "/manifest.json"):
+    for path in ("/theme.css", "/gradio_api/heartbeat/x", "/gradio_api/info", "/static/img/logo.svg", "/login", "/sdlora/look"):
         assert stranger.get(path).status_code == 401, path
     assert inside.status_code == 200 and "act-pictures" in inside.text
     assert artist.get("/", headers={"host": "evil.example"}).status_code == 421
     assert artist.post("/gradio_api/queue/join", json={}, headers={"origin": "https://evil.example"}).status_code == 403
+
+
+def test_what_moves_is_told_to_who_is_in_and_a_bug_in_it_is_told_in_the_log(served, own_home, monkeypatch):
+    _, artist, _ = served
+    assert artist.get("/sdlora/look?run=&draw=gone&shelf=").json() | {"shelf": 0} == {
+        "run": {"": {"progress": {}, "pill": {}}}, "draw": {"gone": None}, "shelf": 0}
+    monkeypatch.setattr(watching, "current", lambda run: 1 / 0)
+    assert artist.get("/sdlora/look?run=other").status_code == 200
+    assert "ZeroDivisionError" in (own_home / "logs" / "page.log").read_text()
 
 
 def test_no_file_of_ours_can_be_fetched_by_name(served):
