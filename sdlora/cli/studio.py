@@ -40,7 +40,7 @@ def studio(
 
     try:
         main(host, port, str(data) if data else None, password, str(password_file) if password_file else None,
-             [str(folder) for folder in library or ()], proxy or ())
+             [str(folder) for folder in library or ()], proxy or [])
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
 

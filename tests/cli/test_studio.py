@@ -65,7 +65,9 @@ def test_studio_opens_the_one_door(sdlora, monkeypatch):
     monkeypatch.setitem(sys.modules, "sdlora.ui.door", door)
     assert sdlora("studio", "--port", "7999", "--data", "/x/y")[0] == 0
     assert sdlora("studio", "--library", "/a", "--library", "/b")[0] == 0
-    assert opened == [("127.0.0.1", 7999, "/x/y", None, []), ("127.0.0.1", 7860, None, None, ["/a", "/b"])]
+    assert sdlora("studio", "--password-file", "/p", "--proxy", "10.0.0.1", "--proxy", "::1")[0] == 0
+    assert opened == [("127.0.0.1", 7999, "/x/y", None, None, [], []), ("127.0.0.1", 7860, None, None, None, ["/a", "/b"], []),
+                      ("127.0.0.1", 7860, None, None, "/p", [], ["10.0.0.1", "::1"])]
     assert sdlora("studio", "--port", "99999")[0] == 2
 
 
