@@ -1,17 +1,58 @@
 """What a file is that is no LoRA of Stable Diffusion: told by name and refused. Knows nothing about tensors' values."""
 
+import re
 from collections.abc import Iterable
 
 from sdlora.errors import UserError
 from sdlora.lora.dialects import Spelled
+from sdlora.lora.leaves import leaf_of
 
-OTHERS = (  # marks inside names, in this order -> what they give away, even where text-encoder modules were understood
-    (("double_blocks", "single_blocks", "single_transformer_blocks"), "a LoRA for Flux"),
-    (("joint_blocks", "lora_sd3", "lora_te3", "text_encoder_3."), "a LoRA for Stable Diffusion 3"),
-    (("motion_modules",), "a motion LoRA for AnimateDiff"),
-    (("lora_prior_", "lora_decoder_"), "a LoRA for another kind of model"),
-    (("transformer.", "lora_transformer_", "lycoris_transformer_blocks", "transformer_blocks."),
-     "a LoRA for SD 3, Flux or the like"))
+# Searched in module names as they are and with "." written as "_", so that one pattern serves kohya, PEFT, diffusers and
+# ComfyUI; the first that matches any name of a file wins. After diffusers' loaders/lora_conversion_utils.py, musubi-tuner and
+# the models' own code.
+MODELS = tuple((re.compile(pattern), title) for pattern, title in (
+    (r"motion_modules", "AnimateDiff (a motion LoRA)"),
+    (r"lora_prior_|lora_decoder_|down_blocks_\d+_\d+_(attention|mapper)", "Stable Cascade or another model with a prior"),
+    (r"double_stream_modulation|single_stream_modulation|to_qkv_mlp_proj", "Flux.2"),
+    (r"(content_)?mode_blocks_", "Flux.3"),
+    (r"distilled_guidance_layer", "Chroma"),
+    (r"double_stream_blocks|single_stream_blocks", "HiDream"),
+    (r"double_blocks_(19|[2-9]\d)_|single_blocks_(3[89]|[4-9]\d)_|_mod_linear|txt_in_individual_token_refiner",
+     "Hunyuan Video or Hunyuan Image"),
+    (r"double_blocks_|single_blocks_", "Flux or Hunyuan"),
+    (r"joint_transformer_blocks", "AuraFlow"),
+    (r"context_embedder_token_refiner", "Hunyuan Video or Hunyuan Image"),
+    (r"single_transformer_blocks_", "Flux"),
+    (r"transformer_blocks_\d+_(img_mlp|txt_mlp|img_mod|txt_mod)", "Qwen-Image"),
+    (r"joint_blocks|lora_sd3|lora_te3|text_encoder_3_", "Stable Diffusion 3"),
+    (r"transformer_blocks_\d+_(attn_(add_[qkv]_proj|to_add_out)|ff_context|norm1_context)", "Stable Diffusion 3 or Flux"),
+    (r"txtfusion|text_fusion_|blocks_\d+_attn_(w[qkvo]|gate)\b|transformer_blocks_\d+_(attn_to_gate|ff_gate)", "Krea 2"),
+    (r"llm_adapter_|text_conditioner_", "Anima"),
+    (r"blocks_\d+_((self|cross)_attn_(q|k|v|output)_proj|adaln_modulation_|mlp_layer[12])", "Anima or Cosmos"),
+    (r"blocks_\d+_((self|cross)_attn_([qkvo]|k_img|v_img)\b|ffn_)", "Wan"),
+    (r"(^|\.)blocks\.\d+\.attn[12]\.(to_|add_)|lora_unet_blocks_\d+_attn[12]_to_", "Wan"),
+    (r"(noise|context)_refiner_|layers_\d+_attention_(to_[qkv]|to_out|qkv|out|o)\b|layers_\d+_adaLN_modulation",
+     "Z-Image, Lumina or Ideogram"),
+    (r"layers_\d+_feed_forward_(w[123]|linear_[123])\b(?!.*base_model)", "Z-Image, Lumina or Ideogram"),
+    (r"blocks_\d+_attn_(qkv|out)_proj|blocks_\d+_mlp_fc[12]", "MiniMax"),
+    (r"blocks_\d+_attn[12]_(Wqkv|q_proj|kv_proj|out_proj)", "Hunyuan-DiT"),
+    (r"transformer_blocks_\d+_audio_|patchify_proj|audio_to_video_attn", "LTX Video"),
+    (r"conv_inverted|linear_attn_", "Sana"),
+    (r"caption_projection_|adaln_single_", "PixArt or LTX Video"),
+    (r"transformer_h_\d+_|\bh_\d+_(attn_c_|mlp_c_|self_attention)", "a language model (GPT-2 or a relative)"),
+    (r"gpt_neox_|\bwte\b|embed_in", "a language model (GPT-NeoX)"),
+    (r"distilbert_|transformer_layer_\d+_(attention_[qkv]_lin|ffn_lin)", "a language model (DistilBERT)"),
+    (r"(bert|roberta|electra|deberta|albert)\w*_encoder_|encoder_layer_\d+_attention_(self|output)_",
+     "a language model (BERT or a relative)"),
+    (r"(encoder|decoder)_block_\d+_layer_\d+_", "a language model (T5)"),
+    (r"vision_(tower|model)_|visual_|\bvit_|vit_encoder_", "a model that reads pictures"),
+    (r"model_(encoder|decoder)_layers_\d+_(self_attn|encoder_attn)_", "a speech or translation model"),
+    (r"layers_\d+_(self_attn_([qkvo]_proj|qkv_proj)|mlp_(gate|up|down|gate_up)_proj|block_sparse_moe)",
+     "a language model (Llama, Mistral, Qwen or a relative)"),
+    (r"layers_\d+_(mixer|ssm)_", "a language model (Mamba)"),
+    (r"transformer_blocks_\d+_attn_to_", "SD 3, Flux or another model with a transformer"),
+    (r"transformer_blocks_\d+_attn[12]_to_", "a model with a transformer (CogVideoX, PixArt, LTX Video or the like)"),
+))
 NO_LORA = (
     (("ip_adapter.", "image_proj."), "an IP-Adapter"),
     (("control_model.", "controlnet_", "input_hint_block"), "a ControlNet"),
@@ -20,7 +61,6 @@ NO_LORA = (
     (("encoder.down", "decoder.up", "decoder.mid", "post_quant_conv"), "a VAE"),
     (("text_model.",), "a whole text encoder"),
     (("emb_params", "string_to_param", "clip_l", "clip_g", "<"), "a textual inversion embedding"))
-UNET_MARKS = ("lora_unet_", "oft_unet_", "lycoris_", "unet.", "diffusion_model.", "base_model.model.", "model.diffusion_model.")
 CHOOSE = "Choose a LoRA for Stable Diffusion 1.x, 2.x or XL."
 
 
@@ -30,12 +70,12 @@ def refuse(name: str, tensors: Iterable[str], names: Spelled) -> None:
         kinds = " and ".join(sorted(set(names.kinds.values())))
         raise UserError(f"{name} is of the kind {kinds}, which sdlora does not read.",
                         "Use another file of it, or convert it to a LoRA where it was made.")
-    other = next((what for marks, what in OTHERS for key in names.unknown if any(mark in key for mark in marks)), None)
-    if other and not any(":" not in path for path in names.modules):
-        raise UserError(f"{name} is {other}, not for Stable Diffusion 1.x, 2.x or XL.", CHOOSE)
-    of_unet = [key for key in names.unknown if key.startswith(UNET_MARKS)]
-    if names.modules and of_unet and all(":" in path for path in names.modules):
-        raise UserError(f"{name} is a LoRA for another kind of model: it changes {of_unet[0][:80]!r}.", CHOOSE)
+    strangers = [leaf.module for key in names.unknown if (leaf := leaf_of(key)) and leaf.module]
+    strangers += [path for path in names.modules if "motion_modules" in path]
+    if strangers and not any(":" not in path and "motion_modules" not in path for path in names.modules):
+        title = model_of(strangers)
+        raise UserError(f"{name} is a LoRA for {title}, not for Stable Diffusion 1.x, 2.x or XL." if title else
+                        f"{name} is a LoRA for a model that sdlora does not know: it changes {strangers[0][:80]!r}.", CHOOSE)
     if names.modules:
         return
     what = next((what for marks, what in NO_LORA if any(key.startswith(marks) for key in tensors)), None)
@@ -43,3 +83,9 @@ def refuse(name: str, tensors: Iterable[str], names: Spelled) -> None:
         raise UserError(f"{name} is {what}, not a LoRA that sdlora reads.", CHOOSE)
     example = next(iter(tensors))
     raise UserError(f"{name} holds no LoRA: none of its names is known (the first is {example[:80]!r}).", CHOOSE)
+
+
+def model_of(modules: Iterable[str]) -> str | None:
+    """The model whose modules these are (as their LoRA file names them), or None."""
+    both = [form for module in modules for form in (module, module.replace(".", "_").replace("-", "_"))]
+    return next((title for pattern, title in MODELS if any(pattern.search(form) for form in both)), None)

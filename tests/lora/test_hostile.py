@@ -112,7 +112,7 @@ SAYS = {
     "a LoRA of a stranger's UNet": (packed({
         "lora_unet_blocks_0_attn_qkv.lora_down.weight": entry((4, 4), 0),
         "lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": entry((4, 4), 64),
-        "lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": entry((4, 4), 128)}, bytes(192)), "another kind of model"),
+        "lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": entry((4, 4), 128)}, bytes(192)), "does not know"),
     "a ControlNet": (packed({"control_model.input_blocks.0.0.weight": entry((4,), 0)}, bytes(16)), "ControlNet"),
     "a VAE": (packed({"decoder.mid.block_1.conv1.weight": entry((4,), 0)}, bytes(16)), "a VAE"),
     "a Flux LoRA": (packed({"lora_unet_double_blocks_0_img_attn_proj.lora_down.weight": entry((4, 4), 0)}, bytes(64)), "Flux"),
