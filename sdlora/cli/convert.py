@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from sdlora import __version__
+from sdlora.cli.files import check_out
 from sdlora.errors import UserError
 
 BaseOption = Annotated[str | None, typer.Option(help="The base, for kinds whose change depends on it")]
@@ -52,6 +54,7 @@ def convert(
     from sdlora.lora.header import header
     from sdlora.lora.write import rewrite
 
+    check_out(out, [file])
     source, report = file, {"file": str(file), "out": str(out)}
     if to or plain or dtype or rank is not None or keep is not None:
         from sdlora.lora import file as lora_file
@@ -67,6 +70,7 @@ def convert(
     told = header(source).metadata
     hidden = metadata.private(told)
     new = metadata.filled(metadata.stripped(told) if strip else told, author=author, licence=licence, consent=consent, note=note)
+    new = {"sdlora_version": __version__} | new
     if new != told or source == file:
         rewrite(source, out, new)
     report |= {"private": hidden, "stripped": strip}
@@ -103,6 +107,7 @@ def resize(
     """Make a LoRA smaller by the best approximation of fewer ranks, and say what each block keeps."""
     if sum(value is not None for value in (rank, keep, fro)) != 1:
         raise UserError("How small should it be?", "Give one of --rank 16, --keep 0.98 and --fro 0.05.")
+    check_out(out, [file])
     from sdlora.lora.remake import resize_file
     from sdlora.lora.resize import Limit
 
@@ -114,6 +119,13 @@ def resize(
     typer.echo(f"{out}: {report['bytes_in'] / 1e6:.2f} MB before, {report['bytes_out'] / 1e6:.2f} MB now; "
                f"ranks {span(report['ranks_before'])} before, {span(report['ranks_after'])} now")
     show_energy(report)
+    show_lost(report, dtype.value if dtype else "its number format")
+
+
+def show_lost(report: dict, dtype: str) -> None:
+    """What the number format took of the change."""
+    if report["lost"]:
+        typer.echo(f"  {dtype} loses {report['lost']:.1g} of the change")
 
 
 def show_energy(report: dict) -> None:

@@ -22,6 +22,7 @@ from sdlora.lora.extract import Extracted
 from sdlora.lora.file import LoraFile, read
 from sdlora.lora.modules import family_table
 from sdlora.lora.resize import Limit, Shapes, WeightOf, resize, without
+from sdlora.lora.rounding import lost
 from sdlora.lora.ties import Thinning, dare, ties
 from sdlora.lora.write import alpha_goes, diffusers_holds, write
 
@@ -49,6 +50,11 @@ def convert_file(path: Path, out: Path, dialect: Literal["kohya", "diffusers"], 
     made = to_form(found.adapters, "plain" if plain else dialect, limit=limit, shapes=shapes, weight_of=weight_of)
     way = alpha_goes(made.adapters, DTYPES[dtype]) if dialect == "diffusers" else "data"
     told = metadata.completed(told_of(found, made.adapters), family, *sizes(made.adapters))
+    if way in ("folded", "fp32"):  # alpha became the rank
+        ranks = sizes(made.adapters)[0]
+        told |= metadata.numbers(ranks, [float(rank) for rank in ranks])
+    elif "ss_network_dim" in told or "ss_network_alpha" in told:
+        told |= metadata.numbers(*sizes(made.adapters))
     write(out, made.adapters, told, dialect=dialect, dtype=dtype, family=family)
     again = read(out)
     exact = [name for name in again.adapters if name not in made.energy and name in found.adapters]
@@ -62,7 +68,8 @@ def convert_file(path: Path, out: Path, dialect: Literal["kohya", "diffusers"], 
 def resize_file(path: Path, out: Path, limit: Limit, *, dtype: Dtype = None, weights: Weights = None) -> dict[str, object]:
     """Write the LoRA `path` with fewer ranks to `out`, in the dialect it came in where that can hold it.
 
-    Report: file out ranks_before ranks_after (smallest, largest) energy (of all) blocks ({block: energy}) bytes_in bytes_out.
+    Report: file out ranks_before ranks_after (smallest, largest) energy (of all) blocks ({block: energy}) lost (the share of the
+    change that the number format takes) bytes_in bytes_out.
     """
     found, family = opened(path)
     made, energy = resize(found.adapters, limit, shapes=shapes_of(found, weights), weight_of=weight_finder(weights))
@@ -72,7 +79,8 @@ def resize_file(path: Path, out: Path, limit: Limit, *, dtype: Dtype = None, wei
                             recipe=recipe)
     write(out, made, told, dialect=dialect, dtype=dtype or dtype_of(found.adapters), family=family)
     return {"file": str(path), "out": str(out), "ranks_before": ends(found.adapters), "ranks_after": ends(made),
-            **retained(made, energy, family), "bytes_in": Path(path).stat().st_size, "bytes_out": Path(out).stat().st_size}
+            **retained(made, energy, family), "lost": lost(made, DTYPES[dtype or dtype_of(found.adapters)]),
+            "bytes_in": Path(path).stat().st_size, "bytes_out": Path(out).stat().st_size}
 
 
 def merge_files(choices: Sequence[LoraChoice], out: Path, *, method: Method = "concat", rank: int | None = None,
@@ -80,7 +88,8 @@ def merge_files(choices: Sequence[LoraChoice], out: Path, *, method: Method = "c
     """Write the blend of `choices` as one new LoRA: strengths, text strengths and block weights are in it.
 
     rank: for all but concat; None: the largest of the LoRAs. thinning: for ties, dare and dare-ties.
-    Report: out method modules ranks energy blocks bytes_out notes (sentences: what a file cannot hold). Raises UserError.
+    Report: out method modules ranks energy blocks bytes_out lost (the share of the change that the number format takes) notes
+    (sentences: what a file cannot hold). Raises UserError.
     """
     files = [opened(Path(choice.file)) for choice in choices]
     family = common_family(choices, [found for found, _ in files])
@@ -105,7 +114,7 @@ def merge_files(choices: Sequence[LoraChoice], out: Path, *, method: Method = "c
                            alphas=sizes(made)[1], recipe=recipe)
     write(out, made, told, dtype=dtype, family=family)
     return {"out": str(out), "method": method, "modules": len(made), "ranks": ends(made), **retained(made, energy, family),
-            "bytes_out": Path(out).stat().st_size, "notes": notes(choices, made)}
+            "bytes_out": Path(out).stat().st_size, "lost": lost(made, DTYPES[dtype]), "notes": notes(choices, made)}
 
 
 def compressed(ingredients: Sequence[Ingredient], method: Method, rank: int, thinning: Thinning,
@@ -129,6 +138,7 @@ def extracted_file(found: Extracted, out: Path, family: str, recipe: Mapping[str
     write(out, found.adapters, told, dtype=dtype, family=family)
     return {"out": str(out), "modules": len(found.adapters), "ranks": ends(found.adapters),
             **retained(found.adapters, found.energy, family), "elsewhere": found.elsewhere,
+            "lost": lost(found.adapters, DTYPES[dtype]),
             "bytes_out": Path(out).stat().st_size}
 
 

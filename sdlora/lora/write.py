@@ -29,6 +29,7 @@ KOHYA_LEAVES = {  # {kind: {role: leaf}} beside those that any kind may have (lo
     "full": {"diff": "diff", "set": "set_weight"}, "ia3": {"weight": "weight", "on_input": "on_input"}}
 ANY_KIND = {"dora_scale": "dora_scale", "diff_b": "diff_b"}
 WITHOUT_ALPHA = {"full", "ia3"}
+MOST_LOST = 0.5  # of the change: a file that loses more of it is not written
 LEGACY_SPAN = slice(0x100000, 0x110000)  # the bytes of the file that kohya's first hash covers
 
 
@@ -36,13 +37,19 @@ def write(path: Path, adapters: "Adapters", metadata: dict[str, str], *, dialect
           dtype: Literal["fp16", "bf16", "fp32"] | None = "fp16", family: str) -> Path:
     """Write `adapters` atomically with safe metadata and fresh hashes. The same input gives the same bytes.
 
-    dtype None: every tensor keeps its own. kohya files hold every kind, diffusers files plain LoRA and DoRA (lora.convert
-    makes others into that). Raises UserError when a kind, or a value, does not fit the file or the disk refuses; an old file
-    is then untouched.
+    dtype None: every tensor keeps its own; else factors that it holds badly are balanced first (lora.rounding). kohya files hold
+    every kind, diffusers files plain LoRA and DoRA (lora.convert makes others into that). Raises UserError when a kind, or a
+    value, or most of the change does not fit the file, or the disk refuses; an old file is then untouched.
     """
     import torch
 
+    from sdlora.lora.rounding import balanced, lost
+
     kind = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, None: None}[dtype]
+    adapters = {module: balanced(adapter, kind) for module, adapter in adapters.items()}
+    if (share := lost(adapters, kind)) > MOST_LOST:
+        raise UserError(f"{Path(path).name} was not written: its values are so small that {dtype} would lose {share:.0%}.",
+                        "Save it as bf16 or fp32." if dtype == "fp16" else "Save it as fp32.")
     tensors, said = kohya_tensors(adapters, kind, family) if dialect == "kohya" else diffusers_tensors(adapters, kind)
     for name, value in tensors.items():
         if value.is_floating_point() and not torch.isfinite(value.float()).all():
@@ -222,8 +229,12 @@ def head(metadata: dict[str, str], entries: dict[str, dict]) -> bytes:
 
 def same(meant: "Adapter", kept: "Adapter") -> bool:
     """Whether `kept` makes the change that was meant, bit for bit after the cast to the file's number format."""
+    from sdlora.lora.rounding import balanced
+
     if (kept.kind, kept.tensors.keys()) != (meant.kind, meant.tensors.keys()):
         return False
+    formats = {value.dtype for value in kept.tensors.values() if value.is_floating_point()}
+    meant = balanced(meant, min(formats, key=lambda each: each.itemsize)) if formats else meant
     for role, value in kept.tensors.items():
         expected = meant.tensors[role].detach().cpu().to(value.dtype).double()
         factor = meant.scale / kept.scale if role == "up" else 1.0
