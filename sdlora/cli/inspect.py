@@ -46,11 +46,11 @@ def show(name: str, report: dict) -> None:
                f"effective scale {shown(report['effective_scale'])}")
     against = "the weights" if report["push_against"] == "weights" else "weights of typical size"
     if report["matched"]:
-        typer.echo(f"push {report['push']:.4f} of {against}")
+        typer.echo(f"push {report['push']:.4{'f' if report['push'] < 1000 else 'g'}} of {against}")
     most = max((block["push"] for block in report["blocks"].values()), default=0.0)
     for block, size in report["blocks"].items():
         bar = "#" * round(BAR * size["push"] / most) if most else ""
-        typer.echo(f"  {block:<6} {size['push']:<8.4f} {bar}".rstrip())
+        typer.echo(f"  {block:<6} {size['push']:<8.4{'f' if size['push'] < 1000 else 'g'}} {bar}".rstrip())
     typer.echo(f"AutoV2 {report['hashes']['AutoV2']}, AutoV3 {report['hashes']['AutoV3']}")
     if report["trigger"]:
         typer.echo(f"trigger {report['trigger']}")

@@ -7,22 +7,28 @@ from pathlib import Path
 from sdlora.base import catalog
 from sdlora.base.load import Base
 from sdlora.config import LoraChoice
-from sdlora.lora import blocks
+from sdlora.errors import UserError
+from sdlora.lora import blocks, push
 from sdlora.lora import file as lora_file
 from sdlora.lora.blend import Ingredient
+from sdlora.lora.modules import family_table
 from sdlora.lora.report import refuse_other_build
 
 MOST_BYTES, FEWEST_FILES = 2 * 1024**3, 8
-FILES: OrderedDict[tuple[Path, int, int], lora_file.LoraFile] = OrderedDict()
+FILES: OrderedDict[tuple[Path, int, int], tuple[lora_file.LoraFile, float]] = OrderedDict()
 
 
 def ingredient(choice: LoraChoice, base: Base) -> Ingredient:
     """The file of `choice`, read once for as long as it does not change. Raises UserError.
 
-    One that was made for another build of the embedded base is refused: it would only draw noise.
+    One that was made for another build of the embedded base is refused: it would only draw noise. So is one whose change is many
+    times as large as the weights, at this strength.
     """
     path = Path(choice.file)
-    read = kept(path, *stamp(path))
+    read, size = kept(path, *stamp(path))
+    if size * abs(choice.strength) > push.ABSURD:
+        raise UserError(f"{path.name} would draw only noise. {push.absurd(size * abs(choice.strength))}",
+                        "Use another copy of it, or a much lower strength.")
     if base.family == "mini":
         refuse_other_build(read.metadata, base.identity, path.name)
     return Ingredient(read.adapters, choice.strength, choice.text_strength, blocks.parse(choice.blocks, base.family),
@@ -38,11 +44,17 @@ def stamp(path: Path) -> tuple[int, int]:
     return facts.st_size, facts.st_mtime_ns
 
 
-def kept(path: Path, size: int, changed_ns: int) -> lora_file.LoraFile:
-    """The file as it was read before, where it is still the same. The least recently used are let go when all are large."""
+def kept(path: Path, size: int, changed_ns: int) -> tuple[lora_file.LoraFile, float]:
+    """The file as it was read before, where it is still the same, and |dW| / |W| beside typical weights.
+
+    The least recently used are let go when all are large.
+    """
     key = path, size, changed_ns
     if key not in FILES:
-        FILES[key] = lora_file.read(path)
+        read = lora_file.read(path)
+        table = family_table(read.families[0]) if read.families else {}
+        there = {name: adapter for name, adapter in read.adapters.items() if name in table}
+        FILES[key] = read, push.total(push.sizes(there, table, {}))
     FILES.move_to_end(key)
     while len(FILES) > FEWEST_FILES and sum(file_bytes for _, file_bytes, _ in FILES) > MOST_BYTES:
         FILES.popitem(last=False)

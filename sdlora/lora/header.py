@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from sdlora import storage
 from sdlora.errors import UserError
 
 MAX_HEADER_BYTES = 25 * 1024 * 1024
+MAX_FILE_BYTES = 2 * 10**9  # of a LoRA: one of rank 128 on all of Stable Diffusion XL in fp32 has 1.6 GB
 MAX_TENSORS = 20_000
 MAX_NAME = 300
 BLOCK = 2**20
@@ -26,6 +28,9 @@ PLAIN = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "
          "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "<u1", "BOOL": "<u1"}
 PICKLES = {".pt", ".pth", ".ckpt", ".bin", ".pkl"}
 AGAIN = "Download or export it again."
+CONVERT = ("Ask for the .safetensors version, or make one, which reads numbers only and runs nothing: python -c \"import torch, "
+           "safetensors.torch as s; w = torch.load('{name}', weights_only=True); s.save_file(w.get('state_dict', w), "
+           "'{stem}.safetensors')\"")
 
 
 @dataclass(frozen=True)
@@ -45,9 +50,10 @@ def header(path: Path) -> Header:
 
 
 def contents(path: Path) -> tuple[Header, bytearray]:
-    """Header and a private copy of all tensor bytes, from one open file. Raises UserError."""
+    """Header and a private copy of all tensor bytes, from one open file. Raises UserError, for more than MAX_FILE_BYTES too."""
     with opened(path) as file:
         found = read_header(file, Path(path))
+        refuse_size(Path(path).name, found.file_bytes)
         data = bytearray(found.file_bytes - found.data_start)
         file.seek(found.data_start)
         if file.readinto(data) != len(data):
@@ -55,14 +61,21 @@ def contents(path: Path) -> tuple[Header, bytearray]:
         return found, data
 
 
+def refuse_size(name: str, file_bytes: int) -> None:
+    """Raise UserError for a file that is larger than any LoRA."""
+    if file_bytes > MAX_FILE_BYTES:
+        raise UserError(f"{name} has {file_bytes / 1e9:.1f} GB; a LoRA has {MAX_FILE_BYTES / 1e9:.0f} GB at most.",
+                        "It was not read: choose another file, or make a smaller one where it was made.")
+
+
 def opened(path: Path):
     """`path` opened for reading bytes; a missing one and a pickle by its name are UserErrors."""
     path = Path(path)
     if path.suffix.lower() in PICKLES:
         raise UserError(f"{path.name} is a pickle file: opening it could run a program hidden inside.",
-                        "Ask for the .safetensors version of it.")
+                        CONVERT.format(name=path.name, stem=path.stem))
     try:
-        return path.open("rb")
+        return storage.open_regular(path)
     except OSError as error:
         raise UserError(f"{path.name} could not be opened ({error.strerror}).", "Check the name and try again.") from error
 
@@ -124,7 +137,8 @@ def no_constant(name: str) -> object:
 
 def checked(parsed: object, data_start: int, size: int) -> Header:
     """The header behind parsed JSON: every entry well formed, the spans covering the data exactly. ValueError says what not."""
-    metadata = parsed.pop("__metadata__", {}) if isinstance(parsed, dict) else None
+    metadata = parsed.pop("__metadata__", {}) if isinstance(parsed, dict) else ""
+    metadata = {} if metadata is None else metadata  # as the library reads null
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError("its metadata is not made of texts")
     if not parsed:
@@ -156,7 +170,7 @@ def checked_entry(name: str, entry: object) -> tuple[tuple[str, tuple[int, ...]]
     for values, most in ((shape, 8), (span, 2)):
         if not isinstance(values, list) or len(values) > most or not all(type(v) is int and 0 <= v < 2**62 for v in values):
             raise ValueError(f"{name!r} has an impossible shape or place")
-    if len(span) != 2 or 0 in shape or span[1] - span[0] != math.prod(shape) * ITEM_BYTES[dtype]:
+    if len(span) != 2 or span[1] - span[0] != math.prod(shape) * ITEM_BYTES[dtype]:
         raise ValueError(f"the size of {name!r} does not fit its shape")
     return (dtype, tuple(shape)), (span[0], span[1])
 
@@ -167,7 +181,7 @@ def digests(path: Path, data_start: int, stop: Callable[[], bool] = lambda: Fals
     Raises OSError.
     """
     tensors, whole = sha256(), sha256()
-    with Path(path).open("rb") as file:
+    with storage.open_regular(path) as file:
         whole.update(file.read(data_start))
         while block := file.read(BLOCK):
             tensors.update(block)

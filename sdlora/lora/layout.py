@@ -9,11 +9,12 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sdlora import storage
 from sdlora.errors import UserError
 from sdlora.lora import positional
 from sdlora.lora.dialects import Spelled, diffusers_name, spell
 from sdlora.lora.foreign import refuse
-from sdlora.lora.header import FLOATS, Header, array, contents
+from sdlora.lora.header import FLOATS, MAX_FILE_BYTES, Header, array, contents, header, refuse_size
 from sdlora.lora.modules import FAMILIES, WIDTHS, Table, family_table
 from sdlora.lora.peft_config import SERIES, Config, configs_of
 from sdlora.lora.shapes import NUMBERS, TITLES, Weight, fits, understood, values
@@ -84,6 +85,9 @@ def title(module: Module) -> str:
 
 def opened_lora(path: Path) -> tuple[Header, bytearray, Layout]:
     """Header, a copy of the tensor bytes and the layout of a LoRA file. Raises UserError for anything else."""
+    found = header(path)
+    if found.file_bytes > MAX_FILE_BYTES:
+        layout(Path(path).name, found)  # by its names alone it may be something else than a LoRA, and says so
     found, data = contents(Path(path))
     found = with_config(Path(path), found)
     return found, data, layout(Path(path).name, found, data)
@@ -97,7 +101,8 @@ def with_config(path: Path, found: Header) -> Header:
     try:
         if not beside.is_file() or beside.stat().st_size > MAX_CONFIG_BYTES:
             return found
-        told = beside.read_text(encoding="utf-8", errors="replace")
+        with storage.open_regular(beside) as file:
+            told = file.read(MAX_CONFIG_BYTES).decode("utf-8", "replace")
     except OSError as error:
         raise UserError(f"adapter_config.json beside {path.name} could not be read ({error.strerror}).",
                         "It says how strong the LoRA is: check the file.") from error
@@ -111,10 +116,13 @@ def layout(name: str, found: Header, data: bytes | bytearray | None = None) -> L
     """
     names = numbered(name, found) if positional.positional(found.tensors) else spell(list(found.tensors))
     refuse(name, found.tensors, names)
-    reader = Reader(name, found, data, configs_of(found.metadata), names.dialect, notes=repairs(names))
+    refuse_size(name, found.file_bytes)
+    empty = without_values(name, found, names)
+    reader = Reader(name, found, data, configs_of(found.metadata), names.dialect, notes=[*repairs(names), *empty])
     modules = second_encoder({path: reader.module(path, parts) for path, parts in names.modules.items()}, reader.notes)
     if names.dialect == "cloneofsimo":
         refuse_other_order(name, modules)
+    reader.notes += contradictions(found.metadata, modules, reader.alphas)
     if (claimed := sum(values(module.shape) for module in modules.values())) > MOST_VALUES:
         raise UserError(f"{name} claims to change {claimed / 1e9:.0f} billion weights, more than any base has.", AGAIN)
     ignored = names.repeated | {key: INSIDE if EMBEDDING.match(key) else UNKNOWN for key in names.unknown}
@@ -142,13 +150,44 @@ def left_out(ignored: dict[str, str]) -> list[str]:
     return notes
 
 
+def without_values(name: str, found: Header, names: Spelled) -> list[str]:
+    """Take modules of rank 0 out of `names`, and say so. Raises UserError when nothing else is in the file."""
+    empty = {path for path, parts in names.modules.items() if any(0 in found.tensors[key][1] for key in parts.values())}
+    if not empty:
+        return []
+    if len(empty) == len(names.modules):
+        raise UserError(f"{name} changes nothing: the rank of every layer is 0.", AGAIN)
+    for path in empty:
+        names.modules.pop(path)
+    return [f"{len(empty)} {'layer has' if len(empty) == 1 else 'layers have'} the rank 0 and change nothing ({min(empty)})."]
+
+
+def contradictions(metadata: dict[str, str], modules: dict[str, Module], alphas: bool) -> list[str]:
+    """A sentence for the rank and the alpha that the metadata tells but no tensor has. alphas: whether tensors tell alpha."""
+    found = []
+    for key, title, there in (("ss_network_dim", "rank", {module.rank for module in modules.values() if module.rank}),
+                              ("ss_network_alpha", "alpha", {module.alpha for module in modules.values() if module.rank})):
+        try:
+            told = float(metadata.get(key, ""))
+        except ValueError:
+            continue                                           # "Dynamic", "None" or nothing at all
+        if there and (title == "rank" or alphas) and not any(math.isclose(told, value, rel_tol=1e-2) for value in there):
+            found.append(f"Its metadata tells the {title} {told:g}, its tensors have {span(there)}: the tensors count.")
+    return found
+
+
+def span(values: set[float]) -> str:
+    return f"{min(values):g}" if len(values) == 1 else f"{min(values):g} to {max(values):g}"
+
+
 def numbered(name: str, found: Header) -> Spelled:
-    """The names of a positional file."""
+    """The names of a positional file, in the order of modules whose widths it has."""
     try:
-        places = positional.places(found.tensors, found.metadata)
+        orders = [positional.places(found.tensors, found.metadata, order) for order in positional.ORDERS]
     except ValueError as error:
         raise UserError(f"{name} is an old positional LoRA (cloneofsimo) that cannot be read: {error}.",
                         "Convert it where it was made.") from error
+    places = max(orders, key=lambda places: positional_fit(found, places))
     names = Spelled("cloneofsimo", "cloneofsimo (positional)")
     for key in found.tensors:
         if key not in places:
@@ -157,6 +196,14 @@ def numbered(name: str, found: Header) -> Spelled:
         path, half = places[key]
         names.modules.setdefault(path, {})[half] = key
     return names
+
+
+def positional_fit(found: Header, places: dict[str, tuple[str, str]]) -> int:
+    """How many numbered tensors have the width that Stable Diffusion 1.x or 2.x has at their place."""
+    def fitting(table: Table) -> int:
+        return sum(found.tensors[key][1][half == "down"] == table[path][half == "down"]
+                   for key, (path, half) in places.items() if path in table and len(found.tensors[key][1]) == 2)
+    return max(fitting(family_table(family)) for family in ("sd1", "sd2"))
 
 
 def second_encoder(modules: dict[str, Module], notes: list[str]) -> dict[str, Module]:
@@ -179,13 +226,17 @@ def refuse_other_order(name: str, modules: dict[str, Module]) -> None:
 
 @dataclass
 class Reader:
-    """One file on its way from names to modules. dialect: what a missing alpha means there; notes: grows."""
+    """One file on its way from names to modules. dialect: what a missing alpha means there; notes: grows.
+
+    alphas: whether a tensor told an alpha.
+    """
     name: str
     found: Header
     data: bytes | bytearray | None
     configs: dict[str, Config]
     dialect: str
     notes: list[str]
+    alphas: bool = False
 
     def module(self, path: str, parts: dict[str, str]) -> Module:
         """One module from its parts {part: tensor name}. Raises UserError when they do not fit."""
@@ -209,6 +260,7 @@ class Reader:
                 raise ValueError(f"has a scale of its own, {factor:g}, which its kind has no place for")
             return replace(module, alpha=factor * rank) if rank else replace(module, factor=factor)
         if "alpha" in parts:
+            self.alphas = self.data is not None
             alpha = self.number(parts["alpha"]) if self.data else 0.0
             if alpha < 0:
                 raise ValueError(f"has the alpha {alpha}")

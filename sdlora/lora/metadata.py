@@ -237,16 +237,20 @@ def a1111_card(told: dict[str, str]) -> dict[str, object]:
 def our_json(path: Path) -> bool:
     """Whether a sidecar was written by sdlora, which then says so under "sdlora", and not edited by the artist since."""
     try:
-        kept = json.loads(path.read_bytes()) if path.stat().st_size < 1_000_000 else None
-    except (ValueError, RecursionError):
+        with storage.open_regular(path) as file:
+            kept = json.loads(file.read(1_000_000))
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(kept, dict) and isinstance(kept.get("sdlora"), dict) and not kept["sdlora"].get("edited")
 
 
 def our_png(path: Path) -> bool:
     """Whether a cover was written by sdlora: its first chunk after the header is our mark."""
-    with path.open("rb") as file:
-        start = file.read(128)
+    try:
+        with storage.open_regular(path) as file:
+            start = file.read(128)
+    except OSError:
+        return False
     return start.startswith(PNG) and start[33 + 4:33 + 8] == b"tEXt" and start[33 + 8:].startswith(MARK + b"\0")
 
 

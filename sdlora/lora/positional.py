@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 NAME = re.compile(r"(unet|text_encoder):(\d{1,4}):(up|down)")
 BLOCKS = (*(f"down_blocks.{i}.attentions.{j}" for i in range(3) for j in range(2)),
           *(f"up_blocks.{i}.attentions.{j}" for i in range(1, 4) for j in range(3)), "mid_block.attentions.0")
+ORDERS = (("attn1", "ff", "attn2"), ("attn1", "attn2", "ff"))  # of diffusers up to 0.14, and of those since
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 TEXT = ("k_proj", "v_proj", "q_proj", "out_proj")              # the order of CLIPAttention in transformers
 EMBEDDING = re.compile(r"<[^<>:]{1,80}>")
@@ -21,8 +22,9 @@ def positional(names: Iterable[str]) -> bool:
     return any(NAME.fullmatch(name) for name in names)
 
 
-def places(names: Iterable[str], metadata: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """{tensor name: (canonical path, "up" or "down")} for the numbered tensors.
+def places(names: Iterable[str], metadata: Mapping[str, str],
+           order: tuple[str, ...] = ORDERS[0]) -> dict[str, tuple[str, str]]:
+    """{tensor name: (canonical path, "up" or "down")} for the numbered tensors, in one of ORDERS within each block.
 
     Raises ValueError for a file whose modules are others than the table's (the "extended" kind with convolutions).
     """
@@ -30,7 +32,7 @@ def places(names: Iterable[str], metadata: Mapping[str, str]) -> dict[str, tuple
     numbered = {name: (match[1], int(match[2]), match[3]) for name, match in found.items() if match}
     counts = {part: 1 + max((number for where, number, _ in numbered.values() if where == part), default=-1)
               for part in ("unet", "text_encoder")}
-    tables = {"unet": unet_table(counts["unet"], replaced(metadata)), "text_encoder": text_table(counts["text_encoder"])}
+    tables = {"unet": unet_table(counts["unet"], replaced(metadata), order), "text_encoder": text_table(counts["text_encoder"])}
     return {name: (tables[part][number], half) for name, (part, number, half) in numbered.items()}
 
 
@@ -43,14 +45,14 @@ def replaced(metadata: Mapping[str, str]) -> set[str]:
     return {name for name in told if isinstance(name, str)} if isinstance(told, list) else set()
 
 
-def unet_table(count: int, classes: set[str]) -> list[str]:
-    """Paths by number: blocks down, up, middle; in each attn1 q k v out, the feed-forward's first layer, attn2 q k v out."""
+def unet_table(count: int, classes: set[str], order: tuple[str, ...] = ORDERS[0]) -> list[str]:
+    """Paths by number: blocks down, up, middle; in each, in `order`: q k v out of attn1, of attn2, the first layer of ff."""
     if strange := classes - {"CrossAttention", "Attention", "GEGLU"}:
         raise ValueError(f"it numbers the layers of {', '.join(sorted(strange))[:60]} too, whose order nobody wrote down")
-    inner = ["attn1." + name for name in ATTENTION], ["ff.net.0.proj"], ["attn2." + name for name in ATTENTION]
     feed_forward = count > len(BLOCKS) * 8 if not classes else "GEGLU" in classes
-    order = [*inner[0], *(inner[1] if feed_forward else []), *inner[2]]
-    table = [f"{block}.transformer_blocks.0.{name}" for block in BLOCKS for name in order]
+    inner = {"ff": ["ff.net.0.proj"] if feed_forward else [],
+             **{attention: [f"{attention}.{name}" for name in ATTENTION] for attention in ("attn1", "attn2")}}
+    table = [f"{block}.transformer_blocks.0.{name}" for block in BLOCKS for part in order for name in inner[part]]
     if count not in (0, len(table)):
         raise ValueError(f"it numbers {count} layers of the UNet, and Stable Diffusion 1.x and 2.x have {len(table)}")
     return table

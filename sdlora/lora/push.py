@@ -11,6 +11,8 @@ from sdlora.lora.blocks import block_of, layout
 from sdlora.lora.delta import Adapter, Adapters, is_linear, norm
 from sdlora.lora.modules import Table
 
+ABSURD = 100.0  # |dW| / |W|: from about 1 on, pictures are lost; this much is a damaged file, not a strong style
+MOST = 1e100  # what is told of a change whose size fp64 cannot hold
 Sizes = dict[str, tuple[float, float]]                        # {path: (norm of dW, norm of W)}
 
 
@@ -28,11 +30,12 @@ def sizes(adapters: Adapters, table: Table, weights: Mapping[str, Tensor]) -> Si
         if weight is None and not is_linear(adapter):
             weight = typical(shape, adapter)
             large = float(weight.double().norm())
+        whole = all(bool(torch.isfinite(value.float()).all()) for value in adapter.tensors.values())
         try:
-            moved = norm(adapter, weight)
+            moved = min(norm(adapter, weight), MOST) if whole else 0.0
         except ValueError:
             moved = 0.0
-        found[path] = (moved if math.isfinite(moved) else 0.0, large)
+        found[path] = moved, large
     noise.cache_clear()  # for a DoRA of SDXL they take hundreds of megabytes
     return found
 
@@ -62,6 +65,11 @@ def total(found: Sizes) -> float:
     """|dW| / |W| over all modules together."""
     moved, large = (math.sqrt(sum(size[side] ** 2 for size in found.values())) for side in (0, 1))
     return moved / large if large else 0.0
+
+
+def absurd(times: float) -> str:
+    """The sentence about a change that is so many times as large as the weights."""
+    return f"Its change is {times:.3g} times as large as the weights it changes: the file is damaged or was scaled by mistake."
 
 
 def by_block(found: Sizes, family: str) -> dict[str, dict[str, float]]:

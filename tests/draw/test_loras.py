@@ -75,3 +75,16 @@ def test_what_is_told_is_kohyas_hash_and_what_is_not_as_usual(tmp_path):
     special = loras.told(LoraChoice(file=str(file), text_strength=0.5, blocks="style only", end=0.5))
     assert json.dumps(special) and {key: special[key] for key in special if key not in ("name", "strength", "hash")} == {
         "text_strength": 0.5, "blocks": "style only", "end": 0.5}
+
+
+def test_a_change_of_absurd_size_is_refused_and_told(base, tmp_path):
+    tensors = {"up": torch.full((64, 2), 1e4), "down": torch.full((2, 64), 1.0)}
+    path = lora_file.write(tmp_path / "burnt.safetensors", {QUERY: Adapter("lora", tensors, 2.0, 2, "unet")}, {}, dtype="fp32",
+                           family="mini")
+    with pytest.raises(UserError, match="burnt.safetensors would draw only noise"):
+        loras.ingredient(LoraChoice(file=str(path)), base)
+    assert loras.ingredient(LoraChoice(file=str(path), strength=1e-5), base)
+    assert any("times as large as the weights" in problem for problem in lora_file.inspect(path)["problems"])
+    tensors["up"][0, 0] = 1e30
+    lora_file.write(path, {QUERY: Adapter("lora", tensors, 2.0, 2, "unet")}, {}, dtype="fp32", family="mini")
+    assert any("times as large as the weights" in problem for problem in lora_file.inspect(path)["problems"])

@@ -61,7 +61,7 @@ def test_the_same_style_makes_the_same_bytes_and_its_own_hash(tmp_path):
 def test_a_value_too_large_for_the_format_is_refused_and_the_old_file_stays(tmp_path):
     path = file.write(tmp_path / "a.safetensors", style(), {}, family="mini")
     before, big = path.read_bytes(), style()
-    big[PATHS[0]].tensors["up"][0, 0] = 1e6
+    big[PATHS[0]].tensors["up"][0, 0] = big[PATHS[0]].tensors["down"][0, 0] = 1e6
     with pytest.raises(UserError, match="fp16"):
         file.write(path, big, {}, family="mini")
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir() if p.is_file()] == ["a.safetensors"]
@@ -129,3 +129,77 @@ def test_reading_a_header_does_not_need_torch():
     import sys
     code = "import sys; import sdlora.lora.file, sdlora.lora.metadata; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def packed(path, tensors, metadata="absent"):
+    """A file whose header is written by hand: metadata may be what the library never writes."""
+    save_file(tensors, path)
+    raw = path.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    head = json.loads(raw[8:8 + length])
+    head.pop("__metadata__", None)
+    text = json.dumps(head if metadata == "absent" else {"__metadata__": metadata} | head).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + raw[8 + length:])
+    return path
+
+
+def kohya(rank=4, **ranks):
+    """Tensors of a kohya file for PATHS; ranks: others for modules whose name ends so."""
+    made = {}
+    for path in PATHS:
+        out, width = family_table("mini")[path][:2]
+        own = next((other for end, other in ranks.items() if path.endswith(end)), rank)
+        name = "lora_unet_" + path.replace(".", "_")
+        made |= {f"{name}.lora_up.weight": torch.ones(out, own), f"{name}.lora_down.weight": torch.ones(own, width),
+                 f"{name}.alpha": torch.tensor(2.0)}
+    return made
+
+
+@pytest.mark.parametrize("metadata", ["absent", None, {}])
+def test_metadata_may_be_null_or_missing_as_in_the_library(tmp_path, metadata):
+    path = packed(tmp_path / "a.safetensors", kohya(), metadata)
+    assert file.read(path).metadata == {} and safe_open(path, "pt").keys()
+
+
+@pytest.mark.parametrize("metadata", [[], 0, "", {"a": 1}])
+def test_other_metadata_is_refused(tmp_path, metadata):
+    with pytest.raises(UserError, match="metadata is not made of texts"):
+        file.read(packed(tmp_path / "a.safetensors", kohya(), metadata))
+
+
+def test_layers_of_rank_0_are_left_out_and_named(tmp_path):
+    save_file(kohya(to_k=0), tmp_path / "a.safetensors")
+    found = file.read(tmp_path / "a.safetensors")
+    assert len(found.adapters) == len(PATHS) - 1 and "1 layer has the rank 0" in found.problems[0]
+    save_file(kohya(rank=0), tmp_path / "b.safetensors")
+    with pytest.raises(UserError, match="b.safetensors changes nothing: the rank of every layer is 0"):
+        file.read(tmp_path / "b.safetensors")
+
+
+def test_metadata_that_contradicts_the_tensors_is_told(tmp_path):
+    for told, says in (({"ss_network_dim": "64", "ss_network_alpha": "2"}, ["the rank 64, its tensors have 4"]),
+                       ({"ss_network_dim": "4", "ss_network_alpha": "1.0"}, ["the alpha 1, its tensors have 2"]),
+                       ({"ss_network_dim": "Dynamic", "ss_network_alpha": "2.0"}, []), ({}, [])):
+        save_file(kohya(), tmp_path / "a.safetensors", told)
+        problems = file.read(tmp_path / "a.safetensors").problems
+        assert len(problems) == len(says) and all(part in problem for part, problem in zip(says, problems, strict=True))
+
+
+def test_a_huge_file_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    path = file.write(tmp_path / "a.safetensors", style(), {}, family="mini")
+    monkeypatch.setattr("sdlora.lora.header.MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr("sdlora.lora.layout.MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr("sdlora.lora.layout.contents", lambda path: pytest.fail("it was read"))
+    for door in (file.read, file.inspect):
+        with pytest.raises(UserError, match="a LoRA has .* at most"):
+            door(path)
+    save_file({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(300)}, path)
+    with pytest.raises(UserError, match="a whole base model"):
+        file.read(path)
+
+
+def test_a_pickle_is_refused_with_a_safe_way_to_convert_it(tmp_path):
+    (tmp_path / "old.pt").write_bytes(b"")
+    with pytest.raises(UserError) as caught:
+        file.read(tmp_path / "old.pt")
+    assert "weights_only=True" in caught.value.hint and "old.safetensors" in caught.value.hint

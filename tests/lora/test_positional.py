@@ -70,3 +70,18 @@ def test_another_order_is_refused_and_never_guessed(tmp_path):
             (tensors(states=512), ["Attention", "GEGLU"], "order")):
         with pytest.raises(UserError, match=f"cloneofsimo.*{says}"):
             file.read(saved(tmp_path, content, classes))
+
+
+def newer(shapes):
+    """attn1, attn2, feed-forward: the order of diffusers since 0.15."""
+    return [shape for at in range(0, len(shapes), 9) for shape in (*shapes[at:at + 4], *shapes[at + 5:at + 9], shapes[at + 4])]
+
+
+@pytest.mark.parametrize(("states", "layers", "family"), [(768, 12, "sd1"), (1024, 23, "sd2")])
+def test_the_newer_order_is_read_by_its_widths(tmp_path, states, layers, family):
+    found = file.read(saved(tmp_path, tensors(states, layers, order=newer)))
+    assert (found.family, len(found.adapters), found.problems) == (family, 144 + 4 * layers, ())
+    up = {path: float(adapter.tensors["up"][0, 0]) for path, adapter in found.adapters.items()}
+    assert up["down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_q"] == 4
+    assert up["down_blocks.0.attentions.0.transformer_blocks.0.ff.net.0.proj"] == 8
+    assert up["up_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"] == 9 * 6 + 5
