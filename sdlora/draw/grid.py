@@ -148,10 +148,24 @@ def pairs(config: DrawConfig) -> Axis:
 
 
 def lora_axis(kind: str, choices: Sequence[tuple[str, LoraChoice | None]]) -> Axis:
-    """An axis over LoRA files or saved points ("lora" or "point"): (label, file or None for none) each."""
+    """An axis over LoRA files or saved points ("lora" or "point"): (label, file or None for none) each.
+
+    Files that share a label are told apart by the name of the file, and those that share that by their folder.
+    """
     if len(choices) > MAX_VALUES:
         raise too_many(kind)
-    return Axis(kind, tuple(choice for _, choice in choices), tuple(clean_text(name, 300) for name, _ in choices))
+    labels = [name for name, _ in choices]
+    for depth in (1, 2):
+        labels = [Path(*Path(choice.file).with_suffix("").parts[-depth:]).as_posix()
+                  if choice and same_label(labels, name, choices, choice) else name
+                  for name, (_, choice) in zip(labels, choices, strict=True)]
+    return Axis(kind, tuple(choice for _, choice in choices), tuple(clean_text(name, 300) for name in labels))
+
+
+def same_label(labels: Sequence[str], label: str, choices: Sequence[tuple[str, LoraChoice | None]], choice: LoraChoice) -> bool:
+    """Whether another file has this label too."""
+    return any(other == label and (theirs is None or theirs.file != choice.file)
+               for other, (_, theirs) in zip(labels, choices, strict=True))
 
 
 def cells(config: DrawConfig, x: Axis, y: Axis | None = None) -> list[Cell]:

@@ -5,14 +5,14 @@ A file that cannot be used is found too, with the sentence that says why. Ids ar
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict, Unpack
 
 from sdlora.errors import UserError
 from sdlora.library import background, covers
-from sdlora.library.folders import OWN, folders
+from sdlora.library.folders import OWN, Folder, folders
 from sdlora.library.hashes import NOTHING, UNHASHED, hash_files
 from sdlora.library.scan import TAKEN, refresh
 from sdlora.library.table import condition, connected
@@ -173,22 +173,53 @@ def by_hash(prefix: str, seconds: float = SOON_SECONDS) -> LoraEntry | None:
 
 
 def by_name(name: str) -> LoraEntry | None:
-    """The file that a prompt's `<lora:name:...>` means: by its file's name, its name here, or the name its trainer gave it.
+    """The first of `by_names`, whatever folder the name tells where that one is not here; None when there is none."""
+    return next(iter(by_names(name) or by_names(name.replace("\\", "/").rpartition("/")[2])), None)
 
-    Letters' case does not matter unless two differ by it only; files that can be used and our own come first. None: no such file.
+
+def by_names(name: str) -> list[LoraEntry]:
+    """The files that a prompt's `<lora:name:...>` can mean: by the file's name, its name here, or the name its trainer gave it.
+
+    `folder/name` means the file in that folder. Case matters only between files that differ by it alone.
+    More than one when several files suit the name equally well; the same tensors count once, those of our own folder first.
     """
     refresh()
     wanted = clean_text(name, 200)
-    stem = wanted.removesuffix(".safetensors").replace("\\", "/").rpartition("/")[2]
+    path = wanted.removesuffix(".safetensors").replace("\\", "/").strip("/")
+    stem = path.rpartition("/")[2]
     if not stem:
-        return None
+        return []
     found = select("NOT hidden AND (name = ?1 COLLATE NOCASE OR alias = ?1 COLLATE NOCASE OR stem = ?2 COLLATE NOCASE)",
                    wanted, stem)
     exact = [lambda entry: entry.path.stem == stem, lambda entry: entry.name == wanted, lambda entry: entry.alias == wanted,
              lambda entry: entry.path.stem.lower() == stem.lower()]
-    ranked = sorted(found, key=lambda entry: (bool(entry.problem), *(not test(entry) for test in exact), entry.folder != OWN,
-                                              entry.id))
-    return ranked[0] if ranked else None
+    shelves = {folder.id: folder for folder in folders()}
+    if "/" in path:
+        found = [entry for entry in found if f"/{whole_name(entry, shelves)}".casefold().endswith(f"/{path}".casefold())]
+
+    def rank(entry: LoraEntry) -> tuple[bool, ...]:
+        return bool(entry.problem), *(not test(entry) for test in exact)
+    best = min(map(rank, found), default=())
+    ranked = sorted((entry for entry in found if rank(entry) == best), key=lambda entry: (entry.folder != OWN, entry.id))
+    hashes = [entry.hash for entry in ranked]
+    return [entry for at, entry in enumerate(ranked) if not entry.hash or entry.hash not in hashes[:at]]
+
+
+def whole_name(entry: LoraEntry, shelves: Mapping[str, Folder]) -> str:
+    """What tells a file from its namesakes: "title of its shelf folder/folders below/name", without the suffix."""
+    folder = shelves[entry.folder]
+    return f"{folder.title}/{entry.path.relative_to(folder.path).with_suffix('').as_posix()}"
+
+
+def short_names(namesakes: Sequence[LoraEntry]) -> list[str]:
+    """The shortest ends of their whole names that tell these files apart: "one/same", "two/same"."""
+    shelves = {folder.id: folder for folder in folders()}
+    parts = [whole_name(entry, shelves).split("/") for entry in namesakes]
+    for depth in range(1, max(map(len, parts), default=1)):
+        short = ["/".join(each[-depth:]) for each in parts]
+        if len(set(map(str.casefold, short))) == len(short):
+            return short
+    return ["/".join(each) for each in parts]
 
 
 def names() -> list[str]:

@@ -87,13 +87,24 @@ def compare(db: sqlite3.Connection, folder: Folder, known: dict[bytes, int], *, 
     for where in known:
         if where:
             inside.setdefault(where.rpartition(b"/")[0], []).append(where)
-    waiting, visited, root = [b""], set(), folder.path.resolve()
-    while waiting and len(visited) < MOST_PLACES:
-        where = waiting.pop()
-        visited.add(where)
+    waiting, linked, visited, root = [b""], [], set(), folder.path.resolve()
+    folders: set[tuple[int, int]] = set()                      # a folder that links lead to again is listed once
+    while (waiting or linked) and len(visited) < MOST_PLACES:
+        if not waiting:                                        # links come last: a folder is listed where it really is
+            linked.sort(reverse=True)
+        where = waiting.pop() if waiting else linked.pop()
         path = root / os.fsdecode(where)
+        if where and where not in visited and path.is_symlink() and waiting:
+            linked.append(where)
+            continue
+        visited.add(where)
         try:
-            date = path.stat().st_mtime_ns
+            status = path.stat()
+            if (same := (status.st_dev, status.st_ino)) in folders:
+                visited.discard(where)
+                continue
+            folders.add(same)
+            date = status.st_mtime_ns
             if not full and known.get(where) == date:
                 waiting += inside.get(where, [])
                 continue
@@ -111,7 +122,7 @@ def compare(db: sqlite3.Connection, folder: Folder, known: dict[bytes, int], *, 
         rows = db.execute("SELECT place, n, file_bytes, mtime_ns, beside, cover FROM files WHERE folder = ? AND parent = ?",
                           (folder.id, where))
         differences(changes, seen, {place: facts for place, *facts in rows})
-    changes.lost_places = [where for where in known if where not in visited] if not waiting else []
+    changes.lost_places = [where for where in known if where not in visited] if not waiting and not linked else []
     for where in changes.lost_places:
         rows = db.execute("SELECT place, n, file_bytes, mtime_ns FROM files WHERE folder = ? AND parent = ?", (folder.id, where))
         changes.lost |= {place: tuple(facts) for place, *facts in rows}
@@ -130,17 +141,24 @@ def differences(changes: Changes, seen: list[Seen], rows: dict[bytes, list]) -> 
 
 
 def listed(root: Path, where: bytes) -> tuple[list[Seen], list[bytes]]:
-    """(LoRA files, folders) directly in `where`. Links to folders are not followed. Raises OSError."""
+    """(LoRA files, folders) directly in `where`; a link to a folder is one. Raises OSError."""
     files, deeper = {}, []
     with os.scandir(os.fsencode(root / os.fsdecode(where))) as entries:
         for entry in entries:
             if entry.name.startswith(b"."):
                 continue
-            if entry.is_dir(follow_symlinks=False):
+            if is_folder(entry):
                 deeper.append(joined(where, entry.name))
             else:
                 files[entry.name] = entry
     return list(loras(where, files)), deeper
+
+
+def is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:                                             # a link that leads to itself
+        return False
 
 
 def loras(where: bytes, files: dict[bytes, os.DirEntry]) -> Iterator[Seen]:

@@ -5,6 +5,7 @@ Knows nothing about searching, and nothing about when a file is read.
 
 import os
 import sqlite3
+from pathlib import Path
 
 from sdlora.library import facts, sidecars
 from sdlora.library.folders import Folder, key_of, notes_of
@@ -17,8 +18,9 @@ SEARCHED = 1500  # letters of one file that are searched
 def read_row(folder: Folder, where: bytes, beside: str, known: facts.Structures) -> dict[str, object]:
     """All columns that follow from the file at `where`, its sidecars (as look.py lists them) and the artist's notes."""
     path = folder.path / os.fsdecode(where)
-    if path.is_symlink() and not path.resolve().is_relative_to(folder.path.resolve()):
-        found = facts.Facts(problem=f"{path.name} is a link that leads out of the shelf. Put the file itself there.")
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder.path)):
+        found = facts.Facts(problem=f"{path.name} is a link that leads out of the shelf. Put the file itself there, or add the "
+                                    "folder in which it lies.")
     else:
         found = facts.read(path, known)
     return {"facts": found.to_json(), "data_bytes": found.data_bytes, "embedded": int(found.embedded),

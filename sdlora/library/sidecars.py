@@ -10,7 +10,7 @@ import json
 import re
 from pathlib import Path
 
-from sdlora.storage import clean_text, write_json
+from sdlora.storage import clean_text, open_regular, write_json
 
 MAX_BYTES = 1_000_000
 SUFFIXES = (".json", ".metadata.json", ".civitai.info")
@@ -34,7 +34,9 @@ def read(told: dict[str, Path]) -> Told:
 def loaded(path: Path) -> dict:
     """A JSON object from a file nobody vouches for; {} for everything else."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig")) if path.stat().st_size <= MAX_BYTES else {}
+        with open_regular(path) as file:
+            raw = file.read(MAX_BYTES + 1)
+        content = json.loads(raw.decode("utf-8-sig")) if len(raw) <= MAX_BYTES else {}
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -12,7 +12,7 @@ from sdlora.config import DrawConfig, LoraChoice, make
 from sdlora.draw.a1111 import take_tags
 from sdlora.errors import UserError
 from sdlora.library import index
-from sdlora.library.entries import SOON_SECONDS, names
+from sdlora.library.entries import SOON_SECONDS, by_names, names, short_names
 from sdlora.storage import MAX_NAME, clean_text
 
 SETTINGS = tuple(field for field in LoraChoice.model_fields if field != "file")
@@ -48,8 +48,15 @@ def choice(file: str, settings: dict[str, object]) -> LoraChoice:
 
 
 def named(name: str) -> index.LoraEntry:
-    """The file of the shelf with this name: of the file, its title, or what its trainer called it. Raises UserError."""
-    entry = None if "/" in name or "\\" in name else index.by_name(name)
+    """The file of the shelf with this name: of the file, its title, or what its trainer called it, perhaps behind its folder's.
+
+    Raises UserError: no such file, several that the name suits equally well, or one that cannot be used.
+    """
+    found = [] if name.startswith("/") or ".." in name else by_names(name)
+    if len(found) > 1:
+        raise UserError(f"There are {len(found)} styles called {clean_text(name, MAX_NAME)!r} on the shelf.",
+                        f"Write which one: {', '.join(short_names(found)[:8])}.")
+    entry = found[0] if found else None
     if entry is None:
         raise UserError(f"There is no style called {clean_text(name, MAX_NAME)!r} on the shelf.", nearest(name))
     if entry.problem:
@@ -74,7 +81,12 @@ def placed(loras: Sequence[dict[str, object]]) -> tuple[list[LoraChoice], list[s
     for lora in loras:
         name, told = clean_text(str(lora["name"]), MAX_NAME), str(lora.get("hash", ""))
         same = index.by_hash(told, until - time.monotonic()) if told else None
-        entry = same or index.by_name(name)
+        namesakes = [] if same else by_names(name) or by_names(name.replace("\\", "/").rpartition("/")[2])
+        entry = same or (namesakes[0] if namesakes else None)
+        if len(namesakes) > 1:
+            sentences.append(f"{name} is left out. {len(namesakes)} files on your shelf have this name: "
+                             f"{', '.join(short_names(namesakes)[:8])}. Choose one of them.")
+            continue
         if entry is None or entry.problem:
             why = entry.problem if entry else f"It is not on your shelf{f' (hash {told})' if told else ''}."
             sentences.append(f"{name} is left out. {why}")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdlora.config import DrawConfig
+from sdlora.config import DrawConfig, LoraChoice
 from sdlora.draw.a1111 import from_text, to_text
 from sdlora.draw.grid import cells, lora_axis, pairs, parse, sheet_settings
 from sdlora.errors import UserError
@@ -113,3 +113,10 @@ def test_a_sheet_says_what_its_cells_have_in_common_and_its_axes():
     assert (found["Script"], found["X Type"], found["X Values"], found["Y Type"]) == ("X/Y/Z plot", "Seed", "1, 2", "Prompt")
     assert found["Y Values"] == '"a, b", c' and found["Steps"] == "5" and "Seed" not in found
     assert from_text(to_text(settings)) == settings
+
+
+def test_columns_of_one_title_are_told_apart_by_their_files():
+    named = [("small", "a/rank4.safetensors"), ("small", "a/strong.safetensors"), ("ink", "b/ink.safetensors"),
+             ("small", "c/strong.safetensors")]
+    axis = lora_axis("lora", [*((title, LoraChoice(file=file)) for title, file in named), ("base alone", None)])
+    assert axis.labels == ("rank4", "a/strong", "ink", "c/strong", "base alone")

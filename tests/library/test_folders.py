@@ -155,8 +155,8 @@ def test_links_out_of_a_foreign_folder_are_not_read(webui, tmp_path):
     (inside / "nowhere.safetensors").symlink_to(tmp_path / "nothing")
     index.add_folder(webui)
     found = {e.path.stem: e for e in index.list_loras()}
-    assert set(found) == {"Glass (v2)", "Ink", "link", "nowhere"} and "Secret" not in {e.name for e in found.values()}
-    assert "leads out of the shelf" in found["link"].problem and found["nowhere"].problem
+    assert set(found) == {"Glass (v2)", "Ink", "link", "nowhere", "secret"} and "Secret" not in {e.name for e in found.values()}
+    assert all("leads out of the shelf" in found[name].problem for name in ("link", "secret")) and found["nowhere"].problem
 
 
 def test_folders_that_cannot_be_shown(webui, tmp_path):
@@ -194,3 +194,17 @@ def test_names_that_are_no_text(webui):
     assert found.problem == "" and "\x1b" not in found.name and "\n" not in found.name and found.id.isascii()
     index.annotate(found.id, notes="odd")
     assert index.find(found.id).notes == "odd" and folders.notes_of(folder)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_what_is_no_ordinary_file_is_named_and_stops_nothing(webui):
+    inside = webui / "models" / "Lora"
+    os.mkfifo(inside / "pipe.safetensors")
+    os.mkfifo(inside / "Ink.json")
+    (inside / "self.safetensors").symlink_to("self.safetensors")
+    (inside / "around").symlink_to(inside)
+    index.add_folder(webui)
+    found = {entry.path.stem: entry.problem for entry in index.list_loras()}
+    assert set(found) == {"Glass (v2)", "Ink", "pipe", "self"} and not found["Ink"]
+    assert "not an ordinary file" in found["pipe"] and "could not be opened" in found["self"]
+    assert len(index.list_loras()) == 4                        # the same at every look

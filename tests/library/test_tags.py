@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from sdlora.config import DrawConfig
 from sdlora.draw.infotext import write_picture
 from sdlora.errors import UserError
-from sdlora.library import entries, tags
+from sdlora.library import entries, index, tags
 from sdlora.library.tags import placed, recall, resolve, with_tags
 from sdlora.storage import place
 
@@ -21,6 +21,7 @@ MODULE = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
 def lora(name, value=0.5, folder=None, **metadata):
     """A tiny LoRA on the shelf; (its file, A1111's hash of it)."""
     path = (folder or place("loras")) / f"{name}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
     save_file({f"{MODULE}.lora_down.weight": np.full((2, 128), value, np.float16),
                f"{MODULE}.lora_up.weight": np.full((64, 2), value, np.float16)}, path, metadata=metadata or None)
     data = path.read_bytes()
@@ -101,3 +102,26 @@ def test_a_drawing_with_tags():
     assert drawn.prompts == ("a", "b") and [c.file for c in drawn.loras] == ["x", file] and drawn.seed == 3
     with pytest.raises(UserError, match="name different styles"):
         with_tags(DrawConfig(prompts=("a <lora:woodcut:0.5>", "b")))
+
+
+def test_two_files_of_one_name_are_told_apart_by_their_folders():
+    files = [lora("same", value, folder) for value, folder in ((0.1, place("loras") / "one"), (0.2, place("loras") / "two"))]
+    for name, (file, _) in zip(("one/same", "two\\same"), files, strict=True):
+        assert resolve(f"a house <lora:{name}:0.5>")[1][0].file == file
+    with pytest.raises(UserError, match="2 styles called 'same'") as caught:
+        resolve("a house <lora:same:1>")
+    assert "one/same, two/same" in caught.value.hint
+    choices, sentences = placed([{"name": "same", "strength": 1.0}])
+    assert not choices and "one/same, two/same" in sentences[0]
+    choices, _ = placed([{"name": "same", "strength": 1.0, "hash": files[1][1]}])
+    assert choices[0].file == files[1][0]
+    with pytest.raises(UserError, match="no style called"):
+        resolve("a house <lora:three/same:1>")
+
+
+def test_copies_of_one_file_are_one_style():
+    for folder in ("one", "two"):
+        lora("same", 0.1, place("loras") / folder)
+    index.list_loras()
+    list(index.hash_files())
+    assert resolve("a house <lora:same:1>")[1][0].file.endswith("same.safetensors")
