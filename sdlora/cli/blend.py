@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
-from sdlora.cli.convert import BaseOption, Format, JsonOption, opened_weights, show_energy, span
+from sdlora.cli.convert import BaseOption, Format, JsonOption, opened_weights, show_energy, show_lost, span
 from sdlora.cli.draw import parse_lora
+from sdlora.cli.files import check_out
 from sdlora.config import LoraChoice, make
 from sdlora.errors import UserError
 
@@ -48,6 +49,7 @@ def blend(
     from sdlora.lora.ties import Thinning
 
     chosen = choices(loras)
+    check_out(out, [Path(choice.file) for choice in chosen])
     weights = opened_weights(base, *(Path(choice.file) for choice in chosen))
     report = merge_files(chosen, out, method=method.value, rank=rank, dtype=dtype.value, weights=weights,
                          thinning=Thinning(density, seed))
@@ -56,9 +58,10 @@ def blend(
         return
     typer.echo(f"{out}: {report['modules']} modules, rank {span(report['ranks'])}, {report['bytes_out'] / 1e6:.2f} MB")
     if method is Method.concat:
-        typer.echo("  the exact sum of the blend")
+        typer.echo("  the exact sum of the blend" if not report["lost"] else "  the sum of the blend")
     else:
         show_energy(report)
+    show_lost(report, dtype.value)
     for note in report["notes"]:
         typer.echo(f"  ! {note}")
 
@@ -73,9 +76,13 @@ def bake(
     from sdlora.base import catalog
     from sdlora.draw import bake as baking
 
+    source, chosen = catalog.resolve(base), choices(loras)
+    baking.check_form(source, out)
+    if source.is_file():
+        check_out(out, [source, *(Path(choice.file) for choice in chosen)])
     with Progress(transient=True, disable=as_json) as progress:
         bar = progress.add_task("Baking", total=None)
-        report = baking.bake(catalog.resolve(base), choices(loras), out,
+        report = baking.bake(source, chosen, out,
                              lambda done, of: progress.update(bar, completed=done, total=of))
     if as_json:
         typer.echo(json.dumps(report, ensure_ascii=False))
@@ -105,6 +112,7 @@ def extract(
     from sdlora.lora.resize import Limit
 
     before, after = opened_weights(base), opened_weights(tuned)
+    check_out(out, [before.path, after.path])
     if before.family != after.family:
         raise UserError(f"{base} is of the family {before.family}, and {tuned} of {after.family}.", "Choose two of one family.")
     recipe = {"base": catalog.identity(before.path), "tuned": catalog.identity(after.path), "rank": rank, "keep": keep}
@@ -118,6 +126,7 @@ def extract(
         return
     typer.echo(f"{out}: {report['modules']} modules, rank {span(report['ranks'])}, {report['bytes_out'] / 1e6:.2f} MB")
     show_energy(report)
+    show_lost(report, dtype.value)
     if report["elsewhere"]:
         kept = "norms and biases are in the file" if whole else "they are left out (--whole keeps norms and biases)"
         typer.echo(f"  ! {report['elsewhere']:.2%} of the difference lies in norms, biases and embeddings: {kept}.")

@@ -10,12 +10,13 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
+from sdlora.cli.files import check_pictures
 from sdlora.config import DrawConfig, make
 from sdlora.draw import samplers
 from sdlora.errors import UserError
 from sdlora.jobs.execute import DRAWING_LOCK
 from sdlora.jobs.lock import hold
-from sdlora.storage import check_writable, home
+from sdlora.storage import home
 
 MAX_PROMPTS_BYTES = 4 << 20
 LORA_KEYS = {"te": "text_strength", "blocks": "blocks", "start": "start", "end": "end"}
@@ -64,7 +65,8 @@ def draw(
         "height": height, "device": device}))
     if sampler:
         samplers.official(sampler)  # a misspelt name is said before the base is loaded
-    check_writable(out)
+    check_pictures(out, [f"{prompt:03d}-{image:02d}.png" for prompt in range(len(config.prompts)) for image in range(count)],
+                   [init, mask])
     if download:
         from sdlora.cli.bases import fetch
         fetch(base, ask=not as_json)

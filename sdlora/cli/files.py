@@ -1,10 +1,87 @@
-"""`sdlora check`: what training would make of a folder or zip of pictures, without training. Knows nothing about bases."""
+"""`sdlora check`: what training would make of a folder or zip of pictures; and the rule for every --out.
+
+Knows nothing about bases.
+"""
 
 import json
+import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from sdlora.errors import UserError
+
+
+def check_out(out: Path, inputs: Iterable[Path] = (), suffix: str = ".safetensors") -> None:
+    """Refuse an --out that cannot be written, that is an input, or that would replace a file which sdlora did not make.
+
+    suffix: what the file must end in; "" for a folder, in which nothing is checked.
+    """
+    from sdlora.storage import check_writable
+
+    if not suffix:
+        check_writable(out)
+        return
+    if out.suffix.lower() != suffix:
+        raise UserError(f"--out {out} does not end in {suffix}.", f"Write --out {out.with_suffix(suffix)}")
+    if out.is_dir():
+        raise UserError(f"{out} is a folder.", "Choose another name for --out.")
+    check_writable(out.absolute().parent)
+    if not out.exists() and not out.is_symlink():
+        return
+    if any(same_file(out, path) for path in inputs):
+        raise UserError(f"{out} is one of the files that would be read.", "Choose another name for --out.")
+    if not is_ours(out):
+        raise UserError(f"{out} exists and was not made by sdlora.", "Choose another name for --out, or move that file away.")
+
+
+def check_pictures(out: Path, names: Iterable[str], inputs: Iterable[Path | None] = ()) -> None:
+    """The same for pictures that will be written into the folder `out` under these names."""
+    check_out(out, suffix="")
+    for path in (out / name for name in names):
+        if not path.exists() and not path.is_symlink():
+            continue
+        if any(same_file(path, each) for each in inputs if each):
+            raise UserError(f"{path} is one of the pictures that would be read.", "Choose another folder for --out.")
+        if not is_our_picture(path):
+            raise UserError(f"{path} exists and was not drawn by sdlora.", "Choose another folder for --out, or move it away.")
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one file; names that differ in case only may, on some disks."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return one.absolute() == other.absolute()
+
+
+def is_ours(path: Path) -> bool:
+    """Whether sdlora wrote a LoRA or the zip of one."""
+    from sdlora.lora.card import MADE_BY
+    from sdlora.lora.file import header
+
+    if path.suffix.lower() == ".zip":
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return archive.comment == MADE_BY
+        except (OSError, zipfile.BadZipFile):
+            return False
+    try:
+        return any(key.startswith("sdlora_") for key in header(path).metadata)
+    except UserError:
+        return False
+
+
+def is_our_picture(path: Path) -> bool:
+    """Whether sdlora drew a picture: it says so in its text."""
+    from sdlora.draw.infotext import read_infotext
+
+    try:
+        return "sdlora" in str(read_infotext(path).get("version", ""))
+    except UserError:
+        return False
 
 
 def register(app: typer.Typer) -> None:

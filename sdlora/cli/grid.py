@@ -12,13 +12,14 @@ import typer
 from rich.progress import Progress
 
 from sdlora.cli.draw import named_file, parse_lora, parse_size
+from sdlora.cli.files import check_pictures
 from sdlora.config import DrawConfig, LoraChoice, make
 from sdlora.draw import grid, samplers
 from sdlora.errors import UserError
 from sdlora.jobs.execute import DRAWING_LOCK
 from sdlora.jobs.lock import hold
 from sdlora.lora import blocks
-from sdlora.storage import check_writable, confine, home, place
+from sdlora.storage import confine, home, place
 from sdlora.train.points import LORA, point_folder, point_steps
 
 STRIP = "strength=0-1 (+0.25)"
@@ -73,7 +74,7 @@ def draw_grid(
     columns = grid.pairs(config) if pairs else axis(x or STRIP)
     rows = axis(y) if y else None
     cells = [replace(cell, config=with_tags(cell.config)) for cell in grid.cells(config, columns, rows)]
-    check_writable(out)
+    check_pictures(out, ["grid.png", *(f"{cell.name}.png" for cell in cells)], [init, mask])
     draw_cells(config, grid.in_order(cells), (columns, rows), out, as_json)
 
 
@@ -93,7 +94,7 @@ def chosen(text: str) -> tuple[str, LoraChoice | None]:
 
     if text.lower() in NONE:
         return "base alone", None
-    if re.search(r"[/\\]|\.safetensors\b", text):
+    if re.search(r"\.safetensors\b", text):
         choice = make(LoraChoice, parse_lora(text))
         return Path(choice.file).stem + text.rpartition(".safetensors")[2], choice
     entry = named(text)

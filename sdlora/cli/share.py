@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sdlora.cli.convert import JsonOption
+from sdlora.cli.files import check_out
 from sdlora.errors import UserError
 
 
@@ -29,6 +30,7 @@ def share(
     from sdlora.lora.header import header
     from sdlora.lora.write import rewrite
 
+    check_out(out, [file, *(picture or [])], ".zip")
     told = header(file).metadata
     hidden = metadata.private(told)
     new = told if keep_private else metadata.stripped(told)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sdlora.cli.files import check_out
 from sdlora.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def train(
         fetch(base, ask=not as_json)
     config, dataset, _ = settle(images, base, preset, sets or [], name=name, trigger=trigger, seed=seed, device=device)
     if out is not None:
-        check_out(out)
+        check_out(out, [images])
     check_space(dry_run(config, dataset))
     foreground(create_run(config, images, out), as_json)
 
@@ -179,29 +180,6 @@ def check_space(made: "Plan") -> None:
     free_mb = shutil.disk_usage(home()).free / 2**20
     if free_mb < made.disk_mb * 1.1 + 50:
         raise UserError(f"The disk has {free_mb:.0f} MB left, this run needs {made.disk_mb}.", "Free some space, then try again.")
-
-
-def check_out(out: Path) -> None:
-    """Refuse an --out that cannot be written, or that would replace a file which is not ours."""
-    from sdlora.storage import check_writable
-
-    if out.suffix != ".safetensors":
-        raise UserError(f"--out {out} does not end in .safetensors.", f"Write --out {out.with_suffix('.safetensors')}")
-    if out.is_dir():
-        raise UserError(f"{out} is a folder.", "Choose another name for --out.")
-    check_writable(out.absolute().parent)
-    if out.exists() and not is_ours(out):
-        raise UserError(f"{out} exists and was not made by sdlora.", "Choose another name for --out, or move that file away.")
-
-
-def is_ours(path: Path) -> bool:
-    """Whether a file is a LoRA that sdlora wrote."""
-    from sdlora.lora.file import header
-
-    try:
-        return any(key.startswith("sdlora_") for key in header(path).metadata)
-    except UserError:
-        return False
 
 
 def foreground(folder: Path, as_json: bool) -> None:

@@ -18,6 +18,7 @@ BASES = {"sd_v1": "stable-diffusion-v1-5/stable-diffusion-v1-5", "sd_v2": "sd2-c
 TAGS = ("text-to-image", "diffusers", "diffusers-training", "lora", "template:sd-lora")
 FAMILY_TAGS = {"sd_v1": "stable-diffusion", "sd_v2": "stable-diffusion", "sd_v2_v": "stable-diffusion",
                "sdxl_base_v1-0": "stable-diffusion-xl"}
+MADE_BY = b"made by sdlora"  # the comment of our zips
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the same content makes the same zip
 Picture = tuple[Path, str]     # a picture file and the prompt it was drawn from, "" where nobody knows
 
@@ -110,6 +111,7 @@ def read_picture(file: Path) -> bytes:
 def zipped(target: Path, parts: Mapping[str, bytes]) -> None:
     """A zip of these parts; nothing is compressed that is compressed already."""
     with zipfile.ZipFile(target, "w") as archive:
+        archive.comment = MADE_BY
         for name, content in sorted(parts.items()):
             entry = zipfile.ZipInfo(name, EPOCH)
             entry.external_attr = 0o644 << 16
