@@ -7,7 +7,7 @@ import datetime
 import json
 import logging
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from sdlora.storage import shipped
@@ -22,10 +22,14 @@ def main() -> None:
     make = commands.add_parser("build", help="train the base; goes on where it was stopped")
     make.add_argument("--minutes", type=float, default=240.0, help="training time of all sittings together")
     make.add_argument("--from", dest="source", default=None, help="start from this base folder instead of nothing")
+    make.add_argument("--vae-from", default=None, help="start the VAE from this folder of a VAE, the rest from nothing")
+    make.add_argument("--vae-steps", type=int, help="steps of the VAE instead of minutes")
+    make.add_argument("--unet-steps", type=int, help="steps of the UNet instead of minutes; 0 leaves it out")
     make.add_argument("--out", type=Path, default=WORK / "base", help="folder to write the base to")
     make.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
     gauge = commands.add_parser("measure", help="measure a base and write the table of its README")
     gauge.add_argument("--base", type=Path, default=shipped("assets", "mini"))
+    gauge.add_argument("--vae", type=Path, help="measure this folder of a VAE alone, and write nothing")
     gauge.add_argument("--examples", type=Path, default=shipped("assets", "examples"))
     gauge.add_argument("--prompts", type=int, default=128)
     sets = commands.add_parser("examples", help="draw the example sets again")
@@ -45,7 +49,8 @@ def main() -> None:
 def _build(options: argparse.Namespace) -> None:
     from sdlora.mini.build import Recipe, build
 
-    recipe = Recipe.lasting(options.minutes, options.source)
+    recipe = replace(Recipe.lasting(options.minutes, options.source), vae_source=options.vae_from,
+                     vae_steps=options.vae_steps, unet_steps=options.unet_steps)
     told, average, before = 0.0, 0.0, ""
     for phase, progress in build(recipe, options.work, options.out, options.device):
         average = 0.98 * average + 0.02 * progress.loss if phase == before else progress.loss
@@ -60,8 +65,12 @@ def _build(options: argparse.Namespace) -> None:
 
 
 def _measure(options: argparse.Namespace) -> None:
-    from sdlora.mini.measure import measure, write_table
+    from sdlora.mini.measure import load_vae, measure, reconstruction, write_table
 
+    if options.vae:
+        for row in reconstruction(load_vae(options.vae), options.examples):
+            print(" | ".join(row), flush=True)
+        return
     rows = []
     for row in measure(options.base, options.examples, options.work, options.prompts):
         print(" | ".join(row), flush=True)

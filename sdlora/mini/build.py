@@ -1,7 +1,7 @@
 """The whole recipe of the embedded base: render, teach the VAE, encode once, teach text encoder and UNet, write.
 
-Stopped anywhere it goes on from its last checkpoint. From nothing, a third of the time goes to the VAE; from an
-existing base the encoder stays (its latents are what the UNet speaks) and a tenth sharpens the decoder.
+Stopped anywhere it goes on from its last checkpoint. From nothing, or from a VAE alone, a third of the time goes to the VAE;
+from an existing base the encoder stays (its latents are what the UNet speaks) and a tenth sharpens the decoder.
 """
 
 from __future__ import annotations
@@ -9,17 +9,18 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKL
 
-from sdlora.mini.autoencoder import VaeSettings, train_vae
+from sdlora.mini.autoencoder import VaeSettings, even_channels, train_vae
 from sdlora.mini.checkpoint import Budget, Progress, Store
 from sdlora.mini.denoiser import UnetSettings, train_unet
 from sdlora.mini.latents import encode, fill_cache
 from sdlora.mini.network import Networks, Shape, fresh, load_networks, save_networks, set_latent_scale
-from sdlora.mini.pictures import scene_pictures, texture_pictures
+from sdlora.mini.pictures import fine_pictures, scene_pictures, texture_pictures
 from sdlora.storage import write_atomic
 
 log = logging.getLogger(__name__)
@@ -33,26 +34,31 @@ class Recipe:
     minutes: float = 240.0
     source: str | None = None
     """Folder of a base to start from; None starts from nothing."""
+    vae_source: str | None = None
+    """Folder of a VAE to start from, encoder free; the UNet then starts from nothing."""
     scenes: int = 24_000
     vae_scenes: int = 3_000
-    vae_textures: int = 3_000
+    vae_textures: int = 2_000
+    vae_fine: int = 6_000
     shape: Shape = Shape()
     vae: VaeSettings = VaeSettings()
     unet: UnetSettings = UnetSettings()
-    steps: int | None = None
-    """Steps of each phase instead of minutes: for tests."""
+    vae_steps: int | None = None
+    """Steps of the VAE's phase instead of minutes."""
+    unet_steps: int | None = None
+    """Steps of the UNet's phase instead of minutes; 0 leaves it out."""
 
     @classmethod
     def lasting(cls, minutes: float, source: str | None = None) -> Recipe:
         """As many pictures as so many minutes can use: drawing and encoding them takes time too."""
         scenes, vae_pictures = int(min(24_000, max(500, 160 * minutes))), int(min(3_000, max(64, 30 * minutes)))
-        return cls(minutes, source, scenes, vae_pictures, vae_pictures)
+        return cls(minutes, source, None, scenes, vae_pictures, vae_pictures * 2 // 3, vae_pictures * 2)
 
     def budget(self, phase: str) -> Budget:
         """The phase's part of the time."""
         share = VAE_SHARE_FROM if self.source else VAE_SHARE_FRESH
-        part = share if phase == "vae" else 1 - share
-        return Budget(steps=self.steps) if self.steps else Budget(seconds=60 * self.minutes * part)
+        part, steps = (share, self.vae_steps) if phase == "vae" else (1 - share, self.unet_steps)
+        return Budget(seconds=60 * self.minutes * part) if steps is None else Budget(steps=steps)
 
 
 def pick_device(wanted: str = "auto") -> str:
@@ -69,25 +75,30 @@ def build(recipe: Recipe, work: Path, out: Path, device: str = "auto") -> Iterat
     _note(recipe, work)
     torch.manual_seed(0)
     networks = load_networks(Path(recipe.source)) if recipe.source else fresh(recipe.shape)
+    if recipe.vae_source:
+        networks.vae = AutoencoderKL.from_pretrained(recipe.vae_source, torch_dtype=torch.float32)
     networks.to(pick_device(device))
     for progress in _vae_phase(networks, recipe, work):
         yield "vae", progress
     # The cache holds means of the encoder, which the decoder-only phase of an existing base leaves as it was.
-    fill_cache(networks.vae, networks.tokenizer, work / "cache", recipe.scenes)
-    for progress in train_unet(networks, work / "cache", recipe.budget("unet"), Store(work, "unet"), recipe.unet):
-        yield "unet", progress
+    if recipe.unet_steps != 0:
+        fill_cache(networks.vae, networks.tokenizer, work / "cache", recipe.scenes)
+        for progress in train_unet(networks, work / "cache", recipe.budget("unet"), Store(work, "unet"), recipe.unet):
+            yield "unet", progress
     save_networks(networks.to("cpu"), out)
 
 
 def _vae_phase(networks: Networks, recipe: Recipe, work: Path) -> Iterator[Progress]:
     size_px = networks.vae.config.sample_size
     scenes = scene_pictures(recipe.vae_scenes, 11, size_px)
-    pictures = torch.cat([scenes, texture_pictures(recipe.vae_textures, 500_000, size_px)])
-    settings = recipe.vae
-    if recipe.source:
-        settings = VaeSettings(settings.batch_size, settings.crop_px, settings.peak_rate, 0.0, settings.seed)
+    pictures = torch.cat([scenes, texture_pictures(recipe.vae_textures, 500_000, size_px),
+                          fine_pictures(recipe.vae_fine, 700_000, size_px)])
+    settings = replace(recipe.vae, decoder_from=0.0, peak_rate=recipe.vae.peak_rate / 2) if recipe.source else recipe.vae
+    if recipe.vae_source:  # trained and annealed before
+        settings = replace(settings, peak_rate=settings.peak_rate / 2)
     yield from train_vae(networks.vae, pictures, recipe.budget("vae"), Store(work, "vae"), settings)
     if not recipe.source:
+        even_channels(networks.vae, encode(networks.vae, scenes[:512]))
         leak = set_latent_scale(networks.vae, encode(networks.vae, scenes[:512]))
         log.info("latents scaled by %.4f, terminal leak %.4f", networks.vae.config.scaling_factor, leak)
 
@@ -96,7 +107,7 @@ def _note(recipe: Recipe, work: Path) -> None:
     """Refuse to go on with another start or shape than the folder was begun with."""
     work.mkdir(parents=True, exist_ok=True)
     path = work / "recipe.json"
-    about = {"source": recipe.source, "unet_channels": list(recipe.shape.unet_channels)}
+    about = {"source": recipe.source, "vae_source": recipe.vae_source, "unet_channels": list(recipe.shape.unet_channels)}
     if path.exists() and json.loads(path.read_text(encoding="utf-8")) != about:
         raise ValueError(f"{work} holds another build ({path.name} differs). Empty it or name another --work folder.")
     write_atomic(path, (json.dumps(about, indent=2) + "\n").encode())

@@ -24,7 +24,7 @@ TERMINAL_LEAK = 0.02
 class Shape:
     """Widths of the networks; the default is what ships."""
 
-    vae_channels: tuple[int, ...] = (24, 56, 96, 128)
+    vae_channels: tuple[int, ...] = (32, 64, 96, 128)
     latent_channels: int = 16
     text_width: int = 128
     text_layers: int = 3

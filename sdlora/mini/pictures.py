@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from sdlora.mini.render import render
-from sdlora.mini.textures import texture
+from sdlora.mini.textures import fine_texture, texture
 from sdlora.mini.words import Scene, random_scene
 
 HELD_OUT = 1_000_000_007
@@ -36,3 +36,8 @@ def scene_pictures(count: int, seed: int, size_px: int = 128, plain: float = 0.2
 def texture_pictures(count: int, seed: int, size_px: int = 128) -> Tensor:
     """Random textures."""
     return as_tensor(texture(seed + number, size_px) for number in range(count))
+
+
+def fine_pictures(count: int, seed: int, size_px: int = 128) -> Tensor:
+    """Fine textures over all kinds of pictures."""
+    return as_tensor(fine_texture(seed + number, size_px) for number in range(count))

@@ -1,6 +1,6 @@
-"""Pictures without a scene: stripes, dots, cells, strokes, hatching - so that the VAE carries what it never saw.
+"""Pictures in no style of the base: coarse stripes, dots, cells and strokes, and fine textures over renders and blobs.
 
-Features are 4 px of 128 or wider: finer ones do not pass a VAE of factor 8, whatever it learns.
+They teach the VAE to carry what it never saw.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from random import Random
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
+from sdlora.mini import fine
 from sdlora.mini.pen import Rgb, mix
 from sdlora.mini.render import OVERSAMPLING, Manner, render
 from sdlora.mini.words import random_scene
@@ -23,6 +24,35 @@ def texture(seed: int, size_px: int = 128) -> Image.Image:
     source = render(random_scene(rng), size_px, _other_inks(rng)) if painted else _blobs(rng, size_px)
     kind = rng.choice(KINDS)
     return kind(source, rng)
+
+
+def fine_texture(seed: int, size_px: int = 128, kinds: dict[str, fine.Kind] = fine.TRAINED) -> Image.Image:
+    """An RGB square with one or two fine textures over a render, a coarse texture or blobs."""
+    rng = Random(seed)
+    chosen = rng.random()
+    if chosen < 0.5:
+        picture = render(random_scene(rng), size_px, _other_inks(rng))
+    else:
+        picture = _blobs(rng, size_px) if chosen < 0.8 else texture(rng.randrange(2**32), size_px)
+    if rng.random() < 0.35:
+        picture = rng.choice((posters, plain, inverted))(picture, rng)
+    for _ in range(rng.choice((1, 1, 2))):
+        kind = kinds[rng.choice(list(kinds))]
+        low, high = fine.PITCH_PX
+        mask = kind(fine.Canvas.of(picture, rng), low * (high / low) ** rng.random())
+        picture = fine.covered(picture, mask, _colour(rng), rng.choice((1.0, 1.0, rng.uniform(0.3, 1.0))))
+    return picture
+
+
+def fine_sheet(kind: fine.Kind, count: int, seed: int, size_px: int = 128) -> list[Image.Image]:
+    """`count` pictures with one kind of fine texture at full strength, for measuring."""
+    pictures = []
+    for number in range(count):
+        rng = Random(seed + number)
+        picture = render(random_scene(rng), size_px)
+        mask = kind(fine.Canvas.of(picture, rng), rng.uniform(3.0, 8.0))
+        pictures.append(fine.covered(picture, mask, _colour(rng), 1.0))
+    return pictures
 
 
 def _other_inks(rng: Random) -> Manner | None:
@@ -166,6 +196,11 @@ def posters(source: Image.Image, rng: Random) -> Image.Image:
 def plain(source: Image.Image, rng: Random) -> Image.Image:
     """The picture itself in another exposure."""
     return Image.blend(source, Image.new("RGB", source.size, _colour(rng)), rng.uniform(0, 0.4))
+
+
+def inverted(source: Image.Image, rng: Random) -> Image.Image:
+    """The negative, whole or in part."""
+    return Image.blend(source, ImageChops.invert(source), rng.choice((0.8, 1.0)))
 
 
 KINDS: tuple[Callable[[Image.Image, Random], Image.Image], ...] = (

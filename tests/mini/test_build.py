@@ -14,7 +14,7 @@ from sdlora.mini.network import TERMINAL_LEAK, Shape, fresh, save_networks, sche
 
 MICRO = Shape((8, 8, 8, 8), 4, 32, 1, (16, 16), 8, 4, 32)
 RECIPE = Recipe(
-    scenes=8, vae_scenes=4, vae_textures=4, shape=MICRO, steps=3,
+    scenes=8, vae_scenes=4, vae_textures=4, vae_fine=4, shape=MICRO, vae_steps=3, unet_steps=3,
     vae=VaeSettings(batch_size=2, crop_px=32), unet=UnetSettings(batch_size=4),
 )  # fmt: skip
 
@@ -47,7 +47,7 @@ def test_resumed_build_ends_in_the_same_weights(tmp_path, monkeypatch, uninterru
         if (where, progress.step) == (phase, step):
             break
     events = list(build(RECIPE, tmp_path / "work", tmp_path / "base"))
-    assert len([where for where, _ in events if where == phase]) == RECIPE.steps - step
+    assert len([where for where, _ in events if where == phase]) == RECIPE.vae_steps - step
     resumed = weights(tmp_path / "base")
     assert resumed.keys() == uninterrupted.keys()
     for key, tensor in uninterrupted.items():
@@ -57,13 +57,13 @@ def test_resumed_build_ends_in_the_same_weights(tmp_path, monkeypatch, uninterru
 def test_a_folder_goes_on_only_with_its_own_recipe(tmp_path):
     next(iter(build(RECIPE, tmp_path / "work", tmp_path / "out")))
     with pytest.raises(ValueError, match="another build"):
-        next(iter(build(Recipe(steps=1), tmp_path / "work", tmp_path / "out")))
+        next(iter(build(Recipe(vae_steps=1), tmp_path / "work", tmp_path / "out")))
 
 
 def test_starting_from_a_base_keeps_its_encoder(tmp_path):
     save_networks(fresh(MICRO), tmp_path / "base", torch.float32)
     recipe = Recipe(
-        source=str(tmp_path / "base"), scenes=8, vae_scenes=4, vae_textures=4, shape=MICRO, steps=2,
+        source=str(tmp_path / "base"), scenes=8, vae_scenes=4, vae_textures=4, vae_fine=4, shape=MICRO, vae_steps=2, unet_steps=2,
         vae=VaeSettings(batch_size=2, crop_px=32), unet=UnetSettings(batch_size=4),
     )  # fmt: skip
     for _ in build(recipe, tmp_path / "work", tmp_path / "out"):
@@ -99,3 +99,13 @@ def test_every_end_is_an_annealed_one():
     assert rate(0.2, 1000, 1e-3) == 1e-3
     assert Budget(seconds=10).share(Progress(seconds=5)) == 0.5
     assert Budget(steps=4).share(Progress(step=4)) == 1.0
+
+
+def test_a_vae_alone_can_be_gone_on_with_and_the_unet_left_out(tmp_path):
+    fresh(MICRO).vae.save_pretrained(tmp_path / "vae")
+    recipe = Recipe(vae_source=str(tmp_path / "vae"), vae_scenes=4, vae_textures=4, vae_fine=4, shape=MICRO,
+                    vae_steps=2, unet_steps=0, vae=VaeSettings(batch_size=2, crop_px=32))
+    phases = [phase for phase, _ in build(recipe, tmp_path / "work", tmp_path / "out")]
+    assert phases == ["vae", "vae"] and not (tmp_path / "work" / "cache").exists()
+    old, new = (load_file(tmp_path / folder / "diffusion_pytorch_model.safetensors") for folder in ("vae", "out/vae"))
+    assert not torch.equal(old["encoder.conv_in.weight"].half(), new["encoder.conv_in.weight"])
