@@ -11,29 +11,30 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from sdlora.dataset.captions import MAX_CAPTION
+from sdlora.dataset.captions import MAX_CAPTION_BYTES, MAX_METADATA_BYTES
+from sdlora.dataset.encoding import LABELS, NAME_CODECS, plausible_readings
+from sdlora.dataset.listing import MAX_FILES, MAX_PICTURES, Listing, Skipped, is_picture, set_apart, shown
 from sdlora.dataset.picture import MAX_BYTES, SUFFIXES
 from sdlora.errors import UserError
 from sdlora.storage import MAX_NAME, clean_text, open_regular, place, read_json, write_atomic, write_json
 
-MAX_ENTRIES = 2_000
-MAX_DIRECTORY_BYTES = 4 * 2**20  # the zip's own table of contents
+MAX_TEXTS = 3 * MAX_PICTURES
+MAX_DIRECTORY_BYTES = 8 * 2**20  # the zip's own table of contents
 MAX_TOTAL_BYTES = 4 * 2**30
 MAX_RATIO = 200
 SLACK_BYTES = 2**20  # small files may shrink better than MAX_RATIO and still be honest
-LIMITS = {".txt": 4 * MAX_CAPTION + 5, ".jsonl": 8 * 2**20}
+LIMITS = {".txt": MAX_CAPTION_BYTES, ".caption": MAX_CAPTION_BYTES, ".jsonl": MAX_METADATA_BYTES, ".csv": MAX_METADATA_BYTES}
 ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst")
-LEFT_OUT = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")
+INDEX = "index-2.json"  # the number grows with what it holds: what an older sdlora unpacked is unpacked anew
 BROKEN = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, OSError, RuntimeError, NotImplementedError, EOFError, ValueError,
           OverflowError, struct.error)
 
-Listing = list[tuple[Path, PurePosixPath]]
 
+def unpack(path: Path) -> Listing:
+    """Read a zip into HOME/cache/zips/<hash of the zip>, once: its files under the names they have in it.
 
-def unpack(path: Path) -> tuple[Listing, list[tuple[str, str]]]:
-    """Read a zip into HOME/cache/zips/<hash of the zip>, once. Returns ([(file, its name in the zip)], [(name, why skipped)]).
-
-    Raises UserError: not a zip, damaged, password, too many entries, unpacks to far more than it is.
+    What is neither picture nor text is listed too, with the folder as its path, but not unpacked.
+    Raises UserError: not a zip, damaged, password, too many pictures, unpacks to far more than it is.
     """
     name = clean_text(path.name, MAX_NAME)
     try:
@@ -42,12 +43,12 @@ def unpack(path: Path) -> tuple[Listing, list[tuple[str, str]]]:
         raise UserError(f"{name} could not be opened ({error.strerror or error}).", "Check the file.") from error
     with handle:  # opened once, so that what is hashed is what is unpacked
         folder = place("cache", "zips", hash_of(handle, name))
-        index = folder / "index.json"
+        index = folder / INDEX
         if not index.is_file():
             write_json(index, read_entries(handle, name, folder))
     facts = read_json(index)
-    files = [(folder / stored, PurePosixPath(shown)) for stored, shown in facts["files"]]
-    return files, [(shown, why) for shown, why in facts["skipped"]]
+    files = [(folder / stored, PurePosixPath(inside)) for stored, inside in facts["files"]]
+    return Listing(clean_text(path.stem), files, [Skipped(*pair) for pair in facts["skipped"]], facts["notes"])
 
 
 def hash_of(handle: BinaryIO, name: str) -> str:
@@ -64,35 +65,48 @@ def hash_of(handle: BinaryIO, name: str) -> str:
 
 
 def read_entries(handle: BinaryIO, name: str, folder: Path) -> dict[str, list]:
-    """Write the entries worth keeping as 00000.png, 00001.txt... into `folder`; returns what index.json holds."""
+    """Write the entries worth keeping as 00000.png, 00001.txt... into `folder`; returns what the index holds."""
     check_directory(handle, name)
     files: list[tuple[str, str]] = []
-    skipped: list[tuple[str, str]] = []
     total = 0
     try:
         with zipfile.ZipFile(handle) as archive:
             entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-            if len(entries) > MAX_ENTRIES:
-                raise UserError(f"{name} holds more than {MAX_ENTRIES} files.", "Unpack it and use the folder.")
-            for number, entry in enumerate(entries):
-                shown = display_name(entry.filename)
-                why = reason_to_skip(entry, shown)
+            names, notes = names_of(entries)
+            kept, skipped = set_apart(names)
+            check_count(name, [names[number] for number in kept])
+            for number in kept:
+                entry, inside = entries[number], names[number]
+                why = reason_to_skip(entry, inside)
                 if why:
-                    skipped.append((str(shown), why))
-                if why is not None:
+                    skipped.append(Skipped(shown(inside), why))
+                    continue
+                if inside.suffix.lower() not in (*LIMITS, *SUFFIXES):
+                    files.append(("", str(inside)))  # pair tells of it by its name
                     continue
                 try:
-                    data = read_entry(archive, entry, name, MAX_TOTAL_BYTES - total)
+                    data = read_entry(archive, entry, inside, name, MAX_TOTAL_BYTES - total)
                 except BROKEN:
-                    skipped.append((str(shown), f"{shown} is damaged inside the zip."))
+                    skipped.append(Skipped(shown(inside), f"{shown(inside)} is damaged inside the zip."))
                     continue
                 total += len(data)
-                stored = f"{number:05d}{shown.suffix.lower()}"
+                stored = f"{number:05d}{inside.suffix.lower()}"
                 write_atomic(folder / stored, data)
-                files.append((stored, str(shown)))
+                files.append((stored, str(inside)))
     except BROKEN as error:
         raise UserError(f"{name} is damaged or not a zip.", "Download or pack it again.") from error
-    return {"files": files, "skipped": skipped}
+    return {"files": files, "skipped": [[one.name, one.reason] for one in skipped], "notes": notes}
+
+
+def check_count(name: str, names: list[PurePosixPath]) -> None:
+    """Refuse more pictures, or texts, than one style can have; what else lies in the zip does not count."""
+    pictures = sum(is_picture(inside.name) for inside in names)
+    if pictures > MAX_PICTURES:
+        raise UserError(f"{name} holds {pictures} pictures; at most {MAX_PICTURES} fit one style.",
+                        "Choose the 10 to 40 that show the style best.")
+    texts = sum(inside.suffix.lower() in LIMITS for inside in names)
+    if texts > MAX_TEXTS:
+        raise UserError(f"{name} holds {texts} texts; at most {MAX_TEXTS} are read.", "Pack only pictures and their captions.")
 
 
 def check_directory(handle: BinaryIO, name: str) -> None:
@@ -104,46 +118,79 @@ def check_directory(handle: BinaryIO, name: str) -> None:
     if at < 0 or len(tail) < at + 22:
         raise UserError(f"{name} is damaged or not a zip.", "Pack it again as an ordinary zip.")
     count, directory_bytes = struct.unpack_from("<HI", tail, at + 10)
-    if count > 2 * MAX_ENTRIES or directory_bytes > MAX_DIRECTORY_BYTES:
-        raise UserError(f"{name} holds more than {MAX_ENTRIES} files.", "Unpack it and use the folder.")
+    if count > MAX_FILES or directory_bytes > MAX_DIRECTORY_BYTES:
+        raise UserError(f"{name} holds more than {MAX_FILES} files.", "Pack only pictures and their captions.")
 
 
-def display_name(raw: str) -> PurePosixPath:
-    """The name an entry is shown by: clean parts without drive, root or `..`; it never becomes a path on disk."""
-    parts = [clean_text(part) for part in raw.replace("\\", "/").replace(":", "/").split("/")]
-    parts = [short(part) for part in parts if part.strip(". ")]
+def names_of(entries: list[zipfile.ZipInfo]) -> tuple[list[PurePosixPath], list[str]]:
+    """(the name of each entry, what was guessed for that).
+
+    Names with the UTF-8 flag (APPNOTE 4.4.4, bit 11) are UTF-8. The others are tried as UTF-8, then Info-ZIP's Unicode Path
+    field (APPNOTE 4.6.9) counts, then one older encoding for all that are left: the plausible one, else code page 437.
+    """
+    said = [entry.orig_filename if entry.flag_bits & 0x800 else said_name(entry) for entry in entries]
+    raw = [entry.orig_filename.encode("cp437") for entry, name in zip(entries, said, strict=True) if name is None]
+    notes, codec = [], "cp437"
+    if raw:
+        readings = plausible_readings(b"\n".join(raw), NAME_CODECS)
+        codec = next(iter(readings)) if len(readings) == 1 else "cp437"
+        example = shown(clean_name(raw[0].decode(codec, "replace")))
+        notes.append(f"{len(raw)} names in the zip are not marked as UTF-8 and were read as {LABELS[codec]}: {example}. "
+                     "If that looks wrong, pack it again with another program.")
+    names = [name if name is not None else entry.orig_filename.encode("cp437").decode(codec, "replace")
+             for entry, name in zip(entries, said, strict=True)]
+    return [clean_name(name.split("\0")[0]) for name in names], notes
+
+
+def said_name(entry: zipfile.ZipInfo) -> str | None:
+    """The name of an entry without the UTF-8 flag as far as its bytes say it, None where it must be guessed."""
+    raw = entry.orig_filename.encode("cp437")  # what zipfile made of the bytes, undone
+    unicode_path = None
+    at = 0
+    while at + 4 <= len(entry.extra):
+        kind, size = struct.unpack_from("<HH", entry.extra, at)
+        field = entry.extra[at + 4:at + 4 + size]
+        if kind == 0x7075 and field[:1] == b"\1" and field[1:5] == struct.pack("<I", zlib.crc32(raw)):
+            unicode_path = field[5:]
+        at += 4 + size
+    for data in (raw if not raw.isascii() else None, unicode_path, raw):
+        try:
+            if data:
+                return data.decode("utf-8")
+        except UnicodeDecodeError:
+            continue
+    return None if raw else ""
+
+
+def clean_name(raw: str) -> PurePosixPath:
+    """The whole name of an entry in clean parts without drive, root or `..`; it never becomes a path on disk.
+
+    Nothing is cut off: pictures deep in a zip are told apart by all of their folders.
+    """
+    parts = [clean_text(part, 2**16) for part in raw.replace("\\", "/").replace(":", "/").split("/")]
+    parts = [part for part in parts if part.strip(". ")]
     if parts and parts[-1].lower() in SUFFIXES:
         parts[-1] = f"unnamed{parts[-1]}"
-    return PurePosixPath(*parts[-4:]) if parts else PurePosixPath("unnamed")
+    return PurePosixPath(*parts) if parts else PurePosixPath("unnamed")
 
 
-def short(part: str) -> str:
-    """A part of at most MAX_NAME letters that keeps its suffix, so that a picture and its text still belong together."""
-    stem, dot, suffix = part.rpartition(".") if len(part) > MAX_NAME else (part, "", "")
-    return f"{stem[:MAX_NAME - 20]}~{sha256(stem.encode()).hexdigest()[:8]}{dot}{suffix[:8]}" if dot else part[:MAX_NAME]
-
-
-def reason_to_skip(entry: zipfile.ZipInfo, shown: PurePosixPath) -> str | None:
-    """None: read it. "": leave it out without a word. Else the sentence. An encrypted entry refuses the whole zip."""
-    if any(part in LEFT_OUT or part.startswith("._") for part in shown.parts):
-        return ""
+def reason_to_skip(entry: zipfile.ZipInfo, inside: PurePosixPath) -> str:
+    """The sentence why an entry cannot be read, or "". An encrypted entry refuses the whole zip."""
+    name, suffix = shown(inside), inside.suffix.lower()
     if stat.S_ISLNK(entry.external_attr >> 16):
-        return f"{shown} is a link, not a file."
-    suffix = shown.suffix.lower()
+        return f"{name} is a link, not a file."
     if suffix in ARCHIVES:
-        return f"{shown} is an archive inside the zip: unpack it first."
+        return f"{name} is an archive inside the zip: unpack it first."
     if entry.flag_bits & 0x1:
-        raise UserError(f"{shown.name} in the zip is locked with a password.", "Pack it again without a password.")
+        raise UserError(f"{inside.name} in the zip is locked with a password.", "Pack it again without a password.")
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        return f"{shown} is packed in a way that sdlora does not read: pack it as an ordinary zip."
-    if suffix in LIMITS or suffix in SUFFIXES:
-        return None
-    return f"{shown} is not a picture that sdlora reads. Save it as PNG or JPEG."
+        return f"{name} is packed in a way that sdlora does not read: pack it as an ordinary zip."
+    return ""
 
 
-def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, name: str, room: int) -> bytes:
+def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, inside: PurePosixPath, name: str, room: int) -> bytes:
     """The bytes of one entry, at most one over its limit, so that what reads them later says that they are too many."""
-    limit = LIMITS.get(PurePosixPath(entry.filename.replace("\\", "/")).suffix.lower(), MAX_BYTES) + 1
+    limit = LIMITS.get(inside.suffix.lower(), MAX_BYTES) + 1
     with archive.open(entry) as handle:
         data = handle.read(min(limit, room + 1))
     if len(data) > room or len(data) > MAX_RATIO * max(1, entry.compress_size) + SLACK_BYTES:

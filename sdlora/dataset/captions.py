@@ -1,53 +1,40 @@
 """What a picture is called in training: its own text, the set's default, or the words of its file name, with the trigger.
 
-Knows nothing about pictures. Text from files comes in through read_caption; nothing is ever guessed about its encoding.
+Knows nothing about pictures. Text from files comes in through read_caption; encoding.py knows the encodings.
 """
 
-import codecs
 import re
 from pathlib import Path
 
+from sdlora.dataset.encoding import read_text
 from sdlora.dataset.names import looks_like_camera_name as looks_like_camera_name
 from sdlora.dataset.names import words_in_name
 from sdlora.errors import UserError
-from sdlora.storage import clean_text, open_regular
+from sdlora.storage import clean_text
 
 MAX_CAPTION = 2000  # letters
 TRIGGER = re.compile(r"\[trigger\]", re.IGNORECASE)
-BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"),
-        (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+MAX_CAPTION_BYTES = 4 * MAX_CAPTION + 4  # UTF-32 with its mark
+MAX_METADATA_BYTES = 8 * 2**20  # of a metadata.jsonl or metadata.csv
+TOO_LONG = f"The caption {{name}} is longer than {MAX_CAPTION} letters."
 
 COMMON = frozenset("""
     style art artist painting paint drawing sketch picture photo image illustration cartoon anime watercolor oil ink pencil man
     woman girl boy person people cat dog house tree car red green blue yellow black white the a an""".split())
 
 
-def read_caption(path: Path, name: str = "") -> str:
-    """The text of a caption file as one clean line; UTF-8, or UTF-16/32 with a BOM. Raises UserError."""
-    try:
-        with open_regular(path) as handle:
-            data = handle.read(4 * MAX_CAPTION + 5)
-    except OSError as error:
-        raise UserError(f"{name or path.name} could not be opened ({error.strerror}).", "Check the file.") from error
-    return decode_caption(data, name or path.name)
-
-
-def decode_caption(data: bytes, name: str) -> str:
-    """Bytes of a caption file -> one clean line. Raises UserError for text that is too long or in no known encoding."""
-    bom, encoding = next(((bom, encoding) for bom, encoding in BOMS if data.startswith(bom)), (b"", "utf-8"))
-    too_long = len(data) > 4 * MAX_CAPTION + 4
-    try:
-        text = "" if too_long else data[len(bom):].decode(encoding)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{name} is not readable text.", "Save it as UTF-8.") from error
-    return checked_caption("x" * (MAX_CAPTION + 1) if too_long else text, name)
+def read_caption(path: Path, name: str = "") -> tuple[str, str]:
+    """(the text of a caption file as one clean line, its encoding where that was guessed, else ""). Raises UserError."""
+    name = name or path.name
+    text, guessed = read_text(path, name, MAX_CAPTION_BYTES, TOO_LONG.format(name=name))
+    return checked_caption(text, name), guessed
 
 
 def checked_caption(text: str, name: str) -> str:
     """One clean line of at most MAX_CAPTION letters, "" where nothing visible is in it. Raises UserError."""
     clean = clean_text(text, MAX_CAPTION + 1)
     if len(clean) > MAX_CAPTION:
-        raise UserError(f"The caption {name} is longer than {MAX_CAPTION} letters.", "Say it in a line or two.")
+        raise UserError(TOO_LONG.format(name=name), "Say it in a line or two.")
     return clean
 
 

@@ -10,12 +10,11 @@ from pathlib import Path
 
 from sdlora.dataset.buckets import cut_share
 from sdlora.dataset.captions import resolve_caption, trigger_notes
+from sdlora.dataset.listing import MAX_PICTURES, Skipped
 from sdlora.dataset.looks import look_or_refusal
 from sdlora.dataset.names import words_in_name
-from sdlora.dataset.pairing import Skipped, list_files, pair
+from sdlora.dataset.pairing import list_files, pair, pairing_notes
 from sdlora.errors import UserError
-
-MAX_PICTURES = 2_000
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def read_dataset(path: Path, *, trigger: str = "", default_caption: str = "", si
     Raises UserError when nothing is left, naming what was wrong with each file.
     """
     path = Path(path)
-    listing, skipped, names = list_files(path)
+    listing, names = list_files(path)
     findings = pair(listing)
     found_here = [replace(found, **names.get(found.name, {})) for found in findings.found]
     if len(found_here) > MAX_PICTURES:
@@ -55,8 +54,8 @@ def read_dataset(path: Path, *, trigger: str = "", default_caption: str = "", si
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         looked = list(pool.map(lambda found: look_or_refusal(found.path, found.name, side), found_here))
     examples: list[Example] = []
-    skipped += findings.skipped
-    notes = findings.notes + trigger_notes(trigger)
+    skipped = findings.skipped
+    notes = findings.notes + pairing_notes(findings) + trigger_notes(trigger)
     first: dict[str, str] = {}
     for found, seen in zip(found_here, looked, strict=True):
         if isinstance(seen, UserError):

@@ -1,32 +1,32 @@
-"""Which files a folder or zip holds and which text belongs to which picture, before any picture is opened.
+"""Which text belongs to which picture of one folder or zip, before any picture is opened.
 
-Knows nothing about pixels. Conventions: `name.txt` beside `name.png`, kohya's `10_name` folders, Hugging Face metadata.jsonl.
+Knows nothing about pixels. Conventions: `name.txt`, `name.caption` or `name.png.txt` beside `name.png`, kohya's `10_name`
+folders, Hugging Face metadata.jsonl and metadata.csv. A text that could belong to two pictures is given to neither.
 """
 
+import csv
+import io
 import json
 import os
 import re
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from sdlora.dataset.archive import ARCHIVES, LEFT_OUT, LIMITS, Listing, unpack
-from sdlora.dataset.captions import checked_caption, read_caption
+from sdlora.dataset.archive import ARCHIVES, unpack
+from sdlora.dataset.captions import MAX_METADATA_BYTES, checked_caption, read_caption
+from sdlora.dataset.encoding import lines_of, read_text
+from sdlora.dataset.listing import Listing, Skipped, is_picture, list_folder, same, shown
 from sdlora.dataset.picture import EXPORT, SUFFIXES
 from sdlora.errors import UserError
-from sdlora.storage import MAX_NAME, TEMPORARY, clean_text, open_regular, read_json
+from sdlora.storage import clean_text, read_json
 
-MAX_FILES = 40_000
 MAX_REPEATS = 200  # above, the number is a year or a count and not kohya's repeats
-METADATA, SET = "metadata.jsonl", "set.json"
+SET = "set.json"
+TEXTS = (".txt", ".caption")
 OTHER_PICTURES = (".gif", ".bmp", ".tif", ".tiff", ".svg", ".jxl", ".jp2", ".psd", ".ico", ".ppm", ".pgm", ".eps", ".pdf", ".raw",
                   ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".mp4", ".mov")
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A file that is left out; the reason is a full sentence that names it, shown as it is."""
-    name: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -39,33 +39,47 @@ class Found:
     repeats: int = 1
 
 
+@dataclass(frozen=True)
+class Text:
+    """A caption before it is known whose it is: `target` is its picture's name, for a text file maybe without the suffix."""
+    target: PurePosixPath
+    origin: str
+    text: str
+    rank: int  # metadata before .txt before .caption
+
+    @property
+    def listed(self) -> bool:
+        return self.rank == 0
+
+
 @dataclass
 class Findings:
     """What a listing holds before any picture is opened."""
     found: list[Found] = field(default_factory=list)
-    loose_texts: dict[str, str] = field(default_factory=dict)  # stem -> text that belongs to no picture here
+    loose_texts: list[Text] = field(default_factory=list)  # belong to no picture here
     others: list[str] = field(default_factory=list)  # files that are neither picture nor text
     skipped: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    outranked: list[str] = field(default_factory=list)  # texts that are not used because their picture has another
+    guessed: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # encoding -> files
 
 
-def list_files(path: Path) -> tuple[Listing, list[Skipped], dict[str, dict]]:
-    """What lies in a folder, a set of the studio or a zip: ([(file, its name below `path`)], skipped, what a set knows).
+def list_files(path: Path) -> tuple[Listing, dict[str, dict]]:
+    """What lies in a folder, a set of the studio or a zip: (its files, what a set knows of its pictures by file name).
 
     Raises UserError.
     """
     if path.is_dir():
         names = set_names(path)
         if names is None:
-            return *list_folder(path), {}
+            return list_folder(path), {}
         texts = [name for name in (Path(picture).with_suffix(".txt").name for picture in names) if (path / name).is_file()]
-        return [(path / name, PurePosixPath(name)) for name in (*names, *texts)], [], names
+        return Listing(files=[(path / name, PurePosixPath(name)) for name in (*names, *texts)]), names
     if not path.exists():
         raise UserError(f"There is no folder or zip at {path}.", "Check the path.")
     if path.suffix.lower() in SUFFIXES:
         raise UserError(f"{path.name} is a single picture.", "Name the folder that holds your pictures.")
-    files, skipped = unpack(path)
-    return files, [Skipped(name, why) for name, why in skipped], {}
+    return unpack(path), {}
 
 
 def set_names(folder: Path) -> dict[str, dict] | None:
@@ -84,97 +98,133 @@ def ours(entry: object) -> bool:
     return isinstance(entry, dict) and all(type(entry.get(key)) is kind for key, kind in kinds.items())
 
 
-def list_folder(root: Path) -> tuple[Listing, list[Skipped]]:
-    """Files below `root`; hidden ones are left out, links that lead out of it are listed."""
-    listing: Listing = []
-    skipped: list[Skipped] = []
-    inside = root.resolve()
-    for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if not hidden(name)]
-        links = [clean_text(name, MAX_NAME) for name in folders if Path(folder, name).is_symlink()]
-        skipped += [Skipped(link, f"{link} leads to another folder (a link): what lies there is not used.") for link in links]
-        for name in (name for name in files if not hidden(name)):
-            file = Path(folder, name)
-            # realpath, not resolve: of a link to itself it makes a path that cannot be opened, not an error
-            if file.is_symlink() and not Path(os.path.realpath(file)).is_relative_to(inside):
-                link = clean_text(name, MAX_NAME)
-                skipped.append(Skipped(link, f"{link} is a link that leads out of the folder."))
-            else:
-                listing.append((file, PurePosixPath(file.relative_to(root).as_posix())))
-            if len(listing) > MAX_FILES:
-                raise UserError(f"{root.name} holds more than {MAX_FILES} files.", "Name the folder of one style.")
-    return listing, skipped
-
-
-def hidden(name: str) -> bool:
-    return name.startswith((".", TEMPORARY)) or name in LEFT_OUT
-
-
 def natural(name: str) -> list[tuple[int, str]]:
     """A sort key that puts 2.png before 10.png."""
     return [(int(part), "") if part.isdecimal() else (0, part.casefold()) for part in re.split(r"(\d+)", name)]
 
 
 def pair(listing: Listing) -> Findings:
-    """Bring pictures and texts together: by metadata.jsonl first, else by the same stem in the same folder."""
-    findings = Findings()
-    texts: dict[str, str] = {}
-    listed: dict[str, str] = {}
+    """Bring the pictures and texts of one folder or zip together, by their whole names in it."""
+    findings = Findings(skipped=list(listing.skipped), notes=list(listing.notes))
+    texts: list[Text] = []
     pictures: list[tuple[Path, PurePosixPath]] = []
-    for file, name in listing:
+    for file, name in listing.files:
         suffix = name.suffix.lower()
-        if suffix in SUFFIXES:
+        if is_picture(name.name):
             pictures.append((file, name))
-        elif suffix == ".txt":
-            take_text(file, name, texts, findings)
-        elif name.name == METADATA:
-            listed |= read_metadata(file, name.parent, findings)
+        elif suffix in TEXTS:
+            texts += take_text(file, name, findings)
+        elif name.name.lower() in METADATA:
+            texts += read_metadata(file, name, findings)
         elif suffix in OTHER_PICTURES:
             findings.skipped.append(Skipped(shown(name), f"{shown(name)} is of a kind that sdlora does not read. {EXPORT}"))
         elif name.name != SET:
             findings.others.append(shown(name))
-    folded = {key.casefold(): key for key in texts}
-    used = set()
-    for file, name in sorted(pictures, key=lambda item: [natural(part) for part in item[1].parts]):
-        stem = str(name.with_suffix(""))
-        key = stem if stem in texts else folded.get(stem.casefold(), "")
-        used.add(key)
-        text = listed.pop(str(name), "") or texts.get(key)
-        repeats, concept = kohya(name)
-        findings.found.append(Found(file, shown(name), text, concept, repeats))
-    findings.loose_texts = {PurePosixPath(key).name: text for key, text in texts.items() if key not in used}
-    findings.skipped += [Skipped(name, f"{name} is named in {METADATA}, but it is not there.") for name in listed]
-    findings.notes = pairing_notes(findings.others, list(findings.loose_texts))
+    pictures.sort(key=lambda item: [natural(part) for part in item[1].parts])
+    claims = claims_on([name for _, name in pictures], texts, findings)
+    for number, (file, name) in enumerate(pictures):
+        repeats, concept = kohya(PurePosixPath(listing.root) / name)
+        findings.found.append(Found(file, shown(name), chosen(shown(name), claims[number], findings), concept, repeats))
+    findings.notes += reading_notes(findings)
     return findings
 
 
-def pairing_notes(others: list[str], loose: list[str]) -> list[str]:
-    """What was in the folder and is not used."""
-    notes = []
-    if others:
-        notes.append(f"Left alone: {some(others)}.")
-    if any(name.lower().endswith((".caption", *ARCHIVES)) for name in others):
-        notes.append("Captions are read from .txt files only, and archives inside a folder are not opened.")
-    if loose:
-        notes.append(f"These texts belong to no picture: {some([f'{name}.txt' for name in loose])}.")
+def claims_on(pictures: list[PurePosixPath], texts: list[Text], findings: Findings) -> dict[int, list[tuple[int, Text]]]:
+    """{index of a picture: [(how loosely the names agree, text)]}; a text for several pictures, or none, goes to `findings`.
+
+    Names agree letter by letter, else as NFC and without regard to capitals; in both, a text is named like its picture with
+    the suffix or without.
+    """
+    indexes = []
+    for key in (str, same):
+        index: dict[str, set[int]] = defaultdict(set)
+        for number, name in enumerate(pictures):
+            index[key(name)].add(number)
+            index[key(name.with_suffix("")) + "/"].add(number)  # no name of a file ends like that
+        indexes.append((key, index))
+    claims: dict[int, list[tuple[int, Text]]] = defaultdict(list)
+    for text in texts:
+        loosely, whose = next(((loosely, whose) for loosely, (key, index) in enumerate(indexes)
+                               if (whose := owners(index, key(text.target), text.listed))), (0, set()))
+        if len(whose) == 1:
+            claims[whose.pop()].append((loosely, text))
+        elif whose:
+            names = [shown(pictures[number]) for number in sorted(whose)]
+            findings.skipped.append(Skipped(text.origin, ambiguous(text.origin, names)))
+        elif text.listed:
+            reason = f"{shown(text.target)} is named in {text.origin}, but it is not there."
+            findings.skipped.append(Skipped(shown(text.target), reason))
+        else:
+            findings.loose_texts.append(text)
+    return claims
+
+
+def owners(index: dict[str, set[int]], target: str, listed: bool) -> set[int]:
+    """The pictures that a text may belong to; metadata names a picture with its suffix, and only that one is meant."""
+    whole = index.get(target, set())
+    return set(whole) if listed and whole else whole | index.get(target + "/", set())
+
+
+def ambiguous(text: str, pictures: list[str]) -> str:
+    """The sentence for a text that could belong to several pictures."""
+    kind = f"{len(pictures)} pictures called {pictures[0]}" if len(set(pictures)) == 1 else f"each of {some(pictures)}"
+    return f"{text} could belong to {kind}, so none got it. Give every picture a name of its own, or add one folder at a time."
+
+
+def chosen(picture: str, claims: list[tuple[int, Text]], findings: Findings) -> str | None:
+    """The one of several texts of a picture that counts, the others are told; None where two of them claim it equally."""
+    def strength(claim: tuple[int, Text]) -> tuple[bool, int, int]:
+        loosely, text = claim
+        return not text.text, text.rank, loosely
+
+    ranked = sorted(claims, key=strength)
+    first = [text for claim in ranked if strength(claim) == strength(ranked[0]) for text in claim[1:]]
+    if len({text.text for text in first}) > 1:
+        names = some(sorted({text.origin for text in first}))
+        reason = f"{picture} has {len(first)} texts that differ ({names}), so none of them is used. Keep one."
+        findings.skipped.append(Skipped(first[0].origin, reason))
+        return None
+    findings.outranked += [text.origin for _, text in ranked[len(first):] if text.text not in ("", first[0].text)]
+    return first[0].text if first else None
+
+
+def reading_notes(findings: Findings) -> list[str]:
+    """What was decided about texts: encodings that were guessed, texts that another one outranks."""
+    notes = [f"Not marked as any encoding and read as {encoding}: {some(names, 8)}. Check the captions."
+             for encoding, names in findings.guessed.items()]
+    if findings.outranked:
+        notes.append("Not used, because the picture has another text (metadata comes first, then .txt, then .caption): "
+                     f"{some(findings.outranked)}.")
     return notes
 
 
-def some(names: list[str]) -> str:
-    """The first three names and how many more there are."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+def pairing_notes(findings: Findings) -> list[str]:
+    """What was in the folder and is not used."""
+    notes = []
+    if findings.others:
+        notes.append(f"Left alone: {some(findings.others)}.")
+    if any(name.lower().endswith(ARCHIVES) for name in findings.others):
+        notes.append("Archives inside a folder are not opened.")
+    if findings.loose_texts:
+        notes.append(f"These texts belong to no picture: {some([text.origin for text in findings.loose_texts])}.")
+    return notes
 
 
-def shown(name: PurePosixPath) -> str:
-    return clean_text(str(name), 2 * MAX_NAME)
+def some(names: list[str], most: int = 3) -> str:
+    """The first names and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def take_text(file: Path, name: PurePosixPath, texts: dict[str, str], findings: Findings) -> None:
+def take_text(file: Path, name: PurePosixPath, findings: Findings) -> list[Text]:
     """Read one caption file; one that cannot be read is listed and its picture goes on without it."""
     try:
-        texts[str(name.with_suffix(""))] = read_caption(file, name.name)
+        text, guessed = read_caption(file, shown(name))
     except UserError as refused:
         findings.skipped.append(Skipped(shown(name), f"{refused} Its picture is used without it."))
+        return []
+    if guessed:
+        findings.guessed[guessed].append(shown(name))
+    return [Text(name.with_suffix(""), shown(name), text, 1 + TEXTS.index(name.suffix.lower()))]
 
 
 def kohya(name: PurePosixPath) -> tuple[int, str]:
@@ -186,29 +236,59 @@ def kohya(name: PurePosixPath) -> tuple[int, str]:
     return 1, ""
 
 
-def read_metadata(file: Path, folder: PurePosixPath, findings: Findings) -> dict[str, str]:
-    """{picture name: caption} from a Hugging Face imagefolder metadata.jsonl; a line that cannot be used is listed."""
-    captions: dict[str, str] = {}
+def read_metadata(file: Path, name: PurePosixPath, findings: Findings) -> list[Text]:
+    """The captions of a Hugging Face imagefolder metadata.jsonl or metadata.csv; an entry that cannot be used is listed."""
+    captions: list[Text] = []
+    said = shown(name)
     try:
-        with open_regular(file) as handle:
-            data = handle.read(LIMITS[".jsonl"] + 1)
-        if len(data) > LIMITS[".jsonl"]:
-            findings.skipped.append(Skipped(METADATA, f"{METADATA} is larger than {LIMITS['.jsonl'] >> 20} MB: it is not read."))
-            return captions
-        lines = data.decode("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        findings.skipped.append(Skipped(METADATA, f"{METADATA} is not readable text ({type(error).__name__}). Save it as UTF-8."))
+        text, guessed = read_text(file, said, MAX_METADATA_BYTES, f"{said} is larger than {MAX_METADATA_BYTES >> 20} MB.")
+    except UserError as refused:
+        findings.skipped.append(Skipped(said, str(refused)))
         return captions
-    for number, line in enumerate(lines, start=1):
+    if guessed:
+        findings.guessed[guessed].append(said)
+    for place, entry in METADATA[name.name.lower()](text):
         try:
-            entry = json.loads(line) if line.strip() else None
-            if entry is None:
-                continue
-            name = PurePosixPath(os.path.normpath(str(folder / entry["file_name"].replace("\\", "/"))).replace("\\", "/"))
-            text = next((entry[key] for key in ("text", "caption", "prompt") if isinstance(entry.get(key), str)), "")
-            captions[str(name)] = checked_caption(text, f"in line {number} of {METADATA}")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            findings.skipped.append(Skipped(METADATA, f"Line {number} of {METADATA} is not an entry with file_name and text."))
+            target = os.path.normpath(str(name.parent / entry["file_name"].replace("\\", "/"))).replace("\\", "/")
+            caption = next((entry[key] for key in ("text", "caption", "prompt") if isinstance(entry.get(key), str)), "")
+            captions.append(Text(PurePosixPath(target), said, checked_caption(caption, f"in {place} of {said}"), 0))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            findings.skipped.append(Skipped(said, f"{place.capitalize()} of {said} is not an entry with file_name and text."))
         except UserError as refused:
-            findings.skipped.append(Skipped(METADATA, str(refused)))
+            findings.skipped.append(Skipped(said, str(refused)))
     return captions
+
+
+def json_lines(text: str) -> Iterator[tuple[str, object]]:
+    """(place, entry) of each line of a metadata.jsonl that is not empty; None for a line that is no JSON."""
+    for number, line in enumerate(lines_of(text), start=1):
+        try:
+            if line.strip():
+                yield f"line {number}", json.loads(line)
+        except (ValueError, RecursionError):
+            yield f"line {number}", None
+
+
+def csv_rows(text: str) -> Iterator[tuple[str, object]]:
+    """(place, entry) of each row of a metadata.csv; columns are apart by the comma, semicolon or tab of its first line."""
+    first = lines_of(text)[0]
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
+    head: list[str] | None = None
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except csv.Error:
+            yield f"line {rows.line_num}", None
+            continue
+        if head is None:
+            head = [cell.strip().lower() for cell in row]
+            if "file_name" not in head:
+                yield "line 1", None  # no row below can be used
+                return
+        elif any(cell.strip() for cell in row):
+            yield f"line {rows.line_num}", dict(zip(head, row, strict=False))
+
+
+METADATA = {"metadata.jsonl": json_lines, "metadata.csv": csv_rows}

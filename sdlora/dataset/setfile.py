@@ -14,7 +14,8 @@ from filelock import FileLock
 
 from sdlora.dataset.buckets import Box, crop_box
 from sdlora.dataset.captions import read_caption, resolve_caption
-from sdlora.dataset.pairing import SET, Skipped
+from sdlora.dataset.listing import Skipped
+from sdlora.dataset.pairing import SET
 from sdlora.errors import UserError
 from sdlora.storage import place, read_json, write_atomic, write_json
 
@@ -77,8 +78,9 @@ def load(set_id: str) -> PictureSet:
             entry["id"], entry["name"], caption, resolve_caption(caption, entry["name"], default, trigger),
             folder / entry["file"], folder / thumbnail_name(entry["id"]), entry["width"], entry["height"]))
     skipped = tuple(Skipped(name, reason) for name, reason in about["skipped"])
+    notes = dict.fromkeys(about["notes"] + [note for entry in about["pictures"] for note in entry.get("notes", [])])
     return PictureSet(set_id, about["title"], trigger, default, about["sentence"], about["created"], tuple(pictures), skipped,
-                      tuple(about["notes"]))
+                      tuple(notes))
 
 
 def path(set_id: str) -> Path:
@@ -116,7 +118,7 @@ def thumbnail_name(picture_id: str) -> str:
 def text_of(file: Path) -> str:
     """The saved caption; "" where none is saved or somebody else wrote something unreadable there."""
     try:
-        return read_caption(file) if file.is_file() else ""
+        return read_caption(file)[0] if file.is_file() else ""
     except UserError:
         return ""
 

@@ -15,11 +15,11 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from sdlora.dataset.archive import Listing, unpack
+from sdlora.dataset.archive import unpack
 from sdlora.dataset.captions import checked_caption
-from sdlora.dataset.folder import MAX_PICTURES
+from sdlora.dataset.listing import MAX_PICTURES, Listing, Skipped, is_picture, list_folder, same, set_apart
 from sdlora.dataset.names import words_in_name
-from sdlora.dataset.pairing import SET, Found, Skipped, pair
+from sdlora.dataset.pairing import SET, Findings, Found, ambiguous, pair
 from sdlora.dataset.picture import read_picture
 from sdlora.dataset.setfile import (
     GONE,
@@ -61,48 +61,79 @@ def create(name: str) -> PictureSet:
 
 
 def add_pictures(set_id: str, files: Iterable[str | Path]) -> tuple[list[SetPicture], list[Skipped]]:
-    """Add pictures, their .txt captions and zips of both; a .txt alone goes to the picture of that name in the set.
+    """Add pictures, their captions, and zips or folders of both; a text alone goes to the picture of that name in the set.
 
-    Each picture is saved as soon as it is read, so an interrupted upload keeps what came before. Returns (added, skipped).
+    Texts and pictures of each zip or folder are paired among themselves, so equal names of two zips never meet. Each picture
+    is saved as soon as it is read, so an interrupted upload keeps what came before. Returns (added, skipped).
     """
-    listing, skipped = list_uploads(files)
-    findings = pair(listing)
-    skipped += findings.skipped
-    skipped += [Skipped(name, f"{name} is neither a picture nor a caption.") for name in findings.others]
-    added = []
+    uploads = [(upload, pair(upload.listing)) for upload in list_uploads(files)]
+    skipped = [one for _, findings in uploads for one in findings.skipped]
+    others = [name for _, findings in uploads for name in findings.others]
+    skipped += [Skipped(name, f"{name} is neither a picture nor a caption.") for name in others]
+    wanted = [found for _, findings in uploads for found in findings.found]
+    added, told = [], set()
     pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
     try:
-        for found, copy in zip(findings.found, pool.map(clean_copy, findings.found), strict=True):
+        for found, copy in zip(wanted, pool.map(clean_copy, wanted), strict=True):
             try:
                 added.append(keep(set_id, found, copy))
+                told |= {added[-1]} if found.text else set()
             except UserError as refused:
                 path(set_id)  # a set that was deleted in the meantime ends the upload
                 skipped.append(Skipped(found.name, str(refused)))
     finally:
         pool.shutdown(cancel_futures=True)
-    skipped += give_texts(set_id, findings.loose_texts)
+    for upload, findings in uploads:
+        skipped += give_texts(set_id, upload, findings, told, alone=not wanted)
     with changing(set_id) as about:
-        remembered = dict(about["skipped"]) | {s.name: s.reason for s in skipped}
-        about["skipped"] = list(remembered.items())[-MAX_SKIPPED:]
+        names = {one.name for one in skipped}
+        remembered = [(name, reason) for name, reason in about["skipped"] if name not in names]
+        about["skipped"] = list(dict.fromkeys(remembered + [(one.name, one.reason) for one in skipped]))[-MAX_SKIPPED:]
+        about["notes"] = list(dict.fromkeys(about["notes"] + [note for _, findings in uploads for note in findings.notes]))
     now = {picture.id: picture for picture in load(set_id).pictures}
     return [now[picture_id] for picture_id in added if picture_id in now], skipped
 
 
-def list_uploads(files: Iterable[str | Path]) -> tuple[Listing, list[Skipped]]:
-    """Dropped files under their own names, zips opened; a zip that cannot be read is skipped with its reason."""
-    listing: Listing = []
-    skipped: list[Skipped] = []
+@dataclass(frozen=True)
+class Upload:
+    """What was dropped together; `prefix` is the name of its zip or folder where that was put before the names in it."""
+    listing: Listing
+    prefix: str = ""
+    closed: bool = False  # a zip or folder: its texts do not belong to pictures from elsewhere as long as it has its own
+
+
+def list_uploads(files: Iterable[str | Path]) -> list[Upload]:
+    """Dropped files, each zip and folder apart; one that cannot be read is skipped with its reason.
+
+    A browser hands every file over in a folder of its own. Where pictures and texts do lie in one folder, they belong together.
+    """
+    loose, opened = Listing(), []
     for file in map(Path, files):
-        if file.suffix.lower() != ".zip":
-            listing.append((file, PurePosixPath(file.name)))
-            continue
         try:
-            inside, left_out = unpack(file)
+            if file.is_dir() or file.suffix.lower() == ".zip":
+                opened.append(named_upload(list_folder(file) if file.is_dir() else unpack(file)))
+            else:
+                loose.files.append((file, PurePosixPath(file.name)))
         except UserError as refused:
-            inside, left_out = [], [(clean_text(file.name, MAX_NAME), str(refused))]
-        listing += inside
-        skipped += [Skipped(name, why) for name, why in left_out]
-    return listing, skipped
+            loose.skipped.append(Skipped(clean_text(file.name, MAX_NAME), str(refused)))
+    kept, left_out = set_apart([name for _, name in loose.files])
+    loose.files = [loose.files[number] for number in kept]
+    loose.skipped += left_out
+    kinds: dict[Path, set[bool]] = {}
+    for file, _ in loose.files:
+        kinds.setdefault(file.parent, set()).add(is_picture(file.name))
+    together = [folder for folder, kind in kinds.items() if len(kind) == 2]
+    groups = [Upload(Listing(files=[item for item in loose.files if item[0].parent == folder])) for folder in together]
+    loose.files = [item for item in loose.files if item[0].parent not in together]
+    return [Upload(loose), *groups, *opened]
+
+
+def named_upload(listing: Listing) -> Upload:
+    """The files of a zip or folder under its name, so that the artist sees where each comes from."""
+    if not listing.root or all(name.parts[0] == listing.root for _, name in listing.files):
+        return Upload(listing, closed=True)
+    listing.files = [(file, PurePosixPath(listing.root) / name) for file, name in listing.files]
+    return Upload(listing, listing.root, closed=True)
 
 
 @dataclass(frozen=True)
@@ -152,22 +183,37 @@ def keep(set_id: str, found: Found, copy: Copy | UserError) -> str:
         about["next"] += 1
         about["pictures"].append({
             "id": picture_id, "name": found.name, "file": picture_id + copy.suffix, "width": copy.width,
-            "height": copy.height, "repeats": found.repeats, "digest": copy.digest})
-        about["notes"] += [note for note in copy.notes if note not in about["notes"]][:MAX_SKIPPED]
+            "height": copy.height, "repeats": found.repeats, "digest": copy.digest, "notes": copy.notes})
         about["skipped"] = [pair for pair in about["skipped"] if pair[0] != found.name]
     return picture_id
 
 
-def give_texts(set_id: str, texts: dict[str, str]) -> list[Skipped]:
-    """Captions that came without their picture go to the picture of that name already in the set; the others are listed."""
-    stems = {PurePosixPath(p.name).stem.casefold(): p.id for p in load(set_id).pictures}
+def give_texts(set_id: str, upload: Upload, findings: Findings, told: set[str], *, alone: bool) -> list[Skipped]:
+    """Captions that came without their picture go to the one picture of that name already in the set.
+
+    told: ids of pictures that just got a text of their own; alone: whether only texts were dropped, so that they may replace
+    captions. Returns what was not given to any.
+    """
     lost = []
-    for stem, text in texts.items():
-        if stem.casefold() in stems:
-            set_caption(set_id, stems[stem.casefold()], text)
+    for text in findings.loose_texts:
+        target = text.target.relative_to(upload.prefix) if upload.prefix else text.target
+        elsewhere = upload.closed and findings.found
+        fitting = [] if elsewhere else [p for p in load(set_id).pictures if fits(PurePosixPath(p.name), target)]
+        if len(fitting) > 1:
+            lost.append(Skipped(text.origin, ambiguous(text.origin, [p.name for p in fitting])))
+        elif fitting and fitting[0].id not in told and (alone or fitting[0].caption in ("", text.text)):
+            set_caption(set_id, fitting[0].id, text.text)
         else:
-            lost.append(Skipped(f"{stem}.txt", f"{stem}.txt belongs to no picture here: it needs the name of its picture."))
+            kept = f"{fitting[0].name} keeps the caption it has." if fitting else "It needs the name of its picture."
+            lost.append(Skipped(text.origin, f"{text.origin} belongs to no picture here. {kept}"))
     return lost
+
+
+def fits(picture: PurePosixPath, text: PurePosixPath) -> bool:
+    """Whether a text, named without its suffix, may belong to a picture: one name, and folders that do not contradict it."""
+    folders = zip(reversed(same(picture.parent).split("/")), reversed(same(text.parent).split("/")), strict=False)
+    apart = str(text.parent) != "." and str(picture.parent) != "." and any(one != other for one, other in folders)
+    return not apart and same(text.name) in (same(picture.name), same(picture.stem))
 
 
 def captions(set_id: str) -> dict[str, str]:
@@ -191,7 +237,6 @@ def remove_picture(set_id: str, picture_id: str) -> None:
     with changing(set_id) as about:
         gone = [entry for entry in about["pictures"] if entry["id"] == picture_id]
         about["pictures"] = [entry for entry in about["pictures"] if entry["id"] != picture_id]
-        about["notes"] = [note for note in about["notes"] if not any(note.startswith(entry["name"]) for entry in gone)]
     for entry in gone:
         for name in (entry["file"], text_name(picture_id), thumbnail_name(picture_id)):
             (path(set_id) / name).unlink(missing_ok=True)
@@ -201,6 +246,8 @@ def forget_skipped(set_id: str) -> None:
     """Clear the list of what could not be used, once it was read."""
     with changing(set_id) as about:
         about["skipped"], about["notes"] = [], []
+        for entry in about["pictures"]:
+            entry["notes"] = []
 
 
 def rename(set_id: str, name: str) -> None:

@@ -16,7 +16,7 @@ from sdlora.ui import words
 from sdlora.ui.guard import QUIET, an_id, fields, guarded, guarded_server, text, uploads
 from sdlora.ui.look import shown, widget
 
-ENDINGS = [".png", ".jpg", ".jpeg", ".webp", ".avif", ".heic", ".heif", ".zip", ".txt", ".jsonl", ".caption"]
+ENDINGS = [".png", ".jpg", ".jpeg", ".webp", ".avif", ".heic", ".heif", ".zip", ".txt", ".caption", ".jsonl", ".csv"]
 THUMBNAIL = 256
 
 

@@ -178,6 +178,116 @@ def test_a_zip_is_opened_and_a_broken_one_is_listed(drop, tmp_path):
     assert sets.captions(made)["001"] == "red fox"
 
 
+def folder_of(path, colour, *names, texts=True):
+    for number, name in enumerate(names):
+        picture(path / name, sum(map(ord, colour)) + number)
+        if texts:
+            (path / name).with_suffix(".txt").write_text(f"{colour} {name}")
+    return path
+
+
+def zip_of(folder, path):
+    path.parent.mkdir(exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.iterdir()):
+            archive.write(file, file.name)
+    return path
+
+
+def dropped(folder, path):
+    """The files of a folder as a browser hands them over: each alone in a folder of no meaning."""
+    files = []
+    for file in sorted(folder.iterdir()):
+        files.append(path / f"{folder.name}-{file.name}" / file.name)
+        files[-1].parent.mkdir(parents=True)
+        shutil.copy(file, files[-1])
+    return files
+
+
+@pytest.mark.parametrize("way", ["zips", "zips of one name", "folders", "files of folders", "one drop after another"])
+def test_equal_names_keep_their_own_captions(tmp_path, way):
+    made = sets.create("x").id
+    folders = [folder_of(tmp_path / colour, colour, "1.png", "2.png") for colour in ("red", "blue")]
+    drops = {"zips": lambda: [[zip_of(f, tmp_path / f"{f.name}.zip") for f in folders]], "folders": lambda: [folders],
+             "zips of one name": lambda: [[zip_of(f, tmp_path / f"{f.name} up" / "set.zip") for f in folders]],
+             "files of folders": lambda: [[file for f in folders for file in sorted(f.iterdir())]],
+             "one drop after another": lambda: [dropped(f, tmp_path / "up") for f in folders]}
+    for files in drops[way]():
+        assert sets.add_pictures(made, files)[1] == []
+    digests = {read_dataset(f).examples[n].digest: e.caption for f in folders for n, e in enumerate(read_dataset(f).examples)}
+    assert {e.digest: e.caption for e in read_dataset(sets.path(made)).examples} == digests and len(digests) == 4
+
+
+def test_a_text_that_may_be_of_two_pictures_is_named(tmp_path):
+    made = sets.create("x").id
+    red, blue = (folder_of(tmp_path / colour, colour, "1.png") for colour in ("red", "blue"))
+    _, skipped = sets.add_pictures(made, dropped(red, tmp_path / "up") + dropped(blue, tmp_path / "up"))
+    assert set(sets.captions(made).values()) == {""} and [s.name for s in skipped] == ["1.txt", "1.txt"]
+    _, skipped = sets.add_pictures(made, [red / "1.txt"])
+    assert set(sets.captions(made).values()) == {""} and "could belong to 2 pictures" in skipped[0].reason
+    assert any("could belong" in s.reason for s in sets.load(made).skipped)
+
+
+def test_texts_in_folders_of_a_zip_go_to_those_folders(tmp_path):
+    made = sets.create("x").id
+    for colour in ("red", "blue"):
+        sets.add_pictures(made, [folder_of(tmp_path / colour, colour, "1.png", texts=False)])
+    with zipfile.ZipFile(tmp_path / "words.zip", "w") as archive:
+        for name in ("red/1.txt", "blue/1.txt", "green/1.txt"):
+            archive.writestr(name, name)
+    _, skipped = sets.add_pictures(made, [tmp_path / "words.zip"])
+    assert {p.name: p.caption for p in sets.load(made).pictures} == {"red/1.png": "red/1.txt", "blue/1.png": "blue/1.txt"}
+    assert [s.name for s in skipped] == ["words/green/1.txt"]
+
+
+def test_a_text_whose_picture_is_missing_goes_to_no_picture_of_another_source(tmp_path):
+    made = sets.create("x").id
+    red, blue = (folder_of(tmp_path / colour, colour, "1.png", "2.png") for colour in ("red", "blue"))
+    (red / "1.txt").unlink()
+    (blue / "1.png").unlink()
+    _, skipped = sets.add_pictures(made, [zip_of(red, tmp_path / "red.zip"), zip_of(blue, tmp_path / "blue.zip")])
+    assert {p.name: p.caption for p in sets.load(made).pictures} == {
+        "red/1.png": "", "red/2.png": "red 2.png", "blue/2.png": "blue 2.png"}
+    assert [s.name for s in skipped] == ["blue/1.txt"]
+
+
+def test_a_caption_is_replaced_only_by_texts_dropped_alone(tmp_path):
+    made = sets.create("x").id
+    red, blue = (folder_of(tmp_path / colour, colour, "1.png", "2.png") for colour in ("red", "blue"))
+    sets.add_pictures(made, dropped(red, tmp_path / "up"))
+    (blue / "2.png").unlink()
+    _, skipped = sets.add_pictures(made, dropped(blue, tmp_path / "up"))
+    assert [p.caption for p in sets.load(made).pictures] == ["red 1.png", "red 2.png", "blue 1.png"]
+    assert [s.name for s in skipped] == ["2.txt"] and "keeps the caption" in skipped[0].reason
+    assert sets.add_pictures(made, [blue / "2.txt"])[1] == []
+    assert [p.caption for p in sets.load(made).pictures][1] == "blue 2.png"
+
+
+def test_an_upload_follows_the_rules_of_a_folder(tmp_path):
+    made = sets.create("x").id
+    up = folder_of(tmp_path / "up", "red", "cafe\u0301.png", "b.png", "b-masklabel.png", texts=False)
+    (up / "caf\u00e9.png.caption").write_bytes("caf\u00e9".encode("cp1252"))
+    (up / "metadata.csv").write_text("file_name,text\nb.png,a boat\n")
+    _, skipped = sets.add_pictures(made, dropped(up, tmp_path / "one by one"))
+    now = sets.load(made)
+    assert [p.caption for p in now.pictures] == ["a boat", "caf\u00e9"] and [s.name for s in skipped] == ["b-masklabel.png"]
+    assert ["Windows-1252" in note for note in now.notes] == [True]
+
+
+def test_every_reason_is_kept_and_the_notes_of_each_picture(tmp_path):
+    made = sets.create("x").id
+    (tmp_path / "metadata.jsonl").write_text("no\nneither\n")
+    Image.new("RGB", (64, 64)).save(tmp_path / "dark.png")
+    Image.new("RGB", (64, 64), "white").save(tmp_path / "dark.png.jpg")
+    sets.add_pictures(made, sorted(tmp_path.glob("*.*")))
+    now = sets.load(made)
+    assert ["Line 1" in now.skipped[0].reason, "Line 2" in now.skipped[1].reason] == [True, True] and len(now.notes) == 2
+    sets.remove_picture(made, now.pictures[0].id)
+    assert len(sets.load(made).notes) == 1 and sets.load(made).notes[0].startswith(now.pictures[1].name)
+    sets.forget_skipped(made)
+    assert sets.load(made).notes == sets.load(made).skipped == ()
+
+
 def test_captions_are_cleaned_and_limited(drop):
     made = sets.create("x").id
     sets.add_pictures(made, drop)

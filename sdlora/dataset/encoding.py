@@ -1,0 +1,170 @@
+"""Bytes that strangers call text -> str: what the bytes say of themselves is read, the rest is guessed, and the guess is told.
+
+Knows nothing about captions. A guess is made only where one encoding alone gives plausible words; otherwise there is none.
+"""
+
+import codecs
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from sdlora.errors import UserError
+from sdlora.storage import open_regular
+
+BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"),
+        (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+LABELS = {"utf-16-le": "UTF-16", "utf-16-be": "UTF-16", "utf-32-le": "UTF-32", "utf-32-be": "UTF-32", "cp932": "Shift-JIS",
+          "gb18030": "GBK", "cp949": "EUC-KR", "cp1251": "Windows-1251", "cp1252": "Windows-1252", "cp437": "code page 437",
+          "cp866": "code page 866"}
+CJK_MARKS = r"\u3001-\u301f\uff01-\uff5e\u2018-\u201d\u2026\u2014\u00b7"
+WESTERN = "ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜÝàáâãäåæçèéêëìíîïñòóôõöøùúûüýßŒœŠšŽž"
+WESTERN_MARKS = "‘’“”–—…«»€£§©®°´·¿¡½²³"
+COMMON = 0.8  # share of the letters that must be everyday ones
+CAPTION_CODECS = ("cp932", "gb18030", "cp949", "cp1251", "cp1252")
+NAME_CODECS = ("cp932", "gb18030", "cp949", "cp866", "cp1251", "cp437", "cp1252")
+
+
+def lines_of(text: str) -> list[str]:
+    r"""The lines of a text: they end at \n, \r\n or \r. U+2028, U+0085 and the like, where str.splitlines breaks, are text."""
+    return re.split(r"\r\n|\r|\n", text)
+
+
+def read_text(path: Path, name: str, limit: int, too_long: str) -> tuple[str, str]:
+    """As `decode`, from a file. Raises UserError also for no ordinary file, and saying `too_long` for over `limit` bytes."""
+    try:
+        with open_regular(path) as handle:
+            data = handle.read(limit + 1)
+    except OSError as error:
+        raise UserError(f"{name} could not be opened ({error.strerror or error}).", "Check the file.") from error
+    if len(data) > limit:
+        raise UserError(too_long, "Give a shorter text.")
+    return decode(data, name)
+
+
+def decode(data: bytes, name: str) -> tuple[str, str]:
+    """(text, the encoding's usual name where it was guessed, else ""). Raises UserError where no one encoding fits.
+
+    A byte order mark decides, else UTF-8; only what is neither is guessed.
+    """
+    bom, encoding = next(((bom, encoding) for bom, encoding in BOMS if data.startswith(bom)), (b"", "utf-8"))
+    text = strictly(data[len(bom):], encoding)
+    if text is None or (b"\0" in data and not bom):
+        readings = {} if bom else wide_readings(data)
+        if b"\0" not in data and not bom:
+            readings |= plausible_readings(data, CAPTION_CODECS)
+        if len(readings) == 1:
+            return next((said, LABELS[codec]) for codec, said in readings.items())
+    if text is None:
+        raise UserError(f"{name} is not readable text.", "Save it as UTF-8.")
+    return text, ""  # with a NUL in it, where it is one: a stray one in UTF-8
+
+
+def strictly(data: bytes, encoding: str) -> str | None:
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError:
+        return None
+
+
+def wide_readings(data: bytes) -> dict[str, str]:
+    """{encoding: text} of the readings as UTF-32 or UTF-16 without a mark that give words; the one with most ASCII wins.
+
+    Where no byte is NUL (no ASCII letter in it), the words must be three letters or more: two bytes are a letter too easily.
+    """
+    fewest = 1 if b"\0" in data else 3
+    for codecs_ in (("utf-32-le", "utf-32-be"), ("utf-16-le", "utf-16-be")):
+        found = {codec: text for codec in codecs_ if len(text := strictly(data, codec) or "") >= fewest and is_plain(text)}
+        most = max(map(ascii_letters, found.values()), default=0)
+        found = {codec: text for codec, text in found.items() if ascii_letters(text) == most}
+        if found:
+            return found
+    return {}
+
+
+def ascii_letters(text: str) -> int:
+    return sum(c.isascii() for c in text)
+
+
+def is_plain(text: str) -> bool:
+    """Whether the text holds nothing but everyday letters and marks of some script."""
+    if re.search(r"[\0-\x08\x0e-\x1f\ud800-\udfff\ue000-\uf8ff\ufff0-\uffff]", text) or not text.strip():
+        return False
+    other = [c for c in text if not c.isascii()]
+    return sum(map(everyday, other)) >= COMMON * len(other)
+
+
+def everyday(c: str) -> bool:
+    """Whether a letter is used every day in some script: Latin, Greek, Cyrillic, kana, Hangul, common Han, emoji."""
+    if c in WESTERN + WESTERN_MARKS or c >= "\U0001f300":
+        return True
+    known = re.match(rf"[\u0100-\u017f\u0386-\u03ce\u0401-\u045f\u3041-\u30fe{CJK_MARKS}]", c)
+    return known is not None or common_hangul(c) or common_kanji(c) or common_hanzi(c)
+
+
+def lead(c: str, codec: str) -> int:
+    """The first byte of a double-byte letter in an encoding, 0 where it has none."""
+    data = c.encode(codec, "ignore")
+    return data[0] if len(data) == 2 else 0
+
+
+def common_hanzi(c: str) -> bool:
+    """Level 1 of GB 2312: the 3,755 everyday letters of Chinese."""
+    return 0xB0 <= lead(c, "gb2312") <= 0xD7
+
+
+def common_kanji(c: str) -> bool:
+    """Level 1 of JIS X 0208: the 2,965 everyday kanji."""
+    return "\u4e00" <= c <= "\u9fff" and 0x88 <= lead(c, "shift_jis") <= 0x98
+
+
+def common_hangul(c: str) -> bool:
+    """The 2,350 syllables of KS X 1001."""
+    return "\uac00" <= c <= "\ud7a3" and 0xB0 <= lead(c, "euc_kr") <= 0xC8
+
+
+def plausible_readings(data: bytes, tried: tuple[str, ...]) -> dict[str, str]:
+    """{encoding: text} of the readings in older encodings that look like words of the language each was made for."""
+    readings = {codec: strictly(data, codec) for codec in tried}
+    return {codec: text for codec, text in readings.items() if text is not None and PLAUSIBLE[codec](text)}
+
+
+def east_asian(common: Callable[[str], bool], script: str) -> Callable[[str], bool]:
+    """A check for texts of whole words in an East Asian script; a lone letter in Latin text is a misread accent or quote."""
+    def check(text: str) -> bool:
+        foreign = [c for c in text if not c.isascii()]
+        good = sum(bool(common(c) or re.match(rf"[{script}{CJK_MARKS}]", c)) for c in foreign)
+        runs = re.findall(r"[^\x00-\x7f]{2,}", text)
+        return good >= COMMON * len(foreign) and (bool(runs) or not re.search("[A-Za-z]", text)) and is_clean(text)
+    return check
+
+
+def is_clean(text: str) -> bool:
+    return not re.search(r"[\x80-\x9f\ue000-\uf8ff\uff61-\uff9f\ufffd]", text)
+
+
+def cased(word: str) -> bool:
+    return word in (word.lower(), word.upper()) or word == word[:1].upper() + word[1:].lower()
+
+
+def western(text: str) -> bool:
+    """Latin words with a few accents in them and quotes where quotes stand."""
+    if any(c not in WESTERN + WESTERN_MARKS for c in text if not c.isascii()):
+        return False
+    misplaced = re.search(r"”[^\W\d_]|[^\W\d_]“|[^\W\d_][¿¡²³½°´·§£€][^\W\d_]", text)
+    many = re.search(rf"[{WESTERN}]{{3}}|[^\x00-\x7f]{{4}}", text)
+    return not misplaced and not many and all(cased(word) for word in re.findall(r"[^\W\d_]+", text) if not word.isascii())
+
+
+def cyrillic(text: str) -> bool:
+    """Words of Cyrillic letters alone, more of them than of other words."""
+    if any(not re.match(r"[ЁёА-яІіЇїЄєҐґ«»„“”’–—…№°·]", c) for c in text if not c.isascii()):
+        return False
+    words = re.findall(r"[^\W\d_]+", text)
+    own = [word for word in words if re.fullmatch("[ЁёА-яІіЇїЄєҐґ]+", word) and cased(word)]
+    mixed = [word for word in words if not word.isascii() and word not in own]
+    return not mixed and 2 * len(own) >= len(words) and any(len(word) > 2 for word in own)
+
+
+PLAUSIBLE: dict[str, Callable[[str], bool]] = {
+    "cp932": east_asian(common_kanji, r"\u3041-\u30fe\u3005"), "gb18030": east_asian(common_hanzi, ""),
+    "cp949": east_asian(common_hangul, ""), "cp1251": cyrillic, "cp866": cyrillic, "cp1252": western, "cp437": western}
