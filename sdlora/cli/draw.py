@@ -4,6 +4,7 @@ import json
 import re
 import time
 from contextlib import nullcontext
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Annotated
 
@@ -13,12 +14,12 @@ from rich.progress import Progress
 from sdlora.cli.files import check_pictures
 from sdlora.config import DrawConfig, make
 from sdlora.draw import samplers
+from sdlora.draw.prompts_file import Line, read_prompts
 from sdlora.errors import UserError
 from sdlora.jobs.execute import DRAWING_LOCK
 from sdlora.jobs.lock import hold
 from sdlora.storage import home
 
-MAX_PROMPTS_BYTES = 4 << 20
 LORA_KEYS = {"te": "text_strength", "blocks": "blocks", "start": "start", "end": "end"}
 
 
@@ -28,7 +29,8 @@ def register(app: typer.Typer) -> None:
 
 def draw(
     prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPT...", help="What to draw")] = None,
-    prompts_file: Annotated[Path | None, typer.Option(help="A text file with one prompt a line")] = None,
+    prompts_file: Annotated[Path | None, typer.Option(
+        help="A text file with one prompt a line; # begins a comment, --n --w --h --d --s --l are settings of a line")] = None,
     base: Annotated[str, typer.Option(help="mini, a diffusers folder, a .safetensors file or a hub id")] = "mini",
     lora: Annotated[list[str] | None, typer.Option(
         metavar="FILE[:STRENGTH][,te=,blocks=,start=,end=]", help="A LoRA; may be given again. te: its strength in the text "
@@ -54,50 +56,74 @@ def draw(
     """Draw pictures with a base model and any number of LoRAs. Prompt i, picture j is written to OUT/iii-jj.png."""
     from sdlora.library.tags import with_tags  # the shelf opens pictures: nothing for --help
 
-    wanted = [*(prompts or []), *(read_prompts(prompts_file) if prompts_file else [])]
-    if not wanted:
+    lines, notes = read_prompts(prompts_file) if prompts_file else ([], [])
+    for note in notes:
+        typer.echo(note, err=True)
+    lines = [Line(0, prompt) for prompt in prompts or []] + lines
+    if not lines:
         raise UserError("There is nothing to draw.", 'Give a prompt: sdlora draw "a red house" --out pictures')
     width, height = parse_size(size)
-    config = with_tags(make(DrawConfig, {
-        "prompts": wanted, "negative": negative, "base": base, "loras": [parse_lora(text) for text in lora or []],
+    shared = {
+        "negative": negative, "base": base, "loras": [parse_lora(text) for text in lora or []],
         "method": method, "switch_every": switch_every, "sampler": sampler, "init": named_file(init), "mask": named_file(mask),
         "init_strength": strength, "seed": seed, "count": count, "steps": steps, "guidance": guidance, "width": width,
-        "height": height, "device": device}))
+        "height": height, "device": device}
+    configs = [with_tags(config) for config in drawings(lines, shared)]
     if sampler:
         samplers.official(sampler)  # a misspelt name is said before the base is loaded
-    check_pictures(out, [f"{prompt:03d}-{image:02d}.png" for prompt in range(len(config.prompts)) for image in range(count)],
+    check_pictures(out, [f"{prompt:03d}-{image:02d}.png" for prompt in range(len(lines)) for image in range(count)],
                    [init, mask])
     if download:
         from sdlora.cli.bases import fetch
         fetch(base, ask=not as_json)
-    write_pictures(config, out, as_json)
+    write_pictures(configs, out, as_json)
 
 
-def write_pictures(config: DrawConfig, out: Path, as_json: bool) -> None:
-    """Draw all of `config` into `out`, telling of each picture as it is written."""
+def drawings(lines: list[Line], shared: dict[str, object]) -> list[DrawConfig]:
+    """The drawings that make all prompts in their order; neighbours with the same settings are drawn together.
+
+    Raises UserError, naming the line of the file where a setting of that line is wrong.
+    """
+    configs = []
+    for settings, group in groupby(lines, lambda line: line.settings):
+        together = list(group)
+        try:
+            configs.append(make(DrawConfig, shared | settings | {"prompts": [line.prompt for line in together]}))
+        except UserError as error:
+            if not settings:
+                raise
+            raise UserError(f"Line {together[0].number} of the prompts: {error.message}", error.hint) from error
+    return configs
+
+
+def write_pictures(configs: list[DrawConfig], out: Path, as_json: bool) -> None:
+    """Draw all of `configs`, which share base and device, into `out`, telling of each picture as it is written."""
     from sdlora.base.load import load_base
     from sdlora.draw import infotext, pipeline
 
     began = time.monotonic()
-    loaded = load_base(config.base, config.device)
-    total = len(config.prompts) * config.count
+    loaded = load_base(configs[0].base, configs[0].device)
+    total = sum(len(config.prompts) * config.count for config in configs)
     # a training that runs beside waits meanwhile, as it does for the page
     with hold(home() / DRAWING_LOCK, 10) or nullcontext(), Progress(transient=True, disable=as_json) as progress:
         bar = progress.add_task(f"Drawing {total} picture{'s' * (total > 1)}", total=total)
-        for event in pipeline.draw(loaded, config):
-            done = event.prompt_index * config.count + event.image_index
-            if isinstance(event, pipeline.Preview):
-                progress.update(bar, completed=done + event.step / event.steps)
-                continue
-            path = out / f"{event.prompt_index:03d}-{event.image_index:02d}.png"
-            infotext.write_picture(path, event.image, event.settings)
-            progress.update(bar, completed=done + 1)
-            if as_json:
-                facts = {"event": "picture", "prompt_index": event.prompt_index, "image_index": event.image_index,
-                         "file": str(path.resolve()), **event.settings}
-                typer.echo(json.dumps(facts, ensure_ascii=False))
-            else:
-                progress.console.print(f"{path}  {event.prompt}", markup=False, highlight=False, soft_wrap=True)
+        firsts = accumulate((len(config.prompts) for config in configs), initial=0)  # prompts before each drawing
+        for first, config in zip(firsts, configs, strict=False):
+            for event in pipeline.draw(loaded, config):
+                index = first + event.prompt_index
+                done = index * config.count + event.image_index
+                if isinstance(event, pipeline.Preview):
+                    progress.update(bar, completed=done + event.step / event.steps)
+                    continue
+                path = out / f"{index:03d}-{event.image_index:02d}.png"
+                infotext.write_picture(path, event.image, event.settings)
+                progress.update(bar, completed=done + 1)
+                if as_json:
+                    facts = {"event": "picture", "prompt_index": index, "image_index": event.image_index,
+                             "file": str(path.resolve()), **event.settings}
+                    typer.echo(json.dumps(facts, ensure_ascii=False))
+                else:
+                    progress.console.print(f"{path}  {event.prompt}", markup=False, highlight=False, soft_wrap=True)
     seconds = round(time.monotonic() - began, 2)
     typer.echo(json.dumps({"event": "done", "pictures": total, "out": str(out.resolve()), "seconds": seconds}) if as_json
                else f"{total} picture{'s' * (total > 1)} in {seconds:.1f} s")
@@ -130,14 +156,3 @@ def parse_size(text: str) -> tuple[int | None, int | None]:
     if not sides:
         raise UserError(f"{text!r} is not a size.", "Write it as --size 512x768 (width x height in px).")
     return int(sides[1]), int(sides[2])
-
-
-def read_prompts(path: Path) -> list[str]:
-    """One prompt a line; empty lines are left out."""
-    try:
-        if path.stat().st_size > MAX_PROMPTS_BYTES:
-            raise UserError(f"{path.name} is larger than 4 MB.", "Give a text file with one prompt a line.")
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} could not be read ({error}).", "Give a text file with one prompt a line.") from error
-    return [line.strip() for line in lines if line.strip()]

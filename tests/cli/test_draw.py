@@ -43,6 +43,24 @@ def test_prompt_i_picture_j(run, tmp_path):
     assert lines[3]["file"] == str(tmp_path / "out" / "001-01.png") and lines[3]["seed"] == 6
 
 
+def test_lines_of_a_prompts_file_have_settings_of_their_own(run, tmp_path):
+    (tmp_path / "p.txt").write_bytes("# two\na cat --s 2 --d 9 --w 72 --h 64 --n dogs --cn x.png\na dog\na fox".encode("utf-16"))
+    result = run("draw", "a red house", "--prompts-file", tmp_path / "p.txt", "--steps", 1, "--size", "64x64", "--seed", 5,
+                 "--out", tmp_path / "out", "--json", "--device", "cpu")
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["prompt_index"] for line in lines[:-1]] == [0, 1, 2, 3] and lines[-1]["pictures"] == 4
+    said = [read_infotext(tmp_path / "out" / f"{n:03d}-00.png") for n in range(4)]
+    assert [(s["prompt"], s["steps"], s["seed"], s["width"]) for s in said] == [
+        ("a red house", 1, 5, 64), ("a cat", 2, 9, 72), ("a dog", 1, 5, 64), ("a fox", 1, 5, 64)]
+    assert said[1]["negative"] == "dogs" and "--cn x.png is not used" in result.stderr
+
+
+def test_a_wrong_setting_names_its_line(run, tmp_path):
+    (tmp_path / "p.txt").write_text("a dog\na cat --s 900")
+    with pytest.raises(UserError, match="Line 2 of the prompts: steps must be"):
+        run("draw", "--prompts-file", tmp_path / "p.txt", "--out", tmp_path)
+
+
 def test_a_strength_follows_the_last_colon_only_as_a_number(tmp_path, monkeypatch):
     monkeypatch.setattr(draw.Path, "is_file", lambda path: True)
     for text, file, strength in (("a.safetensors", "a.safetensors", 1.0), ("a.safetensors:0.8", "a.safetensors", 0.8),
