@@ -128,6 +128,13 @@ def test_nothing_forbidden_is_used():
                 assert not any(k.arg == "shell" and ast.unparse(k.value) == "True" for k in node.keywords), path
 
 
+def test_lines_end_only_at_line_ends():
+    """str.splitlines also breaks at U+2028, U+0085, vertical tab...: captions, prompts and JSON lines fall apart there."""
+    for path in SOURCES:
+        called = {node.attr for node in ast.walk(parsed(path)) if isinstance(node, ast.Attribute)}
+        assert "splitlines" not in called, path
+
+
 def test_reading_from_pictures_to_a_file_is_short():
     """Pictures + captions -> LoRA file reads in <= 900 lines of code (blank lines and docstrings not counted)."""
     path_of_a_picture = ["dataset/folder.py", "dataset/captions.py", "dataset/buckets.py", "train/session.py", "train/cache.py",

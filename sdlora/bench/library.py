@@ -79,7 +79,7 @@ def stage(name: str, data: Path, folder: Path) -> dict[str, float]:
                           check=False, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"stage {name} failed: {done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.strip().split("\n")[-1])
 
 
 def build(folder: Path, files: int) -> int:

@@ -74,7 +74,7 @@ def nvidia_card() -> str | None:
                                 check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    names = [line.strip() for line in answer.stdout.splitlines() if line.strip()]
+    names = [line.strip() for line in answer.stdout.split("\n") if line.strip()]
     return names[0] if answer.returncode == 0 and names else None
 
 

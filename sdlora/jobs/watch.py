@@ -96,7 +96,7 @@ class Story:
             new = handle.read()
         whole = new[:new.rfind(b"\n") + 1]
         self.offset += len(whole)
-        for line in whole.splitlines():
+        for line in whole.split(b"\n")[:-1]:
             try:
                 self.fold(events.from_json(line.decode("utf-8", "replace")))
             except (ValueError, TypeError, KeyError):

@@ -33,7 +33,7 @@ def shown(folder: Folder, where: bytes, beside: str, found: facts.Facts) -> dict
     The family comes from the tensors; what others say about it decides only between families that the tensors leave open.
     """
     path = folder.path / os.fsdecode(where)
-    suffixes = [line.split(" ")[0] for line in beside.splitlines()]
+    suffixes = [line.split(" ")[0] for line in filter(None, beside.split("\n"))]
     said = sidecars.read({suffix: path.with_name(path.stem + suffix) for suffix in suffixes})
     said |= notes_of(folder).get(key_of(where), {})
     stem = clean_text(path.stem, MAX_NAME) or path.suffix
