@@ -23,10 +23,13 @@ COMMON = frozenset("""
     woman girl boy person people cat dog house tree car red green blue yellow black white the a an""".split())
 
 
-def read_caption(path: Path, name: str = "") -> tuple[str, str]:
-    """(the text of a caption file as one clean line, its encoding where that was guessed, else ""). Raises UserError."""
+def read_caption(path: Path, name: str = "", usual: str = "") -> tuple[str, str]:
+    """(the text of a caption file as one clean line, its encoding where that was guessed, else ""). Raises UserError.
+
+    usual: as for `encoding.decode`.
+    """
     name = name or path.name
-    text, guessed = read_text(path, name, MAX_CAPTION_BYTES, TOO_LONG.format(name=name))
+    text, guessed = read_text(path, name, MAX_CAPTION_BYTES, TOO_LONG.format(name=name), usual)
     return checked_caption(text, name), guessed
 
 

@@ -29,7 +29,7 @@ def lines_of(text: str) -> list[str]:
     return re.split(r"\r\n|\r|\n", text)
 
 
-def read_text(path: Path, name: str, limit: int, too_long: str) -> tuple[str, str]:
+def read_text(path: Path, name: str, limit: int, too_long: str, usual: str = "") -> tuple[str, str]:
     """As `decode`, from a file. Raises UserError also for no ordinary file, and saying `too_long` for over `limit` bytes."""
     try:
         with open_regular(path) as handle:
@@ -38,13 +38,14 @@ def read_text(path: Path, name: str, limit: int, too_long: str) -> tuple[str, st
         raise UserError(f"{name} could not be opened ({error.strerror or error}).", "Check the file.") from error
     if len(data) > limit:
         raise UserError(too_long, "Give a shorter text.")
-    return decode(data, name)
+    return decode(data, name, usual)
 
 
-def decode(data: bytes, name: str) -> tuple[str, str]:
+def decode(data: bytes, name: str, usual: str = "") -> tuple[str, str]:
     """(text, the encoding's usual name where it was guessed, else ""). Raises UserError where no one encoding fits.
 
-    A byte order mark decides, else UTF-8; only what is neither is guessed.
+    A byte order mark decides, else UTF-8; only what is neither is guessed. usual: the name of the encoding that the texts beside
+    this one have; it is taken where several fit.
     """
     bom, encoding = next(((bom, encoding) for bom, encoding in BOMS if data.startswith(bom)), (b"", "utf-8"))
     text = strictly(data[len(bom):], encoding)
@@ -52,6 +53,8 @@ def decode(data: bytes, name: str) -> tuple[str, str]:
         readings = {} if bom else wide_readings(data)
         if b"\0" not in data and not bom:
             readings |= plausible_readings(data, CAPTION_CODECS)
+        if len(readings) > 1:
+            readings = {codec: said for codec, said in readings.items() if LABELS[codec] == usual}
         if len(readings) == 1:
             return next((said, LABELS[codec]) for codec, said in readings.items())
     if text is None:
@@ -156,7 +159,9 @@ def western(text: str) -> bool:
 
 
 def cyrillic(text: str) -> bool:
-    """Words of Cyrillic letters alone, more of them than of other words."""
+    """Words of Cyrillic letters alone, more of them than of other words; KOI8-R read as Windows-1251 turns to capitals."""
+    if sum(map(str.isupper, text)) > sum(map(str.islower, text)):
+        return False
     if any(not re.match(r"[ЁёА-яІіЇїЄєҐґ«»„“”’–—…№°·]", c) for c in text if not c.isascii()):
         return False
     words = re.findall(r"[^\W\d_]+", text)

@@ -21,8 +21,8 @@ CLUTTER = ("__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "#r
 # Folders that kohya's scripts and GUI, OneTrainer, ai-toolkit, SimpleTuner and the diffusers scripts make beside the pictures.
 TRAINERS = {
     "reg": "regularization pictures", "reg_images": "regularization pictures", "regularization": "regularization pictures",
-    "regularization_images": "regularization pictures", "class_images": "regularization pictures",
-    "log": "logs", "logs": "logs", "tensorboard": "logs",
+    "regularization_images": "regularization pictures", "regularisation": "regularization pictures",
+    "class_images": "regularization pictures", "log": "logs", "logs": "logs", "tensorboard": "logs", "wandb": "logs",
     "model": "models and samples", "sample": "sample pictures", "samples": "sample pictures",
     "validation_images": "sample pictures",
     "masked_loss": "masks", "mask": "masks", "masks": "masks",

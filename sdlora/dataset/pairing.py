@@ -108,18 +108,20 @@ def pair(listing: Listing) -> Findings:
     findings = Findings(skipped=list(listing.skipped), notes=list(listing.notes))
     texts: list[Text] = []
     pictures: list[tuple[Path, PurePosixPath]] = []
+    text_files: list[tuple[Path, PurePosixPath]] = []
     for file, name in listing.files:
         suffix = name.suffix.lower()
         if is_picture(name.name):
             pictures.append((file, name))
         elif suffix in TEXTS:
-            texts += take_text(file, name, findings)
+            text_files.append((file, name))
         elif name.name.lower() in METADATA:
             texts += read_metadata(file, name, findings)
         elif suffix in OTHER_PICTURES:
             findings.skipped.append(Skipped(shown(name), f"{shown(name)} is of a kind that sdlora does not read. {EXPORT}"))
         elif name.name != SET:
             findings.others.append(shown(name))
+    texts += take_texts(text_files, findings)
     pictures.sort(key=lambda item: [natural(part) for part in item[1].parts])
     claims = claims_on([name for _, name in pictures], texts, findings)
     for number, (file, name) in enumerate(pictures):
@@ -215,16 +217,29 @@ def some(names: list[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def take_text(file: Path, name: PurePosixPath, findings: Findings) -> list[Text]:
-    """Read one caption file; one that cannot be read is listed and its picture goes on without it."""
+def take_texts(files: list[tuple[Path, PurePosixPath]], findings: Findings) -> list[Text]:
+    """Read the caption files; one that cannot be read is listed and its picture goes on without it.
+
+    Where a text fits several encodings, the one counts that the others here have as far as it had to be guessed.
+    """
+    read = [take_text(file, name, findings) for file, name in files]
+    if len(findings.guessed) == 1:
+        usual, = findings.guessed
+        read = [take_text(file, name, findings, usual) if isinstance(text, Skipped) else text
+                for (file, name), text in zip(files, read, strict=True)]
+    findings.skipped += [text for text in read if isinstance(text, Skipped)]
+    return [text for text in read if isinstance(text, Text)]
+
+
+def take_text(file: Path, name: PurePosixPath, findings: Findings, usual: str = "") -> Text | Skipped:
+    """Read one caption file, or say why not."""
     try:
-        text, guessed = read_caption(file, shown(name))
+        text, guessed = read_caption(file, shown(name), usual)
     except UserError as refused:
-        findings.skipped.append(Skipped(shown(name), f"{refused} Its picture is used without it."))
-        return []
+        return Skipped(shown(name), f"{refused} Its picture is used without it.")
     if guessed:
         findings.guessed[guessed].append(shown(name))
-    return [Text(name.with_suffix(""), shown(name), text, 1 + TEXTS.index(name.suffix.lower()))]
+    return Text(name.with_suffix(""), shown(name), text, 1 + TEXTS.index(name.suffix.lower()))
 
 
 def kohya(name: PurePosixPath) -> tuple[int, str]:

@@ -108,7 +108,7 @@ def list_uploads(files: Iterable[str | Path]) -> list[Upload]:
     A browser hands every file over in a folder of its own. Where pictures and texts do lie in one folder, they belong together.
     """
     loose, opened = Listing(), []
-    for file in map(Path, files):
+    for file in dict.fromkeys(map(Path, files)):  # a file that is dropped twice has one path
         try:
             if file.is_dir() or file.suffix.lower() == ".zip":
                 opened.append(named_upload(list_folder(file) if file.is_dir() else unpack(file)))

@@ -69,3 +69,10 @@ def test_a_pipe_makes_nobody_wait(tmp_path):
     os.mkfifo(tmp_path / "a.txt")
     with pytest.raises(UserError, match="a.txt could not be opened .it is not an ordinary file"):
         read_text(tmp_path / "a.txt", "a.txt", 9, "too long")
+
+
+@pytest.mark.parametrize("codec, text", [("koi8-r", "дом у моря, акварель"), ("cp1251", "КРАСНЫЙ ДОМ")])
+def test_russian_in_capitals_may_be_another_encoding(codec, text):
+    with pytest.raises(UserError, match="not readable"):
+        decode(text.encode(codec), "a.txt")
+    assert decode("Красный дом у моря".encode("cp1251"), "a.txt") == ("Красный дом у моря", "Windows-1251")

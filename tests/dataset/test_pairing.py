@@ -114,3 +114,15 @@ def test_the_root_is_a_kohya_folder_too(pairing):
 def test_what_is_left_is_noted(pairing):
     notes = " ".join(pairing_notes(pairing(["a.png"], {"b.txt": "x", "c.zip": "x", "d.md": "x"})))
     assert "b.txt" in notes and "c.zip" in notes and "d.md" in notes and "Archives" in notes
+
+
+def test_a_text_that_fits_several_encodings_is_read_like_the_others_beside_it(pairing):
+    doubtful = "古老的教堂".encode("gb18030")
+    alone = pairing(["a.png"], {"a.txt": doubtful})
+    assert captions(alone) == {"a.png": None} and "a.txt is not readable text" in alone.skipped[0].reason
+    told = pairing(["a.png", "b.png"], {"a.txt": doubtful, "b.txt": "彩色玻璃窗户".encode("gb18030")})
+    assert captions(told) == {"a.png": "古老的教堂", "b.png": "彩色玻璃窗户"} and not told.skipped
+    assert any("GBK: b.txt, a.txt" in note for note in told.notes)
+    mixed = pairing(["a.png", "b.png", "c.png"], {"a.txt": doubtful, "b.txt": "彩色玻璃窗户".encode("gb18030"),
+                                                  "c.txt": "caf\xe9".encode("latin-1")})
+    assert captions(mixed)["a.png"] is None and [one.name for one in mixed.skipped] == ["a.txt"]

@@ -380,3 +380,10 @@ def test_a_set_deleted_during_an_upload_stays_deleted(drop, monkeypatch):
     with pytest.raises(UserError, match="no longer there"):
         sets.add_pictures(made, drop)
     assert sets.list_sets() == []
+
+
+def test_a_file_that_is_dropped_twice_is_no_doubt(drop):
+    made = sets.create("Twice")
+    added, _ = sets.add_pictures(made.id, [*drop, *drop])
+    assert len(added) == 4
+    assert [p.caption for p in sets.load(made.id).pictures if p.name == "IMG_1.png"] == ["a boat"]
