@@ -49,6 +49,7 @@ def decode(data: bytes, name: str, usual: str = "") -> tuple[str, str]:
     """
     bom, encoding = next(((bom, encoding) for bom, encoding in BOMS if data.startswith(bom)), (b"", "utf-8"))
     text = strictly(data[len(bom):], encoding)
+    text = text and text.removeprefix("\ufeff")  # of a program that wrote the mark although its encoding did
     if text is None or (b"\0" in data and not bom):
         readings = {} if bom else wide_readings(data)
         if b"\0" not in data and not bom:

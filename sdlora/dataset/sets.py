@@ -6,6 +6,7 @@ from several threads and processes at once.
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -108,7 +109,10 @@ def list_uploads(files: Iterable[str | Path]) -> list[Upload]:
     A browser hands every file over in a folder of its own. Where pictures and texts do lie in one folder, they belong together.
     """
     loose, opened = Listing(), []
-    for file in dict.fromkeys(map(Path, files)):  # a file that is dropped twice has one path
+    times = Counter(map(Path, files))  # a file that is dropped twice has one path
+    twice = [clean_text(file.name, MAX_NAME) for file, count in times.items() if count > 1]
+    loose.skipped += [Skipped(name, f"{name} was dropped twice: it is used once.") for name in twice]
+    for file in times:
         try:
             if file.is_dir() or file.suffix.lower() == ".zip":
                 opened.append(named_upload(list_folder(file) if file.is_dir() else unpack(file)))

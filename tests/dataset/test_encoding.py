@@ -76,3 +76,8 @@ def test_russian_in_capitals_may_be_another_encoding(codec, text):
     with pytest.raises(UserError, match="not readable"):
         decode(text.encode(codec), "a.txt")
     assert decode("Красный дом у моря".encode("cp1251"), "a.txt") == ("Красный дом у моря", "Windows-1251")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_second_mark_is_no_letter(encoding):
+    assert decode("\ufeffa red house".encode(encoding), "a.txt") == ("a red house", "")

@@ -384,6 +384,7 @@ def test_a_set_deleted_during_an_upload_stays_deleted(drop, monkeypatch):
 
 def test_a_file_that_is_dropped_twice_is_no_doubt(drop):
     made = sets.create("Twice")
-    added, _ = sets.add_pictures(made.id, [*drop, *drop])
-    assert len(added) == 4
+    added, skipped = sets.add_pictures(made.id, [*drop, *drop])
+    assert len(added) == 4 and {one.name for one in skipped} == {file.name for file in drop}
+    assert all("was dropped twice" in one.reason for one in skipped)
     assert [p.caption for p in sets.load(made.id).pictures if p.name == "IMG_1.png"] == ["a boat"]
