@@ -58,9 +58,9 @@ def decode(data: bytes, name: str, usual: str = "") -> tuple[str, str]:
             readings = {codec: said for codec, said in readings.items() if LABELS[codec] == usual}
         if len(readings) == 1:
             return next((said, LABELS[codec]) for codec, said in readings.items())
-    if text is None:
+    if text is None or 4 * text.count("\0") > len(text):  # a stray NUL in UTF-8 is none of the letters; many are UTF-16
         raise UserError(f"{name} is not readable text.", "Save it as UTF-8.")
-    return text, ""  # with a NUL in it, where it is one: a stray one in UTF-8
+    return text, ""
 
 
 def strictly(data: bytes, encoding: str) -> str | None:
@@ -93,7 +93,7 @@ def is_plain(text: str) -> bool:
     """Whether the text holds nothing but everyday letters and marks of some script."""
     if re.search(r"[\0-\x08\x0e-\x1f\ud800-\udfff\ue000-\uf8ff\ufff0-\uffff]", text) or not text.strip():
         return False
-    other = [c for c in text if not c.isascii()]
+    other = [c for c in text if not c.isascii() and not c.isspace()]
     return sum(map(everyday, other)) >= COMMON * len(other)
 
 

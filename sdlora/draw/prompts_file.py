@@ -42,7 +42,10 @@ def read_prompts(path: Path) -> tuple[list[Line], list[str]]:
         said = clean_text(said, MAX_BYTES)
         if said and not said.startswith("#"):
             line, told = read_line(number, said)
-            lines.append(line)
+            if line.prompt:
+                lines.append(line)
+            else:
+                told.append("it holds no prompt and is left out")
             notes += [f"Line {number} of {path.name}: {note}." for note in told]
     return lines, notes
 

@@ -81,3 +81,15 @@ def test_russian_in_capitals_may_be_another_encoding(codec, text):
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_a_second_mark_is_no_letter(encoding):
     assert decode("\ufeffa red house".encode(encoding), "a.txt") == ("a red house", "")
+
+
+@pytest.mark.parametrize("space", ["\u2028", "\u0085", "\u00a0", "\u3000"])
+def test_a_rare_space_hides_no_utf16(space):
+    text = f"blue{space}boat"
+    assert decode(text.encode("utf-16-be"), "a.txt") == decode(text.encode("utf-16-le"), "a.txt") == (text, "UTF-16")
+
+
+def test_many_nuls_are_never_read_as_utf8():
+    with pytest.raises(UserError, match="not readable"):
+        decode("a \ue000\ue001\ue002 cat".encode("utf-16-le"), "a.txt")  # private letters: no plain UTF-16
+    assert decode(b"a red house\0", "a.txt") == ("a red house\0", "")
