@@ -102,6 +102,16 @@ def test_captions_and_clutter_do_not_count_as_pictures(pack):
     assert len(findings.found) == 40 and len(findings.others) == 2500 and findings.skipped == []
 
 
+def test_a_zip_whose_unpacked_files_are_lost_is_unpacked_again(pack):
+    archive = pack(("a.png", png()), ("a.txt", "a fox"), ("b.md", "x"))
+    first = [file for file, _ in unpack(archive).files]
+    times = [file.stat().st_mtime_ns for file in first[:2]]
+    assert [file.stat().st_mtime_ns for file, _ in unpack(archive).files[:2]] == times, "unpacked once"
+    first[0].write_bytes(b"")
+    first[1].unlink()
+    assert [e.caption for e in read_dataset(archive).examples] == ["a fox"]
+
+
 def test_what_is_no_picture_is_told_as_in_a_folder(pack):
     dataset = read_dataset(pack(("a.png", png()), ("a_sdxl.npz", b"x"), ("config.json", b"{}"), ("b.gif", b"GIF89a"),
                                 ("set.json", b"1")))
