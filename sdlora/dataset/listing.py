@@ -28,7 +28,7 @@ TRAINERS = {
     "masked_loss": "masks", "mask": "masks", "masks": "masks",
     "conditioning": "control pictures", "_controls": "control pictures",
     "_latent_cache": "caches", "_t_e_cache": "caches", "_clip_vision_cache": "caches", "workspace-cache": "caches"}
-LABELS = re.compile(r".-(mask|cond)label$", re.IGNORECASE)  # OneTrainer's masks and conditioning pictures
+LABELS = re.compile(r".[-_](mask|cond)label$", re.IGNORECASE)  # OneTrainer's masks and conditioning pictures
 MASK = re.compile(r"(.+)[-_. ]mask$", re.IGNORECASE)
 
 
@@ -53,8 +53,9 @@ def list_folder(root: Path) -> Listing:
 
     Raises UserError for more than MAX_FILES files.
     """
-    listing = Listing(clean_text(root.resolve().name))
+    listing = Listing(clean_text(root.name if root.name not in ("", "..") else root.resolve().name))
     inside = root.resolve()
+
     def skip(file: Path, why: str) -> None:
         listing.skipped.append(Skipped(shown(below(root, file)), f"{shown(below(root, file))} {why}."))
 

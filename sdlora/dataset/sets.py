@@ -199,12 +199,17 @@ def give_texts(set_id: str, upload: Upload, findings: Findings, told: set[str], 
     captions. Returns what was not given to any.
     """
     lost = []
+    known: dict[str, list[SetPicture]] = {}
+    for picture in load(set_id).pictures if findings.loose_texts else ():
+        for name in {same(PurePosixPath(picture.name).name), same(PurePosixPath(picture.name).stem)}:
+            known.setdefault(name, []).append(picture)
     for text in findings.loose_texts:
         target = text.target.relative_to(upload.prefix) if upload.prefix else text.target
-        elsewhere = upload.closed and findings.found
-        fitting = [] if elsewhere else [p for p in load(set_id).pictures if fits(PurePosixPath(p.name), target)]
+        fitting = [picture for picture in known.get(same(target.name), []) if agree(PurePosixPath(picture.name), target)]
+        if upload.closed and findings.found:
+            fitting = []
         if len(fitting) > 1:
-            lost.append(Skipped(text.origin, ambiguous(text.origin, [p.name for p in fitting])))
+            lost.append(Skipped(text.origin, ambiguous(text.origin, [picture.name for picture in fitting])))
         elif fitting and fitting[0].id not in told and (alone or fitting[0].caption in ("", text.text)):
             set_caption(set_id, fitting[0].id, text.text)
         else:
@@ -213,11 +218,10 @@ def give_texts(set_id: str, upload: Upload, findings: Findings, told: set[str], 
     return lost
 
 
-def fits(picture: PurePosixPath, text: PurePosixPath) -> bool:
-    """Whether a text, named without its suffix, may belong to a picture: one name, and folders that do not contradict it."""
-    folders = zip(reversed(same(picture.parent).split("/")), reversed(same(text.parent).split("/")), strict=False)
-    apart = str(text.parent) != "." and str(picture.parent) != "." and any(one != other for one, other in folders)
-    return not apart and same(text.name) in (same(picture.name), same(picture.stem))
+def agree(picture: PurePosixPath, text: PurePosixPath) -> bool:
+    """Whether the folders of a picture and a text do not contradict each other, from the innermost outwards."""
+    pairs = zip(reversed(picture.parent.parts), reversed(text.parent.parts), strict=False)
+    return all(same(one) == same(other) for one, other in pairs)
 
 
 def captions(set_id: str) -> dict[str, str]:

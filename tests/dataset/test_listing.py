@@ -1,7 +1,7 @@
 """What other programs leave beside the pictures is no training picture, and each of it is named."""
 
 import os
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import pytest
 
@@ -61,6 +61,13 @@ def test_a_folder_is_read_by_the_same_rule(tmp_path):
     listing = list_folder(tmp_path)
     assert [str(name) for _, name in listing.files] == ["img/a.png"]
     assert {one.name for one in listing.skipped} == {"reg", ".thumbnails", "img/a-masklabel.png"}
+
+
+def test_the_root_is_called_as_it_was_named(tmp_path, monkeypatch):
+    (tmp_path / "10_fox" / "x").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "10_fox")
+    for path in (tmp_path / "10_fox", Path(), Path("../10_fox/"), Path("x/..")):
+        assert list_folder(path).root == "10_fox"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
