@@ -4,6 +4,7 @@ Knows nothing about what is in the files. The same names are left out whichever 
 """
 
 import os
+import posixpath
 import re
 import unicodedata
 from collections import Counter
@@ -111,7 +112,7 @@ def set_apart(names: list[PurePosixPath]) -> tuple[list[int], list[Skipped]]:
     folders: dict[PurePosixPath, str] = {}
     counts: Counter[PurePosixPath] = Counter()
     visible = [name for name in names if not any(map(hidden, name.parts))]
-    root = len(PurePosixPath(os.path.commonpath([name.parent for name in visible])).parts) if visible else 0
+    root = len(PurePosixPath(posixpath.commonpath([name.parent for name in visible])).parts) if visible else 0
     stems = {same(name.with_suffix("")) for name in visible if is_picture(name.name)}
     for number, name in enumerate(names):
         folder, what = left_out_folder(name, root)

@@ -7,7 +7,7 @@ folders, Hugging Face metadata.jsonl and metadata.csv. A text that could belong 
 import csv
 import io
 import json
-import os
+import posixpath
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -264,7 +264,7 @@ def read_metadata(file: Path, name: PurePosixPath, findings: Findings) -> list[T
         findings.guessed[guessed].append(said)
     for place, entry in METADATA[name.name.lower()](text):
         try:
-            target = os.path.normpath(str(name.parent / entry["file_name"].replace("\\", "/"))).replace("\\", "/")
+            target = posixpath.normpath(str(name.parent / entry["file_name"].replace("\\", "/")))
             caption = next((entry[key] for key in ("text", "caption", "prompt") if isinstance(entry.get(key), str)), "")
             captions.append(Text(PurePosixPath(target), said, checked_caption(caption, f"in {place} of {said}"), 0))
         except (ValueError, KeyError, TypeError, AttributeError):
