@@ -14,14 +14,14 @@ from sdlora.storage import open_regular
 BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"),
         (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 LABELS = {"utf-16-le": "UTF-16", "utf-16-be": "UTF-16", "utf-32-le": "UTF-32", "utf-32-be": "UTF-32", "cp932": "Shift-JIS",
-          "gb18030": "GBK", "cp949": "EUC-KR", "cp1251": "Windows-1251", "cp1252": "Windows-1252", "cp437": "code page 437",
-          "cp866": "code page 866"}
+          "euc_jp": "EUC-JP", "gb18030": "GBK", "cp950": "Big5", "cp949": "EUC-KR", "cp1251": "Windows-1251",
+          "cp1252": "Windows-1252", "cp437": "code page 437", "cp866": "code page 866"}
 CJK_MARKS = r"\u3001-\u301f\uff01-\uff5e\u2018-\u201d\u2026\u2014\u00b7"
 WESTERN = "ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜÝàáâãäåæçèéêëìíîïñòóôõöøùúûüýßŒœŠšŽž"
 WESTERN_MARKS = "‘’“”–—…«»€£§©®°´·¿¡½²³"
 COMMON = 0.8  # share of the letters that must be everyday ones
-CAPTION_CODECS = ("cp932", "gb18030", "cp949", "cp1251", "cp1252")
-NAME_CODECS = ("cp932", "gb18030", "cp949", "cp866", "cp1251", "cp437", "cp1252")
+CAPTION_CODECS = ("cp932", "euc_jp", "gb18030", "cp950", "cp949", "cp1251", "cp1252")
+NAME_CODECS = ("cp932", "gb18030", "cp950", "cp949", "cp866", "cp1251", "cp437", "cp1252")
 
 
 def lines_of(text: str) -> list[str]:
@@ -102,7 +102,7 @@ def everyday(c: str) -> bool:
     if c in WESTERN + WESTERN_MARKS or c >= "\U0001f300":
         return True
     known = re.match(rf"[\u0100-\u017f\u0386-\u03ce\u0401-\u045f\u3041-\u30fe{CJK_MARKS}]", c)
-    return known is not None or common_hangul(c) or common_kanji(c) or common_hanzi(c)
+    return known is not None or any(common(c) for common in (common_hangul, common_kanji, common_hanzi, common_traditional))
 
 
 def lead(c: str, codec: str) -> int:
@@ -121,6 +121,11 @@ def common_kanji(c: str) -> bool:
     return "\u4e00" <= c <= "\u9fff" and 0x88 <= lead(c, "shift_jis") <= 0x98
 
 
+def common_traditional(c: str) -> bool:
+    """Level 1 of Big5: the 5,401 everyday letters of Chinese as it is written in Taiwan and Hong Kong."""
+    return 0xA4 <= lead(c, "big5") <= 0xC6
+
+
 def common_hangul(c: str) -> bool:
     """The 2,350 syllables of KS X 1001."""
     return "\uac00" <= c <= "\ud7a3" and 0xB0 <= lead(c, "euc_kr") <= 0xC8
@@ -132,13 +137,13 @@ def plausible_readings(data: bytes, tried: tuple[str, ...]) -> dict[str, str]:
     return {codec: text for codec, text in readings.items() if text is not None and PLAUSIBLE[codec](text)}
 
 
-def east_asian(common: Callable[[str], bool], script: str) -> Callable[[str], bool]:
+def east_asian(common: Callable[[str], bool], script: str = "", share: float = COMMON) -> Callable[[str], bool]:
     """A check for texts of whole words in an East Asian script; a lone letter in Latin text is a misread accent or quote."""
     def check(text: str) -> bool:
         foreign = [c for c in text if not c.isascii()]
         good = sum(bool(common(c) or re.match(rf"[{script}{CJK_MARKS}]", c)) for c in foreign)
         runs = re.findall(r"[^\x00-\x7f]{2,}", text)
-        return good >= COMMON * len(foreign) and (bool(runs) or not re.search("[A-Za-z]", text)) and is_clean(text)
+        return good >= share * len(foreign) and (bool(runs) or not re.search("[A-Za-z]", text)) and is_clean(text)
     return check
 
 
@@ -171,6 +176,14 @@ def cyrillic(text: str) -> bool:
     return not mixed and 2 * len(own) >= len(words) and any(len(word) > 2 for word in own)
 
 
+def apart(check: Callable[[str], bool], other: str) -> Callable[[str], bool]:
+    """As `check`, and without what would be odd in such a text."""
+    return lambda text: check(text) and not re.search(other, text)
+
+
+KANA = r"\u3041-\u30fe\u3005"
 PLAUSIBLE: dict[str, Callable[[str], bool]] = {
-    "cp932": east_asian(common_kanji, r"\u3041-\u30fe\u3005"), "gb18030": east_asian(common_hanzi, ""),
-    "cp949": east_asian(common_hangul, ""), "cp1251": cyrillic, "cp866": cyrillic, "cp1252": western, "cp437": western}
+    "cp932": east_asian(common_kanji, KANA), "euc_jp": apart(east_asian(common_kanji, KANA), rf"^[^{KANA}]*$"),
+    "gb18030": east_asian(common_hanzi), "cp949": east_asian(common_hangul, share=1),
+    "cp950": apart(east_asian(common_traditional, share=1), r"[a-z][^\x00-\x7f]|[^\x00-\x7f][a-z]"),
+    "cp1251": cyrillic, "cp866": cyrillic, "cp1252": western, "cp437": western}

@@ -29,16 +29,22 @@ def test_utf_32_without_a_mark():
     ("smørrebrød på båt", "latin-1", "Windows-1252"), ("a “red” house – big…", "cp1252", "Windows-1252"),
     ("红色房子", "gbk", "GBK"), ("一只猫坐在窗台上，水彩", "gbk", "GBK"), ("a girl, 红色房子, 水彩", "gbk", "GBK"),
     ("桜と橋、春の川", "cp932", "Shift-JIS"), ("ガラスの家, blue", "cp932", "Shift-JIS"), ("桜", "cp932", "Shift-JIS"),
+    ("紅色的房子，在海邊", "big5", "Big5"), ("一隻貓, watercolor, 綠色的樹", "big5", "Big5"),
     ("Красный дом, лодка", "cp1251", "Windows-1251")])
 def test_older_encodings_are_guessed_and_told(text, codec, label):
     assert decode(text.encode(codec), "a.txt") == (text, label)
 
 
-@pytest.mark.parametrize("data", [b"ok \xff", b"\xff\xfea", "紅色的房子，在海邊".encode("big5"), "可爱".encode("gbk"),
+@pytest.mark.parametrize("data", [b"ok \xff", b"\xff\xfea", "可爱".encode("gbk"),
                                   "żółty dom".encode("cp1250"), bytes(range(128, 256)), b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\xff"])
 def test_what_fits_none_or_two_is_refused(data):
     with pytest.raises(UserError, match="a.txt is not readable text"):
         decode(data, "a.txt")
+
+
+def test_neighbours_decide_between_what_fits():
+    assert decode("可爱".encode("gbk"), "a.txt", "GBK") == ("可爱", "GBK")
+    assert decode("été".encode("cp1252"), "a.txt", "GBK") == ("été", "Windows-1252")
 
 
 def test_a_stray_nul_does_not_make_utf_8_another_encoding():

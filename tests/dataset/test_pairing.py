@@ -117,11 +117,11 @@ def test_what_is_left_is_noted(pairing):
 
 
 def test_a_text_that_fits_several_encodings_is_read_like_the_others_beside_it(pairing):
-    doubtful = "古老的教堂".encode("gb18030")
+    doubtful = "可爱".encode("gb18030")
     alone = pairing(["a.png"], {"a.txt": doubtful})
     assert captions(alone) == {"a.png": None} and "a.txt is not readable text" in alone.skipped[0].reason
     told = pairing(["a.png", "b.png"], {"a.txt": doubtful, "b.txt": "彩色玻璃窗户".encode("gb18030")})
-    assert captions(told) == {"a.png": "古老的教堂", "b.png": "彩色玻璃窗户"} and not told.skipped
+    assert captions(told) == {"a.png": "可爱", "b.png": "彩色玻璃窗户"} and not told.skipped
     assert any("GBK: b.txt, a.txt" in note for note in told.notes)
     mixed = pairing(["a.png", "b.png", "c.png"], {"a.txt": doubtful, "b.txt": "彩色玻璃窗户".encode("gb18030"),
                                                   "c.txt": "caf\xe9".encode("latin-1")})
