@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sdlora.lora.delta import Adapter, Adapters, factors, norm
 
-PAIRS = {"lora": (("up", "down"),), "loha": (("w1_a", "w1_b"), ("w2_a", "w2_b")), "lokr": (("w1_a", "w1_b"), ("w2_a", "w2_b")),
+PAIRS = {"loha": (("w1_a", "w1_b"), ("w2_a", "w2_b")), "lokr": (("w1_a", "w1_b"), ("w2_a", "w2_b")),
          "glora": (("a1", "a2"), ("b1", "b2"))}
 ENOUGH = 1e-3  # of a tensor's length: what rounding takes where no value is too small or too large for the format
 Dtype = torch.dtype
@@ -21,6 +21,8 @@ Dtype = torch.dtype
 def balanced(adapter: Adapter, dtype: Dtype | None) -> Adapter:
     """The same change in factors that `dtype` holds better, where it holds them badly; else the adapter as it is."""
     tensors = dict(adapter.tensors)
+    if adapter.kind == "lora" and dtype is not None and "mid" not in tensors:
+        tensors |= by_rank(tensors["up"], tensors["down"], dtype)
     for first, second in PAIRS.get(adapter.kind, ()):
         if dtype is None or first not in tensors or second not in tensors:
             continue
@@ -32,6 +34,33 @@ def balanced(adapter: Adapter, dtype: Dtype | None) -> Adapter:
         if sum(error(each, dtype) ** 2 for each in moved) < sum(error(each, dtype) ** 2 for each in pair):
             tensors[first], tensors[second] = moved
     return replace(adapter, tensors=tensors) if any(tensors[role] is not adapter.tensors[role] for role in tensors) else adapter
+
+
+def by_rank(up: Tensor, down: Tensor, dtype: Dtype) -> dict[str, Tensor]:
+    """"up" (out, r, ...) and "down" (r, in, ...) with those ranks moved that `dtype` holds badly; {} where it holds all.
+
+    Each rank by its own power of two: in a blend of two LoRAs one may have a tiny "up" and the other a tiny "down".
+    """
+    columns = up.transpose(0, 1)
+    shift = torch.round((exponents(columns) - exponents(down)) / 2)
+    bad = ~(held(columns, dtype) & held(down, dtype)) & torch.isfinite(shift)
+    if not bad.any():
+        return {}
+    factor = torch.where(bad, shift, 0.0).exp2()               # (r,)
+    along = factor.reshape(-1, *[1] * (down.ndim - 1))
+    across = factor.reshape(-1, *[1] * (up.ndim - 1))
+    return {"up": (columns.double() / across).transpose(0, 1).float(), "down": (down.double() * along).float()}
+
+
+def held(rows: Tensor, dtype: Dtype) -> Tensor:
+    """Whether each row (r, ...) loses no more than the rounding of numbers in the range of `dtype`, (r,)."""
+    exact = rows.detach().double().flatten(1)
+    return (exact.to(dtype).double() - exact).norm(dim=1) <= torch.finfo(dtype).eps / 2 * exact.norm(dim=1)
+
+
+def exponents(rows: Tensor) -> Tensor:
+    """log2 of the largest number of each row, -inf for a row of zeros."""
+    return rows.detach().double().flatten(1).abs().amax(1).log2()
 
 
 def shift_between(first: Tensor, second: Tensor) -> int:

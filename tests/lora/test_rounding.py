@@ -67,3 +67,18 @@ def test_the_halves_of_a_loha_are_balanced_too():
     rounded = replace(made, tensors={role: value.half().float() for role, value in made.tensors.items()})
     wanted = delta(adapter, torch.zeros(8, 8)).double()
     assert float((delta(rounded, torch.zeros(8, 8)).double() - wanted).norm() / wanted.norm()) < 2e-3
+
+
+def test_each_rank_is_moved_by_its_own_power_of_two():
+    """A blend of a LoRA with a tiny "down" and one with a tiny "up": moved as a whole, neither would fit."""
+    adapter = Adapter("lora", {"down": torch.tensor([[3e-9, 1e-9], [7e5, 3e5]]), "up": torch.tensor([[5.0, 3e-8], [2.0, 1e-8]])},
+                      2.0, 2, "unet")
+    moved = balanced(adapter, torch.float16)
+    shifts = (moved.tensors["down"].double() / adapter.tensors["down"].double()).log2()
+    assert torch.equal(shifts, shifts.round()) and shifts[0, 0] == shifts[0, 1] != shifts[1, 0] == shifts[1, 1]
+    exact, made = ({role: value.double() for role, value in each.tensors.items()} for each in (adapter, moved))
+    assert torch.equal(made["up"] @ made["down"], exact["up"] @ exact["down"])
+    half = {role: value.half().double() for role, value in moved.tensors.items()}
+    assert (half["up"] @ half["down"] - exact["up"] @ exact["down"]).norm() / (exact["up"] @ exact["down"]).norm() < 1e-2
+    nothing = Adapter("lora", {"down": torch.full((1, 2), 1e-9), "up": torch.zeros(2, 1)}, 1.0, 1, "unet")
+    assert not balanced(nothing, torch.float16).tensors["up"].any() and lost({"a": nothing}, torch.float16) == 0
