@@ -6,8 +6,10 @@ format. Weights are read, changed and written one at a time; nothing is at its p
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from sdlora.base import catalog
@@ -20,13 +22,16 @@ from sdlora.lora.file import LoraFile, read
 from sdlora.lora.report import refuse_other_build
 
 Parts = dict[str, list]
+BASE_MOST = 0.9
+BASE_TOLD = 0.1  # rounding to an fp16 base loses some hundredths of a LoRA; to a bf16 base, some tenths
 
 
 def bake(base: Path, choices: Sequence[LoraChoice], out: Path,
          progress: Callable[[int, int], object] = lambda done, of: None) -> dict[str, object]:
     """Write a copy of the resolved `base` to `out`, its weights those of the live blend of `choices`.
 
-    Report: out, weights (how many changed), matched ({LoRA: [modules found, of how many]}), notes. Raises UserError: a LoRA that
+    Report: out, weights (how many changed), matched ({LoRA: [modules found, of how many]}), lost (what rounding lost of the
+    change, 0..1), notes. Raises UserError: a LoRA that
     fits no module or was made for another family, a weight that the base's number format cannot hold, no room on the disk.
     """
     weights = Weights(base)
@@ -45,27 +50,51 @@ def bake(base: Path, choices: Sequence[LoraChoice], out: Path,
                               name=Path(choice.file).stem, family=weights.family)
                    for choice, found in zip(choices, files, strict=True)]
     parts = parts_of(ingredients, {path: None for found in files for path in found.adapters if f"{path}.weight" in weights})
-    done: list[str] = []
-    write_copy(weights, counted(changed(weights, parts), done, len(parts), progress), out, recipe(base, choices))
+    done, lost = [], Loss()
+    write_copy(weights, counted(changed(weights, parts, lost), done, len(parts), progress), out, recipe(base, choices))
     timed = [Path(choice.file).name for choice in choices if (choice.start, choice.end) != (0.0, 1.0)]
     notes = [f"Start and end cannot be in a base: {', '.join(timed)} acts all the time in it."] if timed else []
-    return {"out": str(out), "weights": len(done), "matched": matched, "notes": notes}
+    if lost.share > BASE_TOLD:
+        notes.append(f"The number format of the base loses {lost.share:.0%} of the change by rounding. An fp32 base keeps it.")
+    return {"out": str(out), "weights": len(done), "matched": matched, "lost": lost.share, "notes": notes}
 
 
-def changed(weights: Weights, parts: Parts) -> Iterator[tuple[str, Tensor]]:
-    """(name, new weight or bias) of everything the blend changes."""
+@dataclass
+class Loss:
+    """What rounding to the base's number format lost of a blend: |W' - W - dW| and |dW| (Frobenius norms), squared."""
+    off: float = 0.0
+    whole: float = 0.0
+
+    @property
+    def share(self) -> float:
+        return (self.off / self.whole) ** 0.5 if self.whole else 0.0
+
+    def add(self, before: Tensor, change_of: Tensor, after: Tensor) -> Tensor:
+        """Count one weight; `after`, as it came."""
+        change_of = change_of.reshape(before.shape)
+        self.off += float((after.float() - before.float() - change_of).square().sum(dtype=torch.float64))
+        self.whole += float(change_of.square().sum(dtype=torch.float64))
+        return after
+
+
+def changed(weights: Weights, parts: Parts, lost: Loss) -> Iterator[tuple[str, Tensor]]:
+    """(name, new weight or bias) of everything the blend changes. Raises UserError when rounding loses nearly all of it."""
     for path, each in parts.items():
         name, bias_name = f"{path}.weight", f"{path}.bias"
         if any(adapter.tensors.keys() - {"diff_b"} for adapter, _ in each):
             weight = weights[name]
             try:
-                yield name, checked(name, rounded(weight, change(each, weight)))
+                moved = change(each, weight)
+                yield name, lost.add(weight, moved, checked(name, rounded(weight, moved)))
             except ValueError as error:
                 raise UserError(f"{path} has another shape in this base ({error}).",
                                 "Choose LoRAs that were made for this kind of base.") from error
         bias = bias_change(each)
         if bias is not None and bias_name in weights:
             yield bias_name, checked(bias_name, rounded(weights[bias_name], bias))
+    if lost.share > BASE_MOST:
+        raise UserError(f"Nothing was baked: the number format of the base loses {lost.share:.0%} of the change by rounding.",
+                        "Raise the strengths, or bake into an fp32 base.")
 
 
 def checked(name: str, value: Tensor) -> Tensor:

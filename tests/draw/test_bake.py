@@ -1,6 +1,7 @@
 """A baked base holds the live blend's weights, and an exported blend draws the live blend's picture."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -128,3 +129,25 @@ def test_the_exported_file_draws_the_picture_of_the_live_blend(tmp_path, loras, 
     for method, rank in (("concat", None), ("svd", 64)):
         report = remake.merge_files(loras, tmp_path / "both.safetensors", method=method, rank=rank, weights=Weights(MINI))
         assert report["energy"] > 0.999 and np.abs(both - picture([LoraChoice(file=report["out"])])).max() <= 1
+
+
+def test_what_the_bases_number_format_loses_is_said_or_refused(tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(MINI, base)
+    unet = base / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({name: value.bfloat16() for name, value in load_file(unet).items()}, unet)
+    weight = Weights(base)[f"{SQUARE}.weight"].float()
+    for size, says in ((0.3, ""), (0.003, "loses .* of the change by rounding"), (1e-6, None)):
+        change = {SQUARE: Adapter("full", {"diff": torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)) * size
+                                           * weight.std()}, 0.0, 0, "unet")}
+        path = write.write(tmp_path / "a.safetensors", change, {}, dtype="fp32", family="mini")
+        if says is None:
+            with pytest.raises(UserError, match="Nothing was baked: .* loses 100% of the change"):
+                bake(base, [LoraChoice(file=str(path))], tmp_path / "none")
+            assert not (tmp_path / "none").exists()
+        else:
+            report = bake(base, [LoraChoice(file=str(path))], tmp_path / f"out{size}")
+            kept = Weights(tmp_path / f"out{size}")[f"{SQUARE}.weight"].float() - weight
+            real = float((kept - change[SQUARE].tensors["diff"]).norm() / change[SQUARE].tensors["diff"].norm())
+            assert report["lost"] == pytest.approx(real, rel=1e-3)
+            assert bool(report["notes"]) == bool(says) and re.search(says, " ".join(report["notes"]))
