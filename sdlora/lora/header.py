@@ -162,7 +162,7 @@ def checked_entry(name: str, entry: object) -> tuple[tuple[str, tuple[int, ...]]
     """((dtype, shape), (begin, end)) of one tensor; ValueError when the entry is not well formed."""
     if len(name) > MAX_NAME or not name.isprintable() or any(part in name for part in ("/", "\\", "..")):
         raise ValueError(f"the tensor name {name[:60]!r} is none that a LoRA has")
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+    if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         raise ValueError(f"the entry of {name!r} is not a tensor")
     dtype, shape, span = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:

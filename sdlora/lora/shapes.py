@@ -39,6 +39,8 @@ def understood(shapes: Mapping[str, Shape], on_input: bool | None = None) -> Und
         raise ValueError(f"mixes {TITLES[kind]} with {min(strange)}")
     if flat := [part for part, shape in shapes.items() if part not in NUMBERS and not 1 <= len(shape) <= 4]:
         raise ValueError(f"has a {flat[0]} of the shape {shapes[flat[0]]}")
+    if large := next((part for part, shape in shapes.items() if math.prod(shape) > MOST_VALUES), None):
+        raise ValueError(f"has a {large} of {math.prod(shapes[large]) / 1e6:.0f} million numbers, more than any weight")
     roles, rank, weight = RULES[kind](shapes, on_input)
     roles = {part: roles.get(part, part) for part in shapes if part not in ("alpha", "scale")}
     if "alpha" in shapes and math.prod(shapes["alpha"]) != 1 or "scale" in shapes and math.prod(shapes["scale"]) != 1:

@@ -14,6 +14,7 @@ from sdlora.errors import UserError
 from sdlora.lora import file, remake
 from sdlora.lora import header as header_module
 from sdlora.lora.header import Header, header
+from sdlora.lora.layout import layout
 from sdlora.lora.resize import Limit
 
 NAME = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
@@ -174,6 +175,23 @@ def test_what_is_odd_but_right_is_read_with_a_note(tmp_path):
         )
     )
     assert len(file.inspect(path)["metadata"]["<img onerror=x>"]) == 2000
+
+
+def test_fields_that_the_format_does_not_name_are_ignored_as_the_library_does(tmp_path):
+    head, data = json.loads(GOOD[8:8 + int.from_bytes(GOOD[:8], "little")]), GOOD[8 + int.from_bytes(GOOD[:8], "little"):]
+    (tmp_path / "a.safetensors").write_bytes(packed({name: told | {"nbytes": 1} for name, told in head.items()}, data))
+    assert file.inspect(tmp_path / "a.safetensors")["matched"] == 1
+
+
+def test_one_layer_of_more_numbers_than_any_weight_is_refused_by_its_header(tmp_path):
+    """Below 2 GB, but in fp64 a factor of this rank alone takes 2 GB."""
+    path, rank = tmp_path / "a.safetensors", 2**21
+    content = packed({DOWN: entry((rank, 128), 0, "F16", 2), UP: entry((192, rank), rank * 256, "F16", 2)})
+    path.write_bytes(content)
+    with path.open("rb+") as sparse:
+        sparse.truncate(len(content) + rank * 640)
+    with pytest.raises(UserError, match="a.safetensors.*268 million numbers"):
+        layout("a.safetensors", header(path))
 
 
 @pytest.mark.parametrize("dtype", ["U16", "U32", "U64", "I64", "BOOL", "F16"])
