@@ -25,7 +25,9 @@ MODELS = tuple((re.compile(pattern), title) for pattern, title in (
     (r"single_transformer_blocks_", "Flux"),
     (r"transformer_blocks_\d+_(img_mlp|txt_mlp|img_mod|txt_mod)", "Qwen-Image"),
     (r"joint_blocks|lora_sd3|lora_te3|text_encoder_3_", "Stable Diffusion 3"),
-    (r"transformer_blocks_\d+_(attn_(add_[qkv]_proj|to_add_out)|ff_context|norm1_context)", "Stable Diffusion 3 or Flux"),
+    (r"(?<!single_)transformer_blocks_(3[89]|[45]\d)_attn_(to|add)_", "Qwen-Image or Hunyuan Video 1.5"),  # SD 3.5 has 38 blocks
+    (r"transformer_blocks_\d+_(ff_context|norm1_context)", "Stable Diffusion 3 or Flux"),
+    (r"transformer_blocks_\d+_attn_(add_[qkv]_proj|to_add_out)", "Qwen-Image, Stable Diffusion 3 or Flux"),
     (r"txtfusion|text_fusion_|blocks_\d+_attn_(w[qkvo]|gate)\b|transformer_blocks_\d+_(attn_to_gate|ff_gate)", "Krea 2"),
     (r"llm_adapter_|text_conditioner_", "Anima"),
     (r"blocks_\d+_((self|cross)_attn_(q|k|v|output)_proj|adaln_modulation_|mlp_layer[12])", "Anima or Cosmos"),
@@ -45,12 +47,13 @@ MODELS = tuple((re.compile(pattern), title) for pattern, title in (
     (r"(bert|roberta|electra|deberta|albert)\w*_encoder_|encoder_layer_\d+_attention_(self|output)_",
      "a language model (BERT or a relative)"),
     (r"(encoder|decoder)_block_\d+_layer_\d+_", "a language model (T5)"),
+    (r"(visual|text)_transformer_blocks_", "Kandinsky 5"),
     (r"vision_(tower|model)_|visual_|\bvit_|vit_encoder_", "a model that reads pictures"),
     (r"model_(encoder|decoder)_layers_\d+_(self_attn|encoder_attn)_", "a speech or translation model"),
     (r"layers_\d+_(self_attn_([qkvo]_proj|qkv_proj)|mlp_(gate|up|down|gate_up)_proj|block_sparse_moe)",
      "a language model (Llama, Mistral, Qwen or a relative)"),
     (r"layers_\d+_(mixer|ssm)_", "a language model (Mamba)"),
-    (r"transformer_blocks_\d+_attn_to_", "SD 3, Flux or another model with a transformer"),
+    (r"transformer_blocks_\d+_attn_to_", "Qwen-Image, SD 3, Flux or another model with a transformer"),
     (r"transformer_blocks_\d+_attn[12]_to_", "a model with a transformer (CogVideoX, PixArt, LTX Video or the like)"),
 ))
 NO_LORA = (
@@ -70,7 +73,8 @@ def refuse(name: str, tensors: Iterable[str], names: Spelled) -> None:
         kinds = " and ".join(sorted(set(names.kinds.values())))
         raise UserError(f"{name} is of the kind {kinds}, which sdlora does not read.",
                         "Use another file of it, or convert it to a LoRA where it was made.")
-    strangers = [leaf.module for key in names.unknown if (leaf := leaf_of(key)) and leaf.module]
+    strangers = [leaf.module for key in names.unknown
+                 if (leaf := leaf_of(key)) and leaf.module and leaf.part not in ("alpha", "scale", "rescale")]  # of norms too
     strangers += [path for path in names.modules if "motion_modules" in path]
     if strangers and not any(":" not in path and "motion_modules" not in path for path in names.modules):
         title = model_of(strangers)
@@ -79,6 +83,8 @@ def refuse(name: str, tensors: Iterable[str], names: Spelled) -> None:
     if names.modules:
         return
     what = next((what for marks, what in NO_LORA if any(key.startswith(marks) for key in tensors)), None)
+    other = None if what else model_of(key.removesuffix(".weight") for key in tensors)
+    what = f"a whole model or a part of one ({other})" if other else what
     if what:
         raise UserError(f"{name} is {what}, not a LoRA that sdlora reads.", CHOOSE)
     example = next(iter(tensors))

@@ -67,3 +67,21 @@ def test_modules_of_stable_diffusion_are_nobody_elses():
         "unet.up_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k", "diffusion_model.input_blocks.1.1.proj_in")
         for leaf in KOHYA]
     foreign.refuse("x.safetensors", names, spell(names))
+
+
+@pytest.mark.parametrize(("module", "title"), [
+    ("transformer_blocks.59.attn.add_q_proj", "Qwen-Image or Hunyuan Video 1.5"),
+    ("transformer_blocks.4.attn.to_q", "Qwen-Image, SD 3"),
+    ("transformer_blocks.7.attn.to_add_out", "Qwen-Image, Stable Diffusion 3 or Flux"),
+    ("visual_transformer_blocks.0.cross_attention.to_query", "Kandinsky 5")])
+def test_names_that_several_models_have_are_given_to_none_alone(module, title):
+    for name in (f"transformer.{module}", f"base_model.model.{module}", module):
+        names = [name + leaf for leaf in PEFT]
+        with pytest.raises(UserError, match=f"a LoRA for {title}"):
+            foreign.refuse("a.safetensors", names, spell(names))
+
+
+def test_a_whole_model_is_not_called_a_lora_because_its_norms_have_scales():
+    names = ["double_blocks.0.img_attn.norm.key_norm.scale", "double_blocks.0.img_attn.qkv.weight"]
+    with pytest.raises(UserError, match="a whole model or a part of one .Flux or Hunyuan., not a LoRA"):
+        foreign.refuse("a.safetensors", names, spell(names))
