@@ -154,6 +154,14 @@ def listed(root: Path, where: bytes) -> tuple[list[Seen], list[bytes]]:
     return list(loras(where, files)), deeper
 
 
+def is_file(entry: os.DirEntry) -> bool:
+    """Whether an entry is an ordinary file, or leads to one: no pipe, device or link to itself."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
+
+
 def is_folder(entry: os.DirEntry) -> bool:
     try:
         return entry.is_dir()
@@ -178,7 +186,8 @@ def loras(where: bytes, files: dict[bytes, os.DirEntry]) -> Iterator[Seen]:
             if (file := files.get(stem + kind.encode())) is not None:
                 dates = dates_of(file)
                 beside.append(f"{kind} {dates[0]} {dates[1]}")
-        cover = next((stem + kind.encode() for kind in COVERS if stem + kind.encode() in files), b"")
+        pictures = (files.get(stem + kind.encode()) for kind in COVERS)
+        cover = next((each.name for each in pictures if each is not None and is_file(each)), b"")
         yield Seen(joined(where, name), status.st_size, status.st_mtime_ns, "\n".join(beside), cover)
 
 

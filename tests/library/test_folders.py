@@ -159,6 +159,28 @@ def test_links_out_of_a_foreign_folder_are_not_read(webui, tmp_path):
     assert all("leads out of the shelf" in found[name].problem for name in ("link", "secret")) and found["nowhere"].problem
 
 
+@pytest.mark.skipif(os.name == "nt", reason="pipes and links need another system")
+@pytest.mark.parametrize("own", [True, False])
+def test_one_bad_entry_never_takes_the_listing_down(webui, own):
+    folder = place("loras") if own else index.add_folder(webui).path
+    lora(folder / "good.safetensors")
+    for suffix in (".json", ".metadata.json", ".civitai.info", ".png"):
+        os.mkfifo(folder / f"good{suffix}")
+    os.mkfifo(folder / "pipe.safetensors")
+    (folder / "self.safetensors").symlink_to("self.safetensors")
+    (folder / "one.safetensors").symlink_to("two.safetensors")
+    (folder / "two.safetensors").symlink_to("one.safetensors")
+    (folder / "folder.safetensors").mkdir()
+    (folder / "device.safetensors").symlink_to("/dev/zero")
+    (folder / "self").symlink_to("self")
+    for _ in range(2):
+        found = {e.path.stem: e for e in index.list_loras() if e.path.parent == folder}
+        assert found["good"].problem == "" and found["good"].thumbnail is None and not found.keys() & {"self dir", "folder"}
+        assert all(found[name].problem for name in ("pipe", "self", "one", "two", "device"))
+        assert "not an ordinary file" in found["pipe"].problem
+    assert list(index.hash_files()) and not list(index.hash_files())
+
+
 def test_folders_that_cannot_be_shown(webui, tmp_path):
     folder = index.add_folder(webui)
     file = lora(tmp_path / "x.safetensors")
