@@ -50,8 +50,7 @@ def convert(
     as_json: JsonOption = False,
 ) -> None:
     """Write a LoRA in another form without loss, or the same form with other metadata, and say what happened."""
-    from sdlora.lora import metadata
-    from sdlora.lora.header import header
+    from sdlora.lora import layout, metadata
     from sdlora.lora.write import rewrite
 
     check_out(out, [file])
@@ -67,7 +66,7 @@ def convert(
         report = convert_file(file, out, dialect, plain=plain, dtype=dtype.value if dtype else None, limit=limit,
                               weights=opened_weights(base, file))
         source = out
-    told = header(source).metadata
+    told = layout.told(source)
     hidden = metadata.private(told)
     new = metadata.filled(metadata.stripped(told) if strip else told, author=author, licence=licence, consent=consent, note=note)
     new = {"sdlora_version": __version__} | new

@@ -26,12 +26,11 @@ def share(
 ) -> None:
     """Pack a LoRA with its card, its sidecars and pictures; private metadata stays at home."""
     from sdlora.dataset.picture import open_picture
-    from sdlora.lora import card, metadata
-    from sdlora.lora.header import header
+    from sdlora.lora import card, layout, metadata
     from sdlora.lora.write import rewrite
 
     check_out(out, [file, *(picture or [])], ".zip")
-    told = header(file).metadata
+    told = layout.told(file)
     hidden = metadata.private(told)
     new = told if keep_private else metadata.stripped(told)
     images = [open_picture(path) for path in picture or []]

@@ -6,6 +6,7 @@ what the artist writes goes into sidecars and small records of ours, never into 
 
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 from filelock import FileLock
@@ -32,7 +33,10 @@ from sdlora.library.look import id_of
 from sdlora.library.rows import put, shown
 from sdlora.library.scan import forget, refresh, scan
 from sdlora.library.table import connected, index_path, writing
+from sdlora.lora import layout
+from sdlora.lora.header import header
 from sdlora.lora.report import summary
+from sdlora.lora.write import rewrite
 from sdlora.storage import MAX_NAME, clean_text, place, slug, write_atomic, write_json
 
 __all__ = ["Folder", "LoraEntry", "State", "UserError", "add", "add_folder", "annotate", "background", "by_file", "by_hash",
@@ -64,7 +68,11 @@ def add(path: Path, name: str = "") -> LoraEntry:
     if not report["matched"]:
         raise UserError(f"{path.name} was made for another kind of base model.", "Choose one for Stable Diffusion.")
     shelf = place("loras")
-    with FileLock(shelf / ".lock"):
+    with tempfile.TemporaryDirectory() as folder, FileLock(shelf / ".lock"):
+        told = layout.told(path)
+        if told != header(path).metadata:                       # what PEFT keeps beside the file comes along
+            path = rewrite(path, Path(folder) / path.name, told)
+            size = path.stat().st_size
         whole = digest(path)
         refresh()
         same = select("folder = ? AND file_bytes = ? AND NOT hidden", OWN, size)

@@ -16,7 +16,7 @@ from sdlora.lora.dialects import Spelled, diffusers_name, spell
 from sdlora.lora.foreign import refuse
 from sdlora.lora.header import FLOATS, MAX_FILE_BYTES, Header, array, contents, header, refuse_size
 from sdlora.lora.modules import FAMILIES, WIDTHS, Table, family_table
-from sdlora.lora.peft_config import SERIES, Config, configs_of
+from sdlora.lora.peft_config import SERIES, Config, configs_of, needed
 from sdlora.lora.shapes import NUMBERS, TITLES, Weight, fits, understood, values
 
 AGAIN = "Download or export it again."
@@ -91,6 +91,13 @@ def opened_lora(path: Path) -> tuple[Header, bytearray, Layout]:
     found, data = contents(Path(path))
     found = with_config(Path(path), found)
     return found, data, layout(Path(path).name, found, data)
+
+
+def told(path: Path) -> dict[str, str]:
+    """The metadata of a file with what PEFT told beside it, for a copy that must stand alone. Raises UserError."""
+    found = header(Path(path))
+    whole = with_config(Path(path), found).metadata
+    return whole if whole == found.metadata else whole | {"lora_adapter_metadata": needed(whole["lora_adapter_metadata"])}
 
 
 def with_config(path: Path, found: Header) -> Header:

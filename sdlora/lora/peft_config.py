@@ -74,6 +74,8 @@ class Patterns:
         return self.values[best] if best < len(self.values) else None
 
 
+NEEDED = {"peft_type", "r", "lora_alpha", "alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "target_modules",
+          "num_cayley_neumann_terms", "use_cayley_neumann"}
 SERIES = 5                                                     # PEFT's own default
 
 
@@ -140,3 +142,13 @@ def configs_of(metadata: Mapping[str, str]) -> dict[str, Config]:
         prefix, _, name = key.rpartition(".")
         fields.setdefault(prefix, {})[name] = value
     return {prefix: Config(found) for prefix, found in fields.items()}
+
+
+def needed(text: str) -> str:
+    """adapter_config.json without what is nobody's business (paths, the base's name): the fields that change what it does."""
+    try:
+        told = json.loads(text)
+    except (ValueError, RecursionError):
+        return "{}"
+    kept = {key: value for key, value in told.items() if key in NEEDED} if isinstance(told, dict) else {}
+    return json.dumps(kept, sort_keys=True)

@@ -49,12 +49,7 @@ def convert_file(path: Path, out: Path, dialect: Literal["kohya", "diffusers"], 
     shapes, weight_of = shapes_of(found, weights), weight_finder(weights)
     made = to_form(found.adapters, "plain" if plain else dialect, limit=limit, shapes=shapes, weight_of=weight_of)
     way = alpha_goes(made.adapters, DTYPES[dtype]) if dialect == "diffusers" else "data"
-    told = metadata.completed(told_of(found, made.adapters), family, *sizes(made.adapters))
-    if way in ("folded", "fp32"):  # alpha became the rank
-        ranks = sizes(made.adapters)[0]
-        told |= metadata.numbers(ranks, [float(rank) for rank in ranks])
-    elif "ss_network_dim" in told or "ss_network_alpha" in told:
-        told |= metadata.numbers(*sizes(made.adapters))
+    told = metadata.completed(told_of(found, made.adapters), family, *written_sizes(made.adapters, way))
     write(out, made.adapters, told, dialect=dialect, dtype=dtype, family=family)
     again = read(out)
     exact = [name for name in again.adapters if name not in made.energy and name in found.adapters]
@@ -75,8 +70,9 @@ def resize_file(path: Path, out: Path, limit: Limit, *, dtype: Dtype = None, wei
     made, energy = resize(found.adapters, limit, shapes=shapes_of(found, weights), weight_of=weight_finder(weights))
     dialect = "diffusers" if found.dialect == "diffusers" and all(map(diffusers_holds, made.values())) else "kohya"
     recipe = {"method": "resize", "rank": limit.rank, "keep": limit.keep, "fro": limit.fro, "sources": [source(path)]}
-    told = metadata.derived(told_of(found, made), title=Path(out).stem, ranks=sizes(made)[0], alphas=sizes(made)[1],
-                            recipe=recipe)
+    way = alpha_goes(made, DTYPES[dtype or dtype_of(found.adapters)]) if dialect == "diffusers" else "data"
+    ranks, alphas = written_sizes(made, way)
+    told = metadata.derived(told_of(found, made), title=Path(out).stem, ranks=ranks, alphas=alphas, recipe=recipe)
     write(out, made, told, dialect=dialect, dtype=dtype or dtype_of(found.adapters), family=family)
     return {"file": str(path), "out": str(out), "ranks_before": ends(found.adapters), "ranks_after": ends(made),
             **retained(made, energy, family), "lost": lost(made, DTYPES[dtype or dtype_of(found.adapters)]),
@@ -253,6 +249,12 @@ def sizes(made: Adapters) -> tuple[list[int], list[float]]:
     """Ranks and alphas of all modules that have any, for the metadata."""
     ranked = [adapter for adapter in made.values() if adapter.rank] or list(made.values())
     return [adapter.rank for adapter in ranked], [adapter.alpha for adapter in ranked]
+
+
+def written_sizes(made: Adapters, way: str) -> tuple[list[int], list[float]]:
+    """Ranks and alphas as they are written: where alpha / rank goes into the tensors (write.alpha_goes), alpha is the rank."""
+    ranks, alphas = sizes(made)
+    return ranks, alphas if way in ("data", "header") else [float(rank) for rank in ranks]
 
 
 def ends(made: Adapters) -> list[int]:

@@ -13,6 +13,7 @@ from sdlora.base import catalog
 from sdlora.cli import convert, share
 from sdlora.errors import UserError
 from sdlora.lora import file, write
+from tests.lora.test_remake import peft
 from tests.lora.test_write import CONV, LINEAR, SQUARE, TEXT, adapter
 
 TOLD = {"ss_output_name": "glass", "ss_dataset_dirs": "{}", "sdlora_trigger": "gls"}
@@ -112,3 +113,14 @@ def test_share_packs_what_may_go_out(run, lora, tmp_path):
     with zipfile.ZipFile(tmp_path / "t.zip") as archive:
         archive.extract("a.safetensors", tmp_path / "t")
     assert "ss_dataset_dirs" in file.header(tmp_path / "t" / "a.safetensors").metadata
+
+
+def test_a_copy_of_a_peft_file_takes_its_strength_along(run, tmp_path):
+    path = peft(tmp_path / "p")
+    assert run("convert", path, "--out", tmp_path / "b.safetensors", "--note", "n").exit_code == 0
+    assert run("share", path, "--out", tmp_path / "c.zip").exit_code == 0
+    with zipfile.ZipFile(tmp_path / "c.zip") as archive:
+        archive.extract("adapter_model.safetensors", tmp_path / "c")
+    for copy in (tmp_path / "b.safetensors", tmp_path / "c" / "adapter_model.safetensors"):
+        adapter, = file.read(copy).adapters.values()
+        assert adapter.scale == 4.0 and "home/me" not in str(file.header(copy).metadata)

@@ -15,6 +15,7 @@ from safetensors.numpy import save, save_file
 
 from sdlora.errors import UserError
 from sdlora.library import index
+from sdlora.lora.report import summary
 from sdlora.storage import place
 
 ATTENTION = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
@@ -104,6 +105,16 @@ def test_a_broken_file_is_not_added(tmp_path, name):
         index.add(tmp_path / "bad.safetensors", "Bad")
     assert "bad.safetensors" in refused.value.message
     assert [file.name for file in place("loras").iterdir() if not file.name.startswith(".")] == []
+
+
+def test_a_peft_file_keeps_its_strength_on_the_shelf(tmp_path):
+    path = "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
+    save_file({f"{path}.lora_A.weight": np.ones((2, 768), np.float16), f"{path}.lora_B.weight": np.ones((320, 2), np.float16)},
+              tmp_path / "a.safetensors")
+    (tmp_path / "adapter_config.json").write_text('{"r": 2, "lora_alpha": 6}')
+    entry = index.add(tmp_path / "a.safetensors", "A")
+    assert summary(entry.path)["effective_scale"] == 3.0
+    assert index.add(tmp_path / "a.safetensors", "B").id == entry.id
 
 
 def test_burnt_and_far_too_large_files_are_not_added(tmp_path):

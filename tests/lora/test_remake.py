@@ -173,3 +173,31 @@ def test_files_that_do_not_go_together_are_sentences(tmp_path):
     with pytest.raises(UserError, match="different kinds of base"):
         remake.merge_files(choices, tmp_path / "c.safetensors")
     assert not (tmp_path / "c.safetensors").exists()
+
+
+def peft(folder, rank=4, alpha=16, **config):
+    """A file of PEFT with its configuration beside it."""
+    folder.mkdir(exist_ok=True)
+    out, width = TABLE[LINEAR]
+    name = f"base_model.model.{LINEAR}"
+    save_file({f"{name}.lora_A.weight": numbers(rank, width), f"{name}.lora_B.weight": numbers(out, rank)},
+              folder / "adapter_model.safetensors", {"ss_network_dim": "128", "ss_network_alpha": "64"})
+    told = {"r": rank, "lora_alpha": alpha, "base_model_name_or_path": "/home/me/x"} | config
+    (folder / "adapter_config.json").write_text(json.dumps(told))
+    return folder / "adapter_model.safetensors"
+
+
+@pytest.mark.parametrize(("config", "alpha"), [
+    ({}, 16.0), ({"use_rslora": True}, 32.0), ({"alpha_pattern": {"to_q|to_k": 2}}, 2.0)])
+def test_what_is_told_of_rank_and_alpha_is_true_of_the_new_tensors(tmp_path, config, alpha):
+    path = peft(tmp_path / "p", **config)
+    for dialect, dtype, told_alpha in (("kohya", None, alpha), ("kohya", "fp16", alpha), ("diffusers", None, 4.0)):
+        remake.convert_file(path, tmp_path / "out.safetensors", dialect, dtype=dtype)
+        told, again = file.header(tmp_path / "out.safetensors").metadata, file.read(tmp_path / "out.safetensors")
+        adapter, = again.adapters.values()
+        assert (int(told["ss_network_dim"]), float(told["ss_network_alpha"])) == (adapter.rank, adapter.alpha) == (4, told_alpha)
+        assert_same_changes(path, tmp_path / "out.safetensors", 1e-3)
+    remake.resize_file(path, tmp_path / "out.safetensors", Limit(rank=8))
+    told, again = file.header(tmp_path / "out.safetensors").metadata, file.read(tmp_path / "out.safetensors")
+    adapter, = again.adapters.values()
+    assert (int(told["ss_network_dim"]), float(told["ss_network_alpha"])) == (adapter.rank, adapter.alpha)
