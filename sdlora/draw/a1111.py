@@ -21,7 +21,7 @@ KEY = r"\w[\w \-/]{1,60}:"
 PAIR = re.compile(rf'\s{{0,9}}({KEY})[ \t]{{0,9}}("(?:\\.|[^\\"])+"|[^,\n]*(?:\n(?!\s{{0,9}}{KEY})[^,\n]*)*)(?:,|\n|$)', re.S)
 STEPS = re.compile(r"(?:^|[\s,.])Steps: ?\d{1,4}(?=\s*(?:,|\n|$))")  # within a line: how Civitai and chats flatten an infotext
 NOTHING = ("None", "null", "undefined", "unknown")  # what programs write where a setting is not set
-TAG = re.compile(r"<(?:lora|lyco):([^>]{1,2000})>")
+TAG = re.compile(r"<(?:lora|lyco):([^>]{1,2000})>", re.IGNORECASE)
 BARE_NAMES = ("Hashes", "Civitai resources", "Civitai metadata")
 BARE = re.compile(rf"(?:^|[,\n]\s{{0,9}})({'|'.join(BARE_NAMES)}):\s{{0,9}}(?=[\[{{])")
 NEGATIVE = "Negative prompt:"

@@ -1,83 +1,40 @@
 """A prompt with `(word:1.2)`, `[word]` and BREAK -> what the text encoders make of it, however long it is.
 
-Knows nothing about LoRAs or denoising. The grammar is A1111's (modules/prompt_parser.py, parse_prompt_attention) without its
-prompt editing; compel weighs the words and joins the windows of a long prompt, so a weight acts as it does in InvokeAI.
+Knows nothing about LoRAs or denoising. compel weighs the words and joins the windows of a long prompt, so a weight acts as it
+does in InvokeAI.
 """
 
-import re
 from collections.abc import Callable
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from sdlora.base.load import Base
+from sdlora.draw.grammar import Fragment, parse
 from sdlora.errors import UserError
 
 if TYPE_CHECKING:
     from compel.embeddings_provider import EmbeddingsProviderMulti
 
-TOKEN = re.compile(r"\\([\\()\[\]])|([(\[])|(:\s*([+-]?[.\d]+)\s*\))|([)\]])|([^\\()\[\]:]+|[\\:])")
-BREAK = re.compile(r"\s*\bBREAK\b\s*")
-WORTH = {"(": 1.1, "[": 1 / 1.1}
-PLAIN_BRACKETS = r"Write (word:1.2), or \( for a plain bracket."
-HEAVIEST, MOST_PARTS, MOST_WINDOWS, MOST_LETTERS = 10.0, 75, 10, 10_000
-Fragment = tuple[str, float]
+MOST_PARTS, MOST_WINDOWS = 75, 10
+Part = list[Fragment]
 
 
-def parse(prompt: str) -> list[list[Fragment]]:
-    """A prompt -> for each part between BREAKs its fragments (text, weight); neighbours of one weight are one fragment.
+def measured(base: Base, prompt: str) -> tuple[list[Part], list[int]]:
+    """A prompt -> its parts between BREAKs as weighed words, and how many tokens each has.
 
-    A bracket that is never closed reaches to the end of its part; one that was never opened is text, and so is `\\(`.
-    Raises UserError for a weight outside 0..10, and for more letters than anybody writes.
+    Raises UserError: a weight that is none, too many weights, more words than the base reads.
     """
-    if len(prompt) > MOST_LETTERS:
-        raise UserError(f"The prompt is too long: {len(prompt)} letters, at most {MOST_LETTERS}.", "Make it shorter.")
-    return [weighed(part) for part in BREAK.split(prompt)]
-
-
-def weighed(part: str) -> list[Fragment]:
-    """The fragments of a prompt without BREAK."""
-    texts: list[str] = []
-    weights: list[float] = []
-    opened: dict[str, list[int]] = {"(": [], "[": []}  # where those begin that are still open
-
-    def close(bracket: str, factor: float) -> None:
-        begin = opened[bracket].pop()
-        weights[begin:] = [weight * factor for weight in weights[begin:]]
-
-    for found in TOKEN.finditer(part):
-        escaped, opening, number_end, number, closing, plain = found.groups()
-        bracket = "[" if closing == "]" else "("
-        if opening:
-            opened[opening].append(len(texts))
-        elif number_end and opened["("]:
-            close("(", as_weight(number))
-        elif closing and opened[bracket]:
-            close(bracket, WORTH[bracket])
-        else:
-            texts.append(escaped or number_end or closing or plain)
-            weights.append(1.0)
-    for bracket, places in opened.items():
-        while places:
-            close(bracket, WORTH[bracket])
-    pairs = zip(texts, (checked(weight) for weight in weights), strict=True)
-    return [("".join(text for text, _ in group), weight) for weight, group in groupby(pairs, lambda pair: pair[1])]
-
-
-def as_weight(number: str) -> float:
-    try:
-        return float(number)
-    except ValueError as error:
-        raise UserError(f"{number!r} is no weight for a word in a prompt.", PLAIN_BRACKETS) from error
-
-
-def checked(weight: float) -> float:
-    """A weight without the dust of its factors; UserError outside 0..10."""
-    if not 0 <= weight <= HEAVIEST:
-        raise UserError(f"A word in the prompt has the weight {weight:g}; it must be from 0 to {HEAVIEST:g}.", PLAIN_BRACKETS)
-    return round(weight, 6)
+    parts = parse(prompt)
+    if sum(weight != 1 for part in parts for text, weight in part if text.strip()) > MOST_PARTS:
+        raise UserError(f"The prompt gives weights to more than {MOST_PARTS} words.", "Give weights to fewer words.")
+    window = base.tokenizers[0].model_max_length - 2
+    lengths = [sum(len(base.tokenizers[0](text, verbose=False).input_ids) - 2 for text, _ in part if text.strip()) for part in parts]
+    if sum(max(1, -(-length // window)) for length in lengths) > MOST_WINDOWS:
+        raise UserError(f"The prompt is too long: {sum(lengths)} tokens, and {base.title} reads at most {MOST_WINDOWS * window}.",
+                        "Make it shorter.")
+    return parts, lengths
 
 
 @torch.no_grad()
@@ -87,16 +44,10 @@ def encode(base: Base, prompt: str) -> dict[str, Tensor]:
     Without weights and within one window: those very bits. "pooled" is that of the first window, without weights.
     Raises UserError for a prompt that is far too long.
     """
-    parsed = parse(prompt)
+    parsed, lengths = measured(base, prompt)
     parts = [[(text, weight) for text, weight in part if text.strip()] for part in parsed]
-    if sum(weight != 1 for part in parts for _, weight in part) > MOST_PARTS:
-        raise UserError(f"The prompt gives weights to more than {MOST_PARTS} words.", "Give weights to fewer words.")
     features = base.encode_text([" ".join("".join(text for text, _ in part) for part in parsed)])
     window = base.tokenizers[0].model_max_length - 2
-    lengths = [sum(len(base.tokenizers[0](text, verbose=False).input_ids) - 2 for text, _ in part) for part in parts]
-    if sum(max(1, -(-length // window)) for length in lengths) > MOST_WINDOWS:
-        raise UserError(f"The prompt is too long: {sum(lengths)} tokens, and {base.title} reads at most {MOST_WINDOWS * window}.",
-                        "Make it shorter.")
     plain = all(weight == 1 for part in parts for _, weight in part)
     if plain and len(parts) == 1 and lengths[0] <= window:
         return features

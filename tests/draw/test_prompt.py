@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from sdlora.base.load import load_base
-from sdlora.draw.prompt import encode, parse, together
+from sdlora.draw.grammar import parse
+from sdlora.draw.prompt import encode, together
 from sdlora.errors import UserError
 
 PROMPT = "a red house and a blue boat, meadow, in daylight"

@@ -1,0 +1,162 @@
+"""The grammar of a prompt: `(word:1.2)`, `[word]` and BREAK act; what else programs put into prompts is named, never drawn as words.
+
+Knows nothing about torch, LoRAs or files. The grammar is A1111's: modules/prompt_parser.py (parse_prompt_attention, its prompt
+editing and AND) and modules/extra_networks.py (`<name:...>`).
+"""
+
+import re
+from collections.abc import Callable
+from itertools import groupby
+
+from sdlora.errors import UserError
+from sdlora.storage import clean_text
+
+TOKEN = re.compile(r"\\([\\()\[\]])|([(\[])|(:\s*([+-]?[.\d]+)\s*\))|([)\]])|([^\\()\[\]:]+|[\\:])")
+BREAK = re.compile(r"\bBREAK\b")
+AND = re.compile(r"\bAND\b")
+LAST_WEIGHT = re.compile(r" ?: ?[+-]?[.\d]{1,10}$")
+TAG = re.compile(r"<([a-z_]\w*):[^<>]{1,2000}>", re.IGNORECASE)
+PIECE = re.compile(r"\\.|[\[\]():|]|[^\\\[\]():|]+|\\", re.DOTALL)
+NUMBER = re.compile(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)\s*")
+TAGS = {"lora": "LoRAs are named in the prompt of a picture only", "lyco": "LoRAs are named in the prompt of a picture only",
+        "hypernet": "sdlora does not use hypernetworks"}
+OTHERS = {  # grammar of other programs that stays what it is: words
+    "a choice of Dynamic Prompts or NovelAI's emphasis": re.compile(r"(?<!\\)\{[^{}]{0,500}\}"),
+    "a wildcard": re.compile(r"(?<!\w)__[\w/*.-]{1,100}__(?!\w)"),
+    "an embedding": re.compile(r"\bembedding:[\w./-]{1,100}", re.IGNORECASE),
+    "a weight as InvokeAI writes it": re.compile(r"(?<!\w)(?:\w{1,60}|\))(?:\+{2,9}|-{2,9}(?![\w-]))(?=[\s,.)]|$)"),
+}
+WORTH = {"(": 1.1, "[": 1 / 1.1}
+PLAIN_BRACKETS = r"Write (word:1.2), or \( for a plain bracket."
+HEAVIEST, MOST_LETTERS, SHOWN = 10.0, 10_000, 60
+Fragment = tuple[str, float]
+
+
+def parse(prompt: str) -> list[list[Fragment]]:
+    """A prompt -> for each part between BREAKs its fragments (text, weight); neighbours of one weight are one fragment.
+
+    A bracket that is never closed reaches to the end of its part; one that was never opened is text, and so is `\\(`.
+    Raises UserError for a weight outside 0..10, and for more letters than anybody writes.
+    """
+    if len(prompt) > MOST_LETTERS:
+        raise UserError(f"The prompt is too long: {len(prompt)} letters, at most {MOST_LETTERS}.", "Make it shorter.")
+    parts = BREAK.split(simplified(prompt)[0])
+    return [weighed(part.strip() if len(parts) > 1 else part) for part in parts]
+
+
+def weighed(part: str) -> list[Fragment]:
+    """The fragments of a prompt without BREAK."""
+    texts: list[str] = []
+    weights: list[float] = []
+    opened: dict[str, list[int]] = {"(": [], "[": []}  # where those begin that are still open
+
+    def close(bracket: str, factor: float) -> None:
+        begin = opened[bracket].pop()
+        weights[begin:] = [weight * factor for weight in weights[begin:]]
+
+    for found in TOKEN.finditer(part):
+        escaped, opening, number_end, number, closing, plain = found.groups()
+        bracket = "[" if closing == "]" else "("
+        if opening:
+            opened[opening].append(len(texts))
+        elif number_end and opened["("]:
+            close("(", as_weight(number))
+        elif closing and opened[bracket]:
+            close(bracket, WORTH[bracket])
+        else:
+            texts.append(escaped or number_end or closing or plain)
+            weights.append(1.0)
+    for bracket, places in opened.items():
+        while places:
+            close(bracket, WORTH[bracket])
+    pairs = zip(texts, (checked(weight) for weight in weights), strict=True)
+    return [("".join(text for text, _ in group), weight) for weight, group in groupby(pairs, lambda pair: pair[1])]
+
+
+def as_weight(number: str) -> float:
+    try:
+        return float(number)
+    except ValueError as error:
+        raise UserError(f"{number!r} is no weight for a word in a prompt.", PLAIN_BRACKETS) from error
+
+
+def checked(weight: float) -> float:
+    """A weight without the dust of its factors; UserError outside 0..10."""
+    if not 0 <= weight <= HEAVIEST:
+        raise UserError(f"A word in the prompt has the weight {weight:g}; it must be from 0 to {HEAVIEST:g}.", PLAIN_BRACKETS)
+    return round(weight, 6)
+
+
+def literal(text: str) -> str:
+    """Plain text as a prompt: `parse` gives it back as it is, and a text encoder reads the same tokens.
+
+    CLIP's tokenizer knows no upper case and takes no notice of a space between "<" and a word.
+    """
+    text = re.sub(r"\b(BREAK|AND)\b", lambda found: found[0].lower(), text)
+    return re.sub(r"([\\()\[\]])", r"\\\1", re.sub(r"<(?=[A-Za-z_]\w*:)", "< ", text))
+
+
+def notes(*prompts: str) -> list[str]:
+    """A sentence for everything in these prompts that does not act as it does elsewhere; each once."""
+    return list(dict.fromkeys(note for prompt in prompts for note in simplified(prompt[:MOST_LETTERS])[1]))
+
+
+def problem(prompt: str) -> UserError | None:
+    """What keeps a prompt from being drawn, None when nothing does; whether it is too long only the base knows."""
+    try:
+        parse(prompt)
+    except UserError as error:
+        return UserError(f'The prompt "{clean_text(prompt, SHOWN)}" cannot be drawn. {error.message}', error.hint)
+    return None
+
+
+def simplified(prompt: str) -> tuple[str, list[str]]:
+    """The prompt without what sdlora does not do, and a sentence about each: tags, prompt editing, alternation, AND."""
+    said: list[str] = []
+
+    def without(found: re.Match[str]) -> str:
+        why = TAGS.get(found[1].lower(), "sdlora does not know what it means")
+        said.append(f"{clean_text(found[0], SHOWN)} is left out: {why}.")
+        return ""
+
+    prompt = TAG.sub(without, prompt)
+    prompt = steady(prompt, lambda group, kept: said.append(
+        f'{clean_text(group, SHOWN)} changes words while the picture is drawn, which sdlora does not do: "{clean_text(kept, SHOWN)}" '
+        "is drawn from the first step to the last."))
+    if AND.search(prompt):
+        said.append("AND parts a prompt into several pictures that are mixed, which sdlora does not do: all of it is one prompt.")
+        prompt = ", ".join(LAST_WEIGHT.sub("", part.strip()) for part in AND.split(prompt))
+    for kind, form in OTHERS.items():
+        said += [f"{clean_text(found[0], SHOWN)} looks like {kind}, which sdlora does not do: it is drawn as words."
+                 for found in list(form.finditer(prompt))[:3]]
+    return prompt, said
+
+
+def steady(prompt: str, tell: Callable[[str, str], object]) -> str:
+    """`[from:to:when]`, `[to:when]`, `[from::when]` and `[a|b]` become the first words in them. tell(the group, what is kept)."""
+    made: list[str] = []  # finished groups are one entry, so ":" and "|" within them do not part the group around them
+    opened: list[int] = []
+    for piece in PIECE.findall(prompt):
+        made.append(piece)
+        if piece in "[(":
+            opened.append(len(made) - 1)
+        elif piece in "])" and opened:
+            begin = opened.pop()
+            while opened and made[begin] != ("[" if piece == "]" else "("):
+                begin = opened.pop()
+            group = made[begin:]
+            made[begin:] = [kept_of(group, tell) if made[begin] == "[" and piece == "]" else "".join(group)]
+    return "".join(made)
+
+
+def kept_of(group: list[str], tell: Callable[[str, str], object]) -> str:
+    """The words of one group in square brackets that are drawn; the group itself where it only weakens its words."""
+    inside = group[1:-1]
+    whole = "".join(group)
+    divider = "|" if "|" in inside else ":"
+    parts = ["".join(pieces) for divides, pieces in groupby(inside, divider.__eq__) if not divides]
+    if divider == ":" and not (1 < len(parts) <= 3 and NUMBER.fullmatch(parts[-1])):
+        return whole
+    kept = next((part.strip() for part in (parts if divider == "|" else parts[:-1]) if part.strip()), "")
+    tell(whole, kept)
+    return kept
