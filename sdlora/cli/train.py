@@ -46,6 +46,8 @@ def train(
     A file of ours that --out already names is replaced, whole, at the very end.
     """
     from sdlora.jobs.run import create_run
+    from sdlora.storage import home
+    from sdlora.train.plan import refuse_full_disk
 
     if download:
         from sdlora.cli.bases import fetch
@@ -53,7 +55,7 @@ def train(
     config, dataset, _ = settle(images, base, preset, sets or [], name=name, trigger=trigger, seed=seed, device=device)
     if out is not None:
         check_out(out, [images])
-    check_space(dry_run(config, dataset))
+    refuse_full_disk(dry_run(config, dataset), home())
     foreground(create_run(config, images, out), as_json)
 
 
@@ -169,17 +171,6 @@ def dry_run(config: "TrainConfig", dataset: "Dataset") -> "Plan":
 
     family = catalog.read_family(catalog.resolve(config.base)).key
     return make_plan(config, len(dataset.examples), family, device=likely_device(config.device))
-
-
-def check_space(made: "Plan") -> None:
-    """Refuse a run that the disk cannot hold."""
-    import shutil
-
-    from sdlora.storage import home
-
-    free_mb = shutil.disk_usage(home()).free / 2**20
-    if free_mb < made.disk_mb * 1.1 + 50:
-        raise UserError(f"The disk has {free_mb:.0f} MB left, this run needs {made.disk_mb}.", "Free some space, then try again.")
 
 
 def foreground(folder: Path, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""The grammar of a prompt: `(word:1.2)`, `[word]` and BREAK act; what else programs put into prompts is named, never drawn as words.
+"""The grammar of a prompt: `(word:1.2)`, `[word]` and BREAK act; what other programs put into prompts besides is named.
 
 Knows nothing about torch, LoRAs or files. The grammar is A1111's: modules/prompt_parser.py (parse_prompt_attention, its prompt
 editing and AND) and modules/extra_networks.py (`<name:...>`).
@@ -121,8 +121,8 @@ def simplified(prompt: str) -> tuple[str, list[str]]:
 
     prompt = TAG.sub(without, prompt)
     prompt = steady(prompt, lambda group, kept: said.append(
-        f'{clean_text(group, SHOWN)} changes words while the picture is drawn, which sdlora does not do: "{clean_text(kept, SHOWN)}" '
-        "is drawn from the first step to the last."))
+        f"{clean_text(group, SHOWN)} changes words while the picture is drawn, which sdlora does not do: "
+        f'"{clean_text(kept, SHOWN)}" is drawn from the first step to the last.'))
     if AND.search(prompt):
         said.append("AND parts a prompt into several pictures that are mixed, which sdlora does not do: all of it is one prompt.")
         prompt = ", ".join(LAST_WEIGHT.sub("", part.strip()) for part in AND.split(prompt))

@@ -30,7 +30,8 @@ def measured(base: Base, prompt: str) -> tuple[list[Part], list[int]]:
     if sum(weight != 1 for part in parts for text, weight in part if text.strip()) > MOST_PARTS:
         raise UserError(f"The prompt gives weights to more than {MOST_PARTS} words.", "Give weights to fewer words.")
     window = base.tokenizers[0].model_max_length - 2
-    lengths = [sum(len(base.tokenizers[0](text, verbose=False).input_ids) - 2 for text, _ in part if text.strip()) for part in parts]
+    lengths = [sum(len(base.tokenizers[0](text, verbose=False).input_ids) - 2 for text, _ in part if text.strip())
+               for part in parts]
     if sum(max(1, -(-length // window)) for length in lengths) > MOST_WINDOWS:
         raise UserError(f"The prompt is too long: {sum(lengths)} tokens, and {base.title} reads at most {MOST_WINDOWS * window}.",
                         "Make it shorter.")

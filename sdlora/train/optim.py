@@ -8,6 +8,8 @@ import math
 import torch
 from torch import Tensor
 
+from sdlora.train.plan import WARMUP_SHARE
+
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 FIRST_SCALE, GROWTH_STEPS = 2.0**16, 2000
 
@@ -17,7 +19,7 @@ def rate_at(step: int, steps: int, peak: float, warmup_steps: int, schedule: str
 
     A warm-up never takes more than a tenth of the run, so that a short run gets to its full rate.
     """
-    warmup = min(warmup_steps, steps // 10)
+    warmup = min(warmup_steps, steps // WARMUP_SHARE)
     if step < warmup:
         return peak * (step + 1) / warmup
     if schedule == "constant":

@@ -1,13 +1,19 @@
 """The dry run: steps, minutes, memory and disk before anything is spent, and which sample pictures there is time for.
 
-Knows nothing about torch. Counts with speeds that real runs on this machine left in HOME/speed.json, else with shipped ones.
+Says too what is reduced because it does not fit the run, and which sample prompts cannot be drawn. Knows nothing about torch.
+Counts with speeds that real runs on this machine left in HOME/speed.json, else with shipped ones.
 """
 
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
+from shutil import disk_usage
 
 from sdlora.base.catalog import FAMILIES
 from sdlora.config import TrainConfig
+from sdlora.dataset.captions import TRIGGER
+from sdlora.draw import grammar
+from sdlora.errors import UserError
 from sdlora.storage import home, write_json
 
 SAMPLING_SHARE = 0.2
@@ -15,6 +21,8 @@ MAX_TIMES = 8
 PROMPTS = 4
 STATES_KEPT = 2
 LONG_MINUTES = 24 * 60
+WARMUP_SHARE = 10  # a warm-up takes at most a tenth of the run
+HELD_OUT_FROM = 12  # pictures, of which one is then held out
 
 FIELDS = {"family": str, "device": str, "batch": int, "resolution": int, "step": float, "draw_step": float, "around": float}
 # LoRA numbers per rank on the attention projections of the published UNets: sum of (in + out)
@@ -58,6 +66,8 @@ class Plan:
 
 def plan(config: TrainConfig, pictures: int, family: str, *, device: str = "cpu") -> Plan:
     """The dry run of `config` on `pictures` pictures and a base of `family`; device: "cpu", "cuda" or "mps"."""
+    config, notes = fitted(config, pictures - (pictures >= HELD_OUT_FROM))
+    notes += own_prompts(config)[1]
     resolution = config.resolution or FAMILIES[family].resolution
     speed, measured = expected_speed(family, device, config.batch_size, resolution)
     picture_seconds = speed.draw_step * config.sample_steps
@@ -71,7 +81,6 @@ def plan(config: TrainConfig, pictures: int, family: str, *, device: str = "cpu"
     half = 1 if device == "cpu" else 0.5
     area = (resolution / FAMILIES[family].resolution) ** 2
     memory = PROGRAM_MB + half * (WEIGHTS_MB[family] + config.batch_size * area * PICTURE_MB[family]) + weights * 16 / 2**20
-    notes = []
     if not measured:
         notes.append("The minutes are a guess until the first run on this computer has been measured.")
     if prompts < wanted_prompts(config):
@@ -81,9 +90,46 @@ def plan(config: TrainConfig, pictures: int, family: str, *, device: str = "cpu"
     return Plan(config.steps, round(minutes, 1), round(memory), round(disk * 1.1) + 1, samples, prompts, measured, tuple(notes))
 
 
+def fitted(config: TrainConfig, pictures: int) -> tuple[TrainConfig, list[str]]:
+    """The settings with what is too large for the run reduced, and a sentence for each; pictures: those that are studied."""
+    changes, notes = {}, []
+    warmup = config.steps // WARMUP_SHARE
+    if config.warmup_steps > warmup:
+        changes["warmup_steps"] = warmup
+        notes.append(f"The warm-up takes {warmup} steps instead of {config.warmup_steps}: at most a tenth of the run.")
+    if config.batch_size > max(1, pictures):
+        changes["batch_size"] = max(1, pictures)
+        notes.append(f"The batch size is {changes['batch_size']} instead of {config.batch_size}: the number of pictures.")
+    return config.model_copy(update=changes), notes
+
+
+def own_prompts(config: TrainConfig) -> tuple[tuple[str, ...], list[str]]:
+    """(the sample prompts of the settings that can be drawn, with the trigger in them; a sentence about each of the others).
+
+    There is a sentence too for what does not act in a prompt. Whether one is too long only the base can say.
+    """
+    usable, notes = [], []
+    for prompt in config.sample_prompts:
+        prompt = TRIGGER.sub(lambda _: grammar.literal(config.trigger), prompt)
+        if wrong := grammar.problem(prompt):
+            notes.append(f"A sample prompt is left out. {wrong}")
+        else:
+            usable.append(prompt)
+            notes += grammar.notes(prompt)
+    return tuple(usable), list(dict.fromkeys(notes))
+
+
+def refuse_full_disk(planned: Plan, folder: Path) -> None:
+    """Raise UserError when the disk of `folder` has no room for the run."""
+    free_mb = disk_usage(folder).free // 2**20
+    if free_mb < planned.disk_mb:
+        raise UserError(f"The disk has {free_mb} MB left and this run needs {planned.disk_mb} MB.",
+                        "Free some space, then try again.")
+
+
 def wanted_prompts(config: TrainConfig) -> int:
     """How many prompts a column of the strip has when there is time for all."""
-    return len(config.sample_prompts) or PROMPTS
+    return len(own_prompts(config)[0]) or PROMPTS
 
 
 def choose_samples(config: TrainConfig, picture_seconds: float, rest_seconds: float) -> tuple[tuple[int, ...], int]:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from shutil import disk_usage
 
 import torch
 
@@ -25,7 +24,7 @@ from sdlora.train import events, loop, publish, samples
 from sdlora.train.cache import Items, cache_captions, cache_latents
 from sdlora.train.loss import Denoiser, alphas_cumprod
 from sdlora.train.optim import AdamW
-from sdlora.train.plan import Speed, expected_speed, plan, record_speed
+from sdlora.train.plan import Speed, expected_speed, fitted, plan, record_speed, refuse_full_disk
 from sdlora.train.state import TrainState, newest_checkpoint, refuse_changes, save_checkpoint
 from sdlora.train.validation import held_out_index, held_out_loss
 
@@ -113,6 +112,7 @@ def prepare(folder: Path, control: Control) -> Iterator[events.Event]:
     """Everything before the first step: pictures, base, latents, captions, the plan, the saved point; returns the Run."""
     began = time.monotonic()
     spec, config = read_spec(folder)
+    asked = config
     yield events.Preparing(0, "pictures", 0, 1)
     side = config.resolution or read_resolution(config.base)
     dataset = read_dataset(Path(spec["images"]), trigger=config.trigger, default_caption=config.default_caption, side=side)
@@ -124,15 +124,17 @@ def prepare(folder: Path, control: Control) -> Iterator[events.Event]:
     held = held_out_index([example.digest for example in usable])
     items, held_out = yield from encode_captions(base, usable, latents, side, held)
     notes = [*dataset.notes, *too_long(base, usable)]
+    columns, prompts, said = choose_columns(folder, config, base, [example.caption for example in usable])
     samples.sleep(base)
+    config, reduced = fitted(asked, len(items.caption_of))
+    notes += [*reduced, *said]
 
     attached = attach(base.unet, config.rank, config.alpha or config.rank, config.seed)
     optimizer = AdamW(attached.parameters, weight_decay=config.weight_decay, clip_norm=config.clip_norm,
                       scaled=base.dtype == torch.float16)
-    columns, prompts = choose_columns(folder, config, base, [example.caption for example in usable])
     run = Run(folder, spec, config, base, dataset, Denoiser(base.predict, alphas_cumprod(base.scheduler_config, device),
                                                             base.prediction_type), items, held_out, attached,
-              TrainState.fresh(attached.parameters, optimizer, config.seed), identity_of(config, base, usable), columns,
+              TrainState.fresh(attached.parameters, optimizer, config.seed), identity_of(asked, base, usable), columns,
               prompts, began)
     yield from continue_from_saved(run)
     skipped = tuple((skip.name, skip.reason) for skip in dataset.skipped) + tuple(lost)
@@ -180,23 +182,23 @@ def encode_captions(base: Base, examples: list[Example], latents: list, side: in
     return items(kept), None if held is None else (examples[held].name, items([held]))
 
 
-def choose_columns(folder: Path, config: TrainConfig, base: Base, captions: list[str]) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """(steps with samples, prompts): planned once and kept in plan.json, so that a resumed run draws the same strip.
+def choose_columns(folder: Path, config: TrainConfig, base: Base,
+                   captions: list[str]) -> tuple[tuple[int, ...], tuple[str, ...], list[str]]:
+    """(steps with samples, prompts, notes on these): planned once and kept in plan.json, so that a resumed run draws the same
+    strip.
 
     Raises UserError when the disk has no room for the run.
     """
     planned = plan(config, len(captions), base.family, device=base.device.type)
-    free_mb = disk_usage(folder).free / 2**20
-    if free_mb < planned.disk_mb:
-        raise UserError(f"The disk has {free_mb:.0f} MB left and this run needs {planned.disk_mb} MB.", "Free some space.")
+    refuse_full_disk(planned, folder)
     path = folder / "plan.json"
     if path.exists():
         kept = read_json(path)
         if kept["steps"] == config.steps:
-            return tuple(kept["columns"]), tuple(kept["prompts"])
-    prompts = samples.sample_prompts(config, captions, planned.prompts_per_sample)
+            return tuple(kept["columns"]), tuple(kept["prompts"]), []
+    prompts, notes = samples.sample_prompts(config, captions, planned.prompts_per_sample, base)
     write_json(path, {"steps": config.steps, "columns": planned.samples, "prompts": prompts})
-    return planned.samples, prompts
+    return planned.samples, prompts, notes
 
 
 def identity_of(config: TrainConfig, base: Base, examples: list[Example]) -> dict[str, object]:
@@ -260,13 +262,11 @@ def settle(run: Run, stop: Callable[[], bool]) -> Iterator[events.Event]:
 
 
 def draw_column(run: Run, prompts: tuple[str, ...], stop: Callable[[], bool]) -> Iterator[events.Event]:
-    """Sample pictures of this moment. Too little memory costs the pictures, not the run."""
-    try:
-        for sample, seconds in samples.draw_samples(run.base, run.config, prompts, run.folder, run.state.step, stop):
+    """Sample pictures of this moment."""
+    for told, seconds in samples.draw_samples(run.base, run.config, prompts, run.folder, run.state.step, stop):
+        if isinstance(told, events.Sample):
             run.draw_seconds.append(seconds)
-            yield sample
-    except UserError as error:
-        yield events.Warning(run.state.step, f"A sample picture could not be drawn. {error.message}")
+        yield told
 
 
 def finish(run: Run) -> Iterator[events.Event]:

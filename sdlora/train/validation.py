@@ -7,15 +7,15 @@ import torch
 
 from sdlora.train.cache import Items
 from sdlora.train.loss import Denoiser, denoising_loss
+from sdlora.train.plan import HELD_OUT_FROM
 
-MIN_PICTURES = 12
 DRAWS = 8
 NOISE_SEED = 20_201  # of every run, so that runs on one set compare too
 
 
 def held_out_index(digests: list[str]) -> int | None:
     """The picture that is held out, the same whatever the order of the set: none below 12 pictures."""
-    if len(digests) < MIN_PICTURES:
+    if len(digests) < HELD_OUT_FROM:
         return None
     return min(range(len(digests)), key=lambda index: digests[index])
 

@@ -35,14 +35,15 @@ def test_what_does_not_act_is_named(prompt, drawn, named):
 
 
 @pytest.mark.parametrize("prompt", [
-    "a red house, meadow", "a (red:1.2) [blue] house", r"a \[red:blue:0.5\] house", "at 12:30", "[12:30 on the clock]", "a < b: c",
-    "salt and pepper", "BRAND new", "a_b__c", "well-known", "C++ code is not here -- so", "I <3 boats", "[[old], (new:0.9)]"])
+    "a red house, meadow", "a (red:1.2) [blue] house", r"a \[red:blue:0.5\] house", "at 12:30", "[12:30 on the clock]",
+    "a < b: c", "salt and pepper", "BRAND new", "a_b__c", "well-known", "C++ code is not here -- so", "I <3 boats", "[[old], (new:0.9)]"])
 def test_what_acts_and_what_is_text_is_not_named(prompt):
     assert simplified(prompt)[0] == prompt and (notes(prompt) == [] or "C++" in prompt)
 
 
 @pytest.mark.parametrize("text", [
-    "time (12:30)", r"\(x\)", "[a:b:0.5] and [a|b]", "((((((", r"\\", "(word:99)", "a [trigger] (", r"C:\pictures\[new]", "5] a)"])
+    "time (12:30)", r"\(x\)", "[a:b:0.5] and [a|b]", "((((((", r"\\", "(word:99)", "a [trigger] (", r"C:\pictures\[new]",
+    "5] a)"])
 def test_plain_text_comes_through(text):
     assert words(literal(text)) == text and notes(literal(text)) == [] and problem(literal(text)) is None
     assert all(weight == 1 for part in parse(literal(text)) for _, weight in part)

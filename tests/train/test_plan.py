@@ -6,8 +6,10 @@ import sys
 import pytest
 
 from sdlora.config import TrainConfig, from_preset
+from sdlora.errors import UserError
 from sdlora.storage import home
-from sdlora.train.plan import Speed, expected_speed, plan, record_speed
+from sdlora.train import plan as planning
+from sdlora.train.plan import Speed, expected_speed, fitted, plan, record_speed, refuse_full_disk
 
 
 def share(found, config, picture_seconds):
@@ -82,3 +84,35 @@ def test_says_when_it_would_take_days():
 def test_needs_no_torch():
     code = "import sys, sdlora.train.plan, sdlora.train.points, sdlora.train.events; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("settings", "pictures", "used", "said"), [
+    ({"steps": 30, "warmup_steps": 500}, 12, {"warmup_steps": 3}, ["The warm-up takes 3 steps instead of 500"]),
+    ({"steps": 5, "warmup_steps": 1}, 12, {"warmup_steps": 0}, ["The warm-up takes 0 steps instead of 1"]),
+    ({"batch_size": 64}, 3, {"batch_size": 3}, ["The batch size is 3 instead of 64"]),
+    ({"batch_size": 12}, 12, {"batch_size": 11}, ["The batch size is 11 instead of 12"]),  # one picture is held out
+    ({"batch_size": 11}, 11, {"batch_size": 11}, []), ({"steps": 200, "warmup_steps": 20}, 12, {"warmup_steps": 20}, []),
+])
+def test_what_is_too_large_for_the_run_is_reduced_and_told(settings, pictures, used, said):
+    config, notes = fitted(TrainConfig(**settings), pictures - (pictures >= 12))
+    assert config == TrainConfig(**{**settings, **used}) and [note.split(":")[0] for note in notes] == said
+    found = plan(TrainConfig(**settings), pictures, "mini").notes
+    assert [note for note in found if "instead of" in note] == notes
+
+
+def test_sample_prompts_are_checked_beforehand():
+    found = plan(TrainConfig(steps=600, sample_prompts=("time (12:30)", "a [cat:dog:3]", "a boat")), 3, "mini")
+    assert any('left out. The prompt "time (12:30)" cannot be drawn. A word in the prompt has the weight 30' in note
+               for note in found.notes)
+    assert any("[cat:dog:3] changes words" in note for note in found.notes) and found.prompts_per_sample <= 2
+
+
+@pytest.mark.parametrize(("free", "refused"), [(22 * 2**20 - 1, "21 MB left and this run needs 22 MB"), (22 * 2**20, "")])
+def test_the_disk_is_refused_by_the_number_that_is_shown(monkeypatch, tmp_path, free, refused):
+    monkeypatch.setattr(planning, "disk_usage", lambda _: type("Usage", (), {"free": free}))
+    planned = planning.Plan(10, 1.0, 100, 22, (0, 10), 1, False, ())
+    if refused:
+        with pytest.raises(UserError, match=refused):
+            refuse_full_disk(planned, tmp_path)
+    else:
+        refuse_full_disk(planned, tmp_path)
