@@ -5,7 +5,8 @@ Knows nothing about files, jobs or the page; what is drawn is decided by DrawCon
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,18 +28,24 @@ from sdlora.errors import UserError
 from sdlora.lora.blend import Ingredient
 
 MOST_LCM = 50  # LCMScheduler's own number of steps to choose from
+MOST_TRIED = 20  # steps, when the smallest number is looked for
 
 Predict = Callable[[Tensor, Tensor, int], Tensor]
 
 
 @dataclass(frozen=True)
 class Preview:
-    """A rough look at the picture in the making, after denoising step `step` of `steps`."""
+    """The picture in the making, after denoising step `step` of `steps`; look() makes a picture of it."""
     prompt_index: int
     image_index: int
     step: int
     steps: int
-    image: Image.Image
+    look: Callable[[], Image.Image] = field(repr=False, compare=False)
+
+    @cached_property
+    def image(self) -> Image.Image:
+        """A rough look at it. Nothing is computed before somebody asks."""
+        return self.look()
 
 
 @dataclass(frozen=True)
@@ -53,10 +60,10 @@ class Picture:
 
 
 class Denoising(NamedTuple):
-    """Latents after `step` of the sampler, and the clean latents that its last prediction points to."""
+    """Latents after `step` of the sampler; guess(): the clean latents that its last prediction points to."""
     step: int
     latents: Tensor
-    guess: Tensor
+    guess: Callable[[], Tensor]
 
 
 def draw(base: Base, config: DrawConfig, *, blend: Sequence[Ingredient] | None = None,
@@ -88,6 +95,7 @@ def every_picture(base: Base, config: DrawConfig, start: Start, easel: Easel | N
     """All prompts x count, in order; ends early when stop() says so."""
     common = settings_of(base, config, start)
     steps = running(config, start)
+    ready_scheduler(base, config)  # too few steps are said before a prompt is read
     mixes = plan(config.method, easel.loras if easel else (), steps, config.switch_every, easel and easel.scores)
     for prompt_index, prompt in enumerate(config.prompts):
         predict = predictor(base, config, prompt, start.size, easel, mixes)
@@ -97,12 +105,16 @@ def every_picture(base: Base, config: DrawConfig, start: Start, easel: Easel | N
                 if stop():
                     return
                 if now.step < steps:
-                    yield Preview(prompt_index, image_index, now.step, steps, rough(base, now.guess, start.size))
+                    yield Preview(prompt_index, image_index, now.step, steps, partial(look_at, base, now, start.size))
             if not now.latents.isfinite().all():
                 raise UserError("The picture broke: the numbers of the model ran out of range.",
                                 "Lower the strength of the LoRA or the guidance.")
             yield Picture(prompt_index, image_index, prompt, seed, start.finish(base.decode(now.latents)[0]),
                           {"prompt": prompt, "seed": seed, **common})
+
+
+def look_at(base: Base, now: Denoising, size: tuple[int, int]) -> Image.Image:
+    return rough(base, now.guess(), size)
 
 
 def running(config: DrawConfig, start: Start) -> int:
@@ -141,31 +153,69 @@ def denoise(base: Base, config: DrawConfig, start: Start, seed: int, predict: Pr
     The same arithmetic as diffusers' StableDiffusionPipeline, its Img2Img and its Inpaint pipeline (for a UNet that is not
     told the mask); noise is made on the CPU.
     """
-    scheduler = scheduler_of(base, config)
-    scheduler.set_timesteps(config.steps, device=base.device)
+    scheduler = ready_scheduler(base, config)
     generator = torch.Generator("cpu").manual_seed(seed)
     shape = (1, base.channels, start.size[1] // base.factor, start.size[0] // base.factor)
     noise = torch.randn(shape, generator=generator).to(base.device)
-    steps, timesteps = running(config, start), scheduler.timesteps
-    if start.latents is not None:
-        first = (config.steps - steps) * scheduler.order
-        timesteps = timesteps[first:]
-        if hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(first)
+    steps = running(config, start)
+    timesteps = remaining(scheduler, config.steps - steps, begun=start.latents is not None)
     from_noise = start.latents is None or (start.mask is not None and steps == config.steps)
     latents = noise * scheduler.init_noise_sigma if from_noise else scheduler.add_noise(start.latents, noise, timesteps[:1])
     extra = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
-    yield Denoising(0, latents, latents if start.latents is None else start.latents)
+    begun = latents if start.latents is None else start.latents
+    yield Denoising(0, latents, lambda: begun)
     calls = len(timesteps)  # more than `steps` for second-order samplers
     for call, timestep in enumerate(timesteps, start=1):
         noisy = scheduler.scale_model_input(latents, timestep)
         output = predict(noisy, timestep, (call - 1) * steps // calls)
-        guess = clean_guess(scheduler, output, timestep, noisy)
+        guess = partial(clean_guess, scheduler, output, timestep, noisy)
         latents = scheduler.step(output, timestep, latents, return_dict=False, **extra)[0]
         if start.mask is not None:
             known = start.latents if call == calls else scheduler.add_noise(start.latents, noise, timesteps[call:call + 1])
             latents = (1 - start.mask) * known + start.mask * latents
         yield Denoising(max(1, call * steps // calls), latents, guess)
+
+
+def remaining(scheduler: object, skipped: int, *, begun: bool) -> Tensor:
+    """The timesteps that are left when a picture is there to begin with (`begun`) and the first `skipped` steps are not run."""
+    if isinstance(scheduler, diffusers.PNDMScheduler) and scheduler.config.skip_prk_steps:
+        # It goes from its first time to the second, and there again with what it has learned: so the second comes twice.
+        # diffusers' Img2Img pipeline leaves that out when it begins later, and then every step believes in too little noise.
+        times = scheduler.timesteps.unique().flip(0)[skipped:]
+        return torch.cat([times[:2], times[1:]])
+    first = skipped * scheduler.order
+    if begun and hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(first)
+    return scheduler.timesteps[first:]
+
+
+def ready_scheduler(base: Base, config: DrawConfig) -> object:
+    """The scheduler of a drawing with its steps set.
+
+    Raises UserError with the smallest number of steps when the arithmetic of the sampler has no result for so few.
+    """
+    if scheduler := with_steps(base, config, config.steps):
+        return scheduler
+    least = next((steps for steps in range(config.steps + 1, MOST_TRIED) if with_steps(base, config, steps)), None)
+    name = sampler_name(base, config)
+    raise UserError(f"{name} cannot draw in {config.steps} step{'s' * (config.steps > 1)} with {base.title}.",
+                    f"It needs {least} steps or more." if least else "Choose another sampler.")
+
+
+def with_steps(base: Base, config: DrawConfig, steps: int) -> object | None:
+    """A scheduler for so many steps; None when one of its numbers is none (such as DPM2 a, for which 2 steps are too far apart)."""
+    scheduler = scheduler_of(base, config.model_copy(update={"steps": steps}))
+    try:
+        scheduler.set_timesteps(steps, device=base.device)
+    except (ValueError, IndexError, ArithmeticError):
+        return None
+    numbers = [torch.as_tensor(getattr(scheduler, name)) for name in ("timesteps", "sigmas") if hasattr(scheduler, name)]
+    return scheduler if all(each.isfinite().all() for each in numbers) else None
+
+
+def sampler_name(base: Base, config: DrawConfig) -> str:
+    """What the sampler of a drawing is called."""
+    return samplers.official(config.sampler) if config.sampler else samplers.name_of(base.scheduler_config)
 
 
 def scheduler_of(base: Base, config: DrawConfig) -> object:
@@ -198,9 +248,8 @@ def clean_guess(scheduler: object, output: Tensor, timestep: Tensor, noisy: Tens
 
 def settings_of(base: Base, config: DrawConfig, start: Start) -> dict[str, object]:
     """What every picture of this job has in common, in plain JSON types, under the names of DrawConfig."""
-    sampler = samplers.official(config.sampler) if config.sampler else samplers.name_of(base.scheduler_config)
     several = {"method": config.method, "switch_every": config.switch_every} if len(config.loras) > 1 else {}
-    return {"negative": config.negative, "steps": config.steps, "sampler": sampler, "guidance": config.guidance,
+    return {"negative": config.negative, "steps": config.steps, "sampler": sampler_name(base, config), "guidance": config.guidance,
             "width": start.size[0], "height": start.size[1],
             **({} if start.latents is None else {"init_strength": start.strength}), **several,
             "model": Path(base.spec).stem if base.spec != "mini" else "sdlora mini", "model_hash": base.identity[:10],

@@ -36,9 +36,9 @@ def test_what_does_not_act_is_named(prompt, drawn, named):
 
 @pytest.mark.parametrize("prompt", [
     "a red house, meadow", "a (red:1.2) [blue] house", r"a \[red:blue:0.5\] house", "at 12:30", "[12:30 on the clock]",
-    "a < b: c", "salt and pepper", "BRAND new", "a_b__c", "well-known", "C++ code is not here -- so", "I <3 boats", "[[old], (new:0.9)]"])
+    "a < b: c", "salt and pepper", "BRAND new", "a_b__c", "well-known", "I <3 boats", "[[old], (new:0.9)]"])
 def test_what_acts_and_what_is_text_is_not_named(prompt):
-    assert simplified(prompt)[0] == prompt and (notes(prompt) == [] or "C++" in prompt)
+    assert simplified(prompt) == (prompt, [])
 
 
 @pytest.mark.parametrize("text", [
