@@ -4,8 +4,11 @@ Knows nothing about torch, pictures or files other than presets.
 """
 
 import difflib
+import re
 import tomllib
+from contextlib import suppress
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -150,10 +153,10 @@ def parse_sets(pairs: list[str]) -> dict[str, object]:
     for pair in pairs:
         key, equals, text = pair.partition("=")
         key = key.strip()
-        if not equals:
-            raise UserError(f"--set {pair} has no value.", "Write it as --set rank=8.")
         if key not in TrainConfig.model_fields:
             raise UserError(f"There is no setting {key!r}.", nearest(key))
+        if not equals:
+            raise UserError(f"--set {pair} has no value.", f"Write it as --set {written(key, text)}.")
         values[key] = typed(key, text.strip())
     return values
 
@@ -171,8 +174,53 @@ def typed(key: str, text: str) -> object:
                 return number(text)
             except ValueError as error:
                 kind_word = "a whole number" if number is int else "a number"
-                raise UserError(f"{key} must be {kind_word}, got {text!r}.", f"Write it as {key}=8.") from error
+                raise UserError(f"{key} must be {kind_word}, got {text!r}.", f"Write it as {written(key, text)}.") from error
     return text
+
+
+def written(key: str, text: str) -> str:
+    """How setting `key` is written, with the value that `text` probably means, else with its default: "learning_rate=0.0001"."""
+    fields = TrainConfig.model_fields
+    number = re.search(r"int|float", str(fields[key].annotation))
+    meant = [value for value in meanings(text, whole=bool(number) and number[0] == "int") if number and fits(key, value)]
+    usual = {"name": "My style", "trigger": "mystyle", "default_caption": "a drawing", "sample_prompts": "a house | a boat"}
+    default = fields[key].default
+    likely = [plain(value) for value in meant] or [usual.get(key) or ("none" if default is None else plain(default))]
+    return " or ".join(f"{key}={value}" for value in dict.fromkeys(likely))
+
+
+def meanings(text: str, *, whole: bool) -> list[Decimal]:
+    """The numbers that a text may mean where the point is a comma, thousands are parted, or a percent sign or a unit follows."""
+    number = re.fullmatch(r"\s*([+-]?[\d.,'’\s_]*\d(?:e[+-]?\d{1,3})?)\s*(%?)[\s\w]{0,10}", text.casefold())
+    if not number:
+        return []
+    digits = re.sub(r"['’\s_]", "", number[1])
+    head, mark, tail = digits.rpartition(max(".,", key=digits.rfind))  # the last one is the point
+    spellings = [re.sub("[.,]", "", head) + mark.replace(",", ".") + tail]
+    if re.fullmatch(r"[+-]?[1-9]\d{0,2}((,\d{3})+|(\.\d{3})+)", digits):
+        spellings = [re.sub("[.,]", "", digits), *([] if whole else spellings)]
+    found = []
+    for spelling in spellings:
+        with suppress(InvalidOperation):
+            found.append(Decimal(spelling) / (100 if number[2] else 1))
+    return found
+
+
+def fits(key: str, value: Decimal) -> bool:
+    """Whether a setting takes this number."""
+    whole = "int" in str(TrainConfig.model_fields[key].annotation)
+    try:
+        return not (whole and value % 1) and bool(TrainConfig(**{key: int(value) if whole else float(value)}))
+    except (ValidationError, ArithmeticError):
+        return False
+
+
+def plain(value: object) -> str:
+    """A value as one types it: 0.0001, not 1e-04."""
+    if not isinstance(value, Decimal | float):
+        return str(value)
+    text = format(Decimal(str(value)), "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def make(model: type[Model], values: dict[str, object]) -> Model:

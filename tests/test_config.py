@@ -163,3 +163,34 @@ def test_a_value_out_of_range_in_a_preset_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(config, "presets", lambda: {"mine": read_preset(tmp_path / "mine.toml")})
     with pytest.raises(UserError, match="rank must be less than or equal to 128, got 500"):
         from_preset("mine", "mini", 4)
+
+
+@pytest.mark.parametrize(("pair", "hint"), [
+    ("learning_rate=0,0001", "learning_rate=0.0001"), ("learning_rate=1,5e-4", "learning_rate=0.00015"),
+    ("learning_rate=fast", "learning_rate=0.0001"), ("learning_rate=", "learning_rate=0.0001"),
+    ("learning_rate", "learning_rate=0.0001"),
+    ("caption_dropout=10%", "caption_dropout=0.1"), ("caption_dropout=10 %", "caption_dropout=0.1"),
+    ("caption_dropout=0,25", "caption_dropout=0.25"), ("steps=1,000", "steps=1000"), ("steps=1.000", "steps=1000"),
+    ("steps=1'200", "steps=1200"), ("steps=1 200", "steps=1200"), ("steps=500 steps", "steps=500"),
+    ("steps=16.0", "steps=16"), ("steps=1.200.000", "steps=1200"),
+    ("resolution=512px", "resolution=512"), ("resolution=wide", "resolution=none"), ("rank=8,0", "rank=8"),
+    ("rank=half", "rank=16"),
+    ("clip_norm=1,000", "clip_norm=1000 or clip_norm=1"), ("alpha=0,5", "alpha=0.5"), ("alpha=x", "alpha=none"),
+    ("min_snr_gamma=5,0", "min_snr_gamma=5"), ("seed=1.5", "seed=1"), ("weight_decay=0,01", "weight_decay=0.01"),
+    ("batch_size=999999", ""),
+])
+def test_a_hint_fits_its_field(pair, hint):
+    with pytest.raises(UserError) as caught:
+        make(TrainConfig, parse_sets([pair]))
+    assert caught.value.hint.removesuffix(".").removeprefix("Write it as ").removeprefix("--set ") == hint or not hint
+    key = pair.partition("=")[0]
+    if hint:
+        for each in hint.split(" or "):
+            assert make(TrainConfig, parse_sets([each])) and each.startswith(f"{key}=")
+
+
+@pytest.mark.parametrize("key", TrainConfig.model_fields)
+def test_every_setting_without_a_value_is_told_how_to_write_it(key):
+    with pytest.raises(UserError) as caught:
+        parse_sets([key])
+    assert make(TrainConfig, parse_sets([caught.value.hint.removeprefix("Write it as --set ").removesuffix(".")]))

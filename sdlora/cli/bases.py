@@ -5,11 +5,11 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
 from sdlora.base import catalog
+from sdlora.cli.progress import plain_console
 from sdlora.errors import UserError
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON list")]
@@ -38,7 +38,7 @@ def show(as_json: Json = False) -> None:
     table = Table("id", "name", "family", "kind", "where", box=None, pad_edge=False)
     for entry in here:
         table.add_row(entry.id, entry.title, entry.family, entry.kind, entry.problem or entry.spec)
-    Console(soft_wrap=True, markup=False, highlight=False).print(table)
+    plain_console(soft_wrap=True).print(table)
     for known in catalog.KNOWN.values():
         if known.id not in (entry.spec for entry in here):
             typer.echo(f"to download: {known.id}  ({known.file_bytes / 1e9:.1f} GB, licence {known.licence})")
@@ -77,7 +77,7 @@ def fetch(spec: str, *, ask: bool) -> None:
     typer.echo(f"{spec}: {offer.file_bytes / 1e9:.2f} GB, licence {offer.licence} (https://huggingface.co/{spec})", err=True)
     if ask:
         typer.confirm("Download it?", abort=True, err=True)
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     with Progress(BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(), console=console) as progress:
         bar = progress.add_task(spec, total=offer.file_bytes)
         catalog.download(spec, lambda done, total: progress.update(bar, completed=done, total=total))

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import Progress
 
 from sdlora.cli.files import check_pictures
+from sdlora.cli.progress import bars
 from sdlora.config import DrawConfig, make
 from sdlora.draw import samplers
 from sdlora.draw.prompts_file import Line, read_prompts
@@ -105,7 +105,7 @@ def write_pictures(configs: list[DrawConfig], out: Path, as_json: bool) -> None:
     loaded = load_base(configs[0].base, configs[0].device)
     total = sum(len(config.prompts) * config.count for config in configs)
     # a training that runs beside waits meanwhile, as it does for the page
-    with hold(home() / DRAWING_LOCK, 10) or nullcontext(), Progress(transient=True, disable=as_json) as progress:
+    with hold(home() / DRAWING_LOCK, 10) or nullcontext(), bars(transient=True, disable=as_json) as progress:
         bar = progress.add_task(f"Drawing {total} picture{'s' * (total > 1)}", total=total)
         firsts = accumulate((len(config.prompts) for config in configs), initial=0)  # prompts before each drawing
         for first, config in zip(firsts, configs, strict=False):
@@ -123,7 +123,7 @@ def write_pictures(configs: list[DrawConfig], out: Path, as_json: bool) -> None:
                              "file": str(path.resolve()), **event.settings}
                     typer.echo(json.dumps(facts, ensure_ascii=False))
                 else:
-                    progress.console.print(f"{path}  {event.prompt}", markup=False, highlight=False, soft_wrap=True)
+                    progress.console.print(f"{path}  {event.prompt}", soft_wrap=True)
     seconds = round(time.monotonic() - began, 2)
     typer.echo(json.dumps({"event": "done", "pictures": total, "out": str(out.resolve()), "seconds": seconds}) if as_json
                else f"{total} picture{'s' * (total > 1)} in {seconds:.1f} s")

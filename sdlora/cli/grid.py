@@ -13,6 +13,7 @@ from rich.progress import Progress
 
 from sdlora.cli.draw import named_file, parse_lora, parse_size
 from sdlora.cli.files import check_pictures
+from sdlora.cli.progress import bars
 from sdlora.config import DrawConfig, LoraChoice, make
 from sdlora.draw import grid, samplers
 from sdlora.errors import UserError
@@ -130,7 +131,7 @@ def draw_cells(config: DrawConfig, cells: list[grid.Cell], axes: tuple[grid.Axis
         blocks.parse(weights, loaded.family)  # a mistake is said before the first picture
     paths, settings = {}, []
     # a training that runs beside waits meanwhile, as it does for the page
-    with hold(home() / DRAWING_LOCK, 10) or nullcontext(), Progress(transient=True, disable=as_json) as progress:
+    with hold(home() / DRAWING_LOCK, 10) or nullcontext(), bars(transient=True, disable=as_json) as progress:
         bar = progress.add_task(f"Drawing {len(cells)} pictures", total=len(cells))
         for done, cell in enumerate(cells):
             for event in pipeline.draw(loaded, cell.config):
@@ -158,4 +159,4 @@ def tell(facts: dict[str, object], words: str, progress: Progress, as_json: bool
     if as_json:
         typer.echo(json.dumps(facts, ensure_ascii=False))
     else:
-        progress.console.print(words, markup=False, highlight=False, soft_wrap=True)
+        progress.console.print(words, soft_wrap=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column, Table
 
@@ -179,7 +178,7 @@ def duplicates(as_json: Json = False) -> None:
 def watch(steps: Iterable, stage: str = "headers") -> None:
     """Do all steps, with a bar on a terminal."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=plain_console(stderr=True), transient=True) as progress:
         task = progress.add_task(f"Reading {stage}", total=None)
         for step in steps:
             progress.update(task, description=f"Reading {getattr(step, 'stage', stage)}", completed=step.done, total=step.total)
@@ -204,4 +203,4 @@ def show(found: "list[LoraEntry]", as_json: bool) -> None:
     for entry in found:
         table.add_row(entry.id, ("* " if entry.favourite else "") + entry.name, entry.family, entry.kind, str(entry.rank or ""),
                       f"{entry.file_bytes / 1e6:.1f}", entry.problem or entry.trigger)
-    Console(soft_wrap=True, markup=False, highlight=False).print(table)
+    plain_console(soft_wrap=True).print(table)

@@ -4,6 +4,8 @@ Exit 0 done · 2 the artist's mistake, one sentence and a hint on stderr · 3 st
 shown as a code, its traceback in HOME/logs/sdlora.log. Nothing heavy is imported here: `sdlora --help` is instant.
 """
 
+import io
+import os
 import sys
 
 import typer
@@ -36,9 +38,22 @@ def build() -> typer.Typer:
     return app
 
 
+def refuse_no_text(arguments: list[str]) -> None:
+    """Raise UserError for an argument whose bytes are no text: Python keeps such bytes as halves of letters."""
+    for argument in arguments:
+        if not argument.isascii() and argument.encode("utf-8", "replace").decode() != argument:
+            shown = argument.encode("utf-8", "surrogateescape" if os.name != "nt" else "replace").decode("utf-8", "replace")
+            raise UserError(f"The argument {shown[:200]} is not UTF-8.",
+                            "Set the terminal to UTF-8; rename a file whose name another encoding left behind.")
+
+
 def run() -> None:
     """Run the command of sys.argv and leave with its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a letter that the terminal lacks must not end the command
     try:
+        refuse_no_text(sys.argv[1:])
         build()()
     except UserError as error:
         print("\n".join(filter(None, (error.message, error.hint))), file=sys.stderr)

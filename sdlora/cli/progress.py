@@ -17,6 +17,16 @@ STAGES = {"base": "Opening the base model", "pictures": "Reading the pictures", 
           "captions": "Preparing the captions"}
 
 
+def plain_console(**options: object) -> Console:
+    """A console that shows the artist's words, names and paths as they are: no [markup], no :emoji:, no colours by guess."""
+    return Console(markup=False, emoji=False, highlight=False, **options)
+
+
+def bars(**options: object) -> Bar:
+    """Progress bars on such a console."""
+    return Bar(console=plain_console(), **options)
+
+
 class Lines:
     """One JSON object a line on stdout, flushed at once; what libraries print meanwhile goes to stderr."""
 
@@ -52,13 +62,13 @@ class Progress:
 
     def __init__(self, run: RunView) -> None:
         self.run = run
-        self.console = Console(highlight=False)
+        self.console = plain_console()
         self.bar = Bar(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
                        console=self.console)
         self.task = self.bar.add_task("Starting", total=run.steps, completed=run.step, note="")
 
     def __enter__(self) -> "Progress":
-        self.console.print(f"Run {self.run.id}", markup=False)
+        self.console.print(f"Run {self.run.id}")
         self.bar.start()
         return self
 
@@ -90,7 +100,7 @@ class Progress:
                 self.tell(f"{event.file}\nwritten, read back and tried after {clock(event.seconds)}")
 
     def tell(self, text: str) -> None:
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(text, soft_wrap=True)
 
 
 def clock(seconds: float) -> str:

@@ -29,6 +29,11 @@ from sdlora.lora.blend import Ingredient
 
 MOST_LCM = 50  # LCMScheduler's own number of steps to choose from
 MOST_TRIED = 20  # steps, when the smallest number is looked for
+# PLMS extrapolates (Adams-Bashforth): the higher its order, the smaller the steps in which that is stable. By the share of the
+# noise that the first step takes away: the highest order. Measured on mini with guidance 5, mean distance in levels from 60
+# steps of DDIM: in 10 steps (0.57) order 4 is off by 60 and more, order 3 by 28, order 2 by 2.6, DDIM by 2.4; in 6 steps (0.71)
+# order 2 by 28. Stable Diffusion's own noise has 0.2 in 20 steps, so its pictures stay what other programs draw.
+MAX_STRIDE, ORDERS = 0.6, ((0.3, 4), (0.6, 2))
 
 Predict = Callable[[Tensor, Tensor, int], Tensor]
 
@@ -189,6 +194,26 @@ def remaining(scheduler: object, skipped: int, *, begun: bool) -> Tensor:
     return scheduler.timesteps[first:]
 
 
+class Plms(diffusers.PNDMScheduler):
+    """PLMS whose order falls where its steps are so large that the fourth order would draw noise."""
+
+    def first_stride(self) -> float:
+        """The share of the noise that the first of several steps takes away; 0 for a single one."""
+        times = self.timesteps.cpu().unique().flip(0)[:2]
+        kept = self.alphas_cumprod[times.long()]
+        sigmas = ((1 - kept) / kept).sqrt()
+        return 1 - float(sigmas[-1] / sigmas[0])
+
+    def step_plms(self, model_output: Tensor, *rest: object, **options: object) -> object:
+        """As diffusers', with only so many predictions remembered as the order uses."""
+        if self.config.skip_prk_steps and self.counter != 1:
+            if not self.counter:
+                stride = self.first_stride()
+                self.most_kept = next((order for most, order in ORDERS if stride <= most), 2) - 1
+            self.ets = self.ets[-self.most_kept:]
+        return super().step_plms(model_output, *rest, **options)
+
+
 def ready_scheduler(base: Base, config: DrawConfig) -> object:
     """The scheduler of a drawing with its steps set.
 
@@ -203,11 +228,13 @@ def ready_scheduler(base: Base, config: DrawConfig) -> object:
 
 
 def with_steps(base: Base, config: DrawConfig, steps: int) -> object | None:
-    """A scheduler for so many steps; None when one of its numbers is none (such as DPM2 a, for which 2 steps are too far apart)."""
+    """A scheduler for so many steps; None when they are too far apart, or one of its numbers is none (DPM2 a in 2 steps)."""
     scheduler = scheduler_of(base, config.model_copy(update={"steps": steps}))
     try:
         scheduler.set_timesteps(steps, device=base.device)
     except (ValueError, IndexError, ArithmeticError):
+        return None
+    if isinstance(scheduler, Plms) and scheduler.first_stride() > MAX_STRIDE:
         return None
     numbers = [torch.as_tensor(getattr(scheduler, name)) for name in ("timesteps", "sigmas") if hasattr(scheduler, name)]
     return scheduler if all(each.isfinite().all() for each in numbers) else None
@@ -235,7 +262,8 @@ def scheduler_of(base: Base, config: DrawConfig) -> object:
     if name == "LCMScheduler":
         options = options | {"original_inference_steps": max(MOST_LCM, config.steps)}
     corrected = {} if base.family == "sdxl" else {"clip_sample": False, "steps_offset": 1}
-    return getattr(diffusers, name).from_config(base.scheduler_config | corrected | options)
+    kind = Plms if name == "PNDMScheduler" else getattr(diffusers, name)
+    return kind.from_config(base.scheduler_config | corrected | options)
 
 
 def clean_guess(scheduler: object, output: Tensor, timestep: Tensor, noisy: Tensor) -> Tensor:
@@ -249,8 +277,8 @@ def clean_guess(scheduler: object, output: Tensor, timestep: Tensor, noisy: Tens
 def settings_of(base: Base, config: DrawConfig, start: Start) -> dict[str, object]:
     """What every picture of this job has in common, in plain JSON types, under the names of DrawConfig."""
     several = {"method": config.method, "switch_every": config.switch_every} if len(config.loras) > 1 else {}
-    return {"negative": config.negative, "steps": config.steps, "sampler": sampler_name(base, config), "guidance": config.guidance,
-            "width": start.size[0], "height": start.size[1],
+    return {"negative": config.negative, "steps": config.steps, "sampler": sampler_name(base, config),
+            "guidance": config.guidance, "width": start.size[0], "height": start.size[1],
             **({} if start.latents is None else {"init_strength": start.strength}), **several,
             "model": Path(base.spec).stem if base.spec != "mini" else "sdlora mini", "model_hash": base.identity[:10],
             "loras": [loras.told(choice) for choice in config.loras], "version": f"sdlora {__version__}"}

@@ -201,7 +201,7 @@ def test_what_libraries_print_does_not_get_between_the_events(sdlora, pictures, 
 def test_no_runs_and_a_full_disk(sdlora, pictures, monkeypatch):
     assert sdlora("runs", "--json")[1].strip() == "[]"
     assert "no runs yet" in sdlora("runs")[1]
-    monkeypatch.setattr("shutil.disk_usage", lambda path: types.SimpleNamespace(free=10 * 2**20))
+    monkeypatch.setattr("sdlora.train.plan.disk_usage", lambda path: types.SimpleNamespace(free=10 * 2**20))
     code, _, said = sdlora("train", pictures)
     assert code == 2 and "10 MB left" in said and list_runs() == []
 

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -10,7 +11,7 @@ from PIL import Image
 from sdlora.base.load import load_base
 from sdlora.config import DrawConfig
 from sdlora.draw import samplers
-from sdlora.draw.pipeline import Picture, denoise, draw
+from sdlora.draw.pipeline import Picture, denoise, draw, with_steps
 from sdlora.draw.start import begin
 from sdlora.errors import UserError
 from tests import tiny
@@ -37,14 +38,18 @@ def ways(tmp_path_factory):
                   for strength in (0.2, 0.6, 1.0)]]
 
 
-def refused(base, config):
+@pytest.fixture(scope="module")
+def starts(base, ways):
+    return [(way, begin(base, DrawConfig(width=64, height=64, **way))) for way in ways]
+
+
+def refused(base, start, config):
     """Whether so few steps are refused; if so, the number that is named must draw."""
-    start = begin(base, config)
     try:
         last = list(denoise(base, config, start, 1, lambda noisy, timestep, step: noisy * 0.9))[-1].latents
     except UserError as error:
         least = int(re.fullmatch(r"It needs (\d+) steps or more\.", error.hint)[1])
-        assert least > config.steps and not refused(base, config.model_copy(update={"steps": least}))
+        assert least > config.steps and not refused(base, start, config.model_copy(update={"steps": least}))
         return True
     assert last.isfinite().all() and last.shape == (1, base.channels, 8, 8)
     return False
@@ -53,11 +58,11 @@ def refused(base, config):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("noise", [{}, STABLE_DIFFUSION], ids=["mini", "sd"])
 @pytest.mark.parametrize("sampler", samplers.NAMES)
-def test_few_steps_draw_or_say_how_many_it_takes(base, ways, sampler, noise):
+def test_few_steps_draw_or_say_how_many_it_takes(base, starts, sampler, noise):
     there = dataclasses.replace(base, scheduler_config=base.scheduler_config | noise)
-    few = {steps for steps in range(1, 6) for way in ways
-           if refused(there, DrawConfig(sampler=sampler, steps=steps, width=64, height=64, **way))}
-    assert few <= ({2} if sampler.startswith("DPM2 a") else set())
+    few = {steps for steps in range(1, 6) for way, start in starts
+           if refused(there, start, DrawConfig(sampler=sampler, steps=steps, width=64, height=64, **way))}
+    assert few <= ({2} if sampler.startswith("DPM2 a") else {2, 3, 4, 5} if sampler == "PLMS" else set())
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -75,3 +80,23 @@ def test_nothing_is_decoded_for_somebody_who_does_not_look(base, monkeypatch):
     made = list(draw(base, DrawConfig(steps=4)))
     assert not looked
     assert made[2].image is made[2].image and len(looked) == 2
+
+
+def test_plms_is_as_smooth_as_ddim_or_refuses():
+    """Its fourth order draws noise where the steps are large: over 60 levels from the picture that DDIM draws."""
+    mini = load_base("mini", "cpu")
+    drawn = {name: np.asarray(list(draw(mini, DrawConfig(prompts=("a red house, meadow",), sampler=name, steps=10, width=64,
+                                                         height=64)))[-1].image).astype(float) for name in ("PLMS", "DDIM")}
+    rough = {name: np.abs(np.diff(array, 2, axis=0)).mean() for name, array in drawn.items()}
+    assert rough["PLMS"] < 1.3 * rough["DDIM"] and np.abs(drawn["PLMS"] - drawn["DDIM"]).mean() < 10
+    with pytest.raises(UserError, match=r"PLMS cannot draw in 6 steps with .* needs \d+ steps or more"):
+        list(draw(mini, DrawConfig(sampler="PLMS", steps=6)))
+
+
+@pytest.mark.parametrize(("steps", "order"), [(5, 2), (20, 4), (50, 4)])
+def test_plms_keeps_its_order_on_the_noise_of_stable_diffusion(base, steps, order):
+    there = dataclasses.replace(base, scheduler_config=base.scheduler_config | STABLE_DIFFUSION)
+    scheduler = with_steps(there, DrawConfig(sampler="PLMS"), steps)
+    for timestep in scheduler.timesteps[:6]:
+        scheduler.step(torch.zeros(1), timestep, torch.ones(1))
+    assert len(scheduler.ets) == order
