@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from collections.abc import Iterable
 from contextlib import nullcontext
 from itertools import accumulate, groupby
 from pathlib import Path
@@ -13,7 +14,7 @@ import typer
 from sdlora.cli.files import check_pictures
 from sdlora.cli.progress import bars
 from sdlora.config import DrawConfig, make
-from sdlora.draw import samplers
+from sdlora.draw import grammar, samplers
 from sdlora.draw.prompts_file import Line, read_prompts
 from sdlora.errors import UserError
 from sdlora.jobs.execute import DRAWING_LOCK
@@ -69,6 +70,7 @@ def draw(
         "init_strength": strength, "seed": seed, "count": count, "steps": steps, "guidance": guidance, "width": width,
         "height": height, "device": device}
     configs = [with_tags(config) for config in drawings(lines, shared)]
+    say_notes(configs, refuse=True)
     if sampler:
         samplers.official(sampler)  # a misspelt name is said before the base is loaded
     check_pictures(out, [f"{prompt:03d}-{image:02d}.png" for prompt in range(len(lines)) for image in range(count)],
@@ -77,6 +79,15 @@ def draw(
         from sdlora.cli.bases import fetch
         fetch(base, ask=not as_json)
     write_pictures(configs, out, as_json)
+
+
+def say_notes(configs: Iterable[DrawConfig], *, refuse: bool = False) -> None:
+    """Tell on stderr what in the prompts does not act as in other programs; refuse: raise UserError for one that fails."""
+    texts = list(dict.fromkeys(text for config in configs for text in (*config.prompts, config.negative)))
+    for wrong in filter(None, map(grammar.problem, texts)) if refuse else ():
+        raise wrong
+    for note in grammar.notes(*texts):
+        typer.echo(note, err=True)
 
 
 def drawings(lines: list[Line], shared: dict[str, object]) -> list[DrawConfig]:

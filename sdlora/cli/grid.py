@@ -3,25 +3,28 @@
 import json
 import re
 import time
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import Progress
 
-from sdlora.cli.draw import named_file, parse_lora, parse_size
+from sdlora.cli.draw import named_file, parse_lora, parse_size, say_notes
 from sdlora.cli.files import check_pictures
 from sdlora.cli.progress import bars
 from sdlora.config import DrawConfig, LoraChoice, make
 from sdlora.draw import grid, samplers
 from sdlora.errors import UserError
-from sdlora.jobs.execute import DRAWING_LOCK
+from sdlora.jobs.execute import DRAWING_LOCK, explained
 from sdlora.jobs.lock import hold
 from sdlora.lora import blocks
 from sdlora.storage import confine, home, place
 from sdlora.train.points import LORA, point_folder, point_steps
+
+if TYPE_CHECKING:
+    from sdlora.draw.pipeline import Picture, Preview
 
 STRIP = "strength=0-1 (+0.25)"
 NONE = ("none", "base", "")
@@ -63,20 +66,22 @@ def draw_grid(
     from sdlora.library.tags import with_tags
 
     width, height = parse_size(size)
-    config = with_tags(make(DrawConfig, {
+    config = make(DrawConfig, {
         "prompts": (prompt,), "negative": negative, "base": base, "loras": [parse_lora(text) for text in lora or []],
         "method": method, "switch_every": switch_every, "sampler": sampler, "init": named_file(init), "mask": named_file(mask),
         "init_strength": strength, "seed": seed, "steps": steps, "guidance": guidance, "width": width, "height": height,
-        "device": device}))
+        "device": device})
+    tagged = with_tags(config)
     if sampler:
         samplers.official(sampler)  # a misspelt name is said before the base is loaded
     if pairs and x:
         raise UserError("--pairs are the columns already.", "Leave out --x, or give it as --y.")
-    columns = grid.pairs(config) if pairs else axis(x or STRIP)
+    columns = grid.pairs(tagged) if pairs else axis(x or STRIP)
     rows = axis(y) if y else None
-    cells = [replace(cell, config=with_tags(cell.config)) for cell in grid.cells(config, columns, rows)]
+    cells = grid.cells(config, columns, rows, with_tags)
+    say_notes(cell.config for cell in cells)
     check_pictures(out, ["grid.png", *(f"{cell.name}.png" for cell in cells)], [init, mask])
-    draw_cells(config, grid.in_order(cells), (columns, rows), out, as_json)
+    draw_cells(tagged, cells, (columns, rows), out, as_json)
 
 
 def axis(text: str) -> grid.Axis:
@@ -129,29 +134,45 @@ def draw_cells(config: DrawConfig, cells: list[grid.Cell], axes: tuple[grid.Axis
     loaded = load_base(config.base, config.device)
     for weights in {choice.blocks for cell in cells for choice in cell.config.loras}:
         blocks.parse(weights, loaded.family)  # a mistake is said before the first picture
-    paths, settings = {}, []
+    drawn: dict[tuple[int, int], Path | str] = {}
+    settings, problems = [], []
     # a training that runs beside waits meanwhile, as it does for the page
     with hold(home() / DRAWING_LOCK, 10) or nullcontext(), bars(transient=True, disable=as_json) as progress:
         bar = progress.add_task(f"Drawing {len(cells)} pictures", total=len(cells))
         for done, cell in enumerate(cells):
-            for event in pipeline.draw(loaded, cell.config):
-                if isinstance(event, pipeline.Preview):
-                    progress.update(bar, completed=done + event.step / event.steps)
-                    continue
-                path = write_picture(out / f"{cell.name}.png", event.image, event.settings)
-                paths[cell.column, cell.row] = path
-                settings.append(event.settings)
-                tell({"event": "picture", "column": cell.column, "row": cell.row, "label": cell.label,
-                      "file": str(path.resolve()), **event.settings}, f"{path}  {cell.label}", progress, as_json)
+            place = {"column": cell.column, "row": cell.row, "label": cell.label}
+            try:
+                made = last_of(pipeline.draw(loaded, cell.config), lambda share, at=done: progress.update(bar, completed=at + share))
+                path = drawn[cell.column, cell.row] = write_picture(out / f"{cell.name}.png", made.image, made.settings)
+                settings.append(made.settings)
+                tell({"event": "picture", **place, "file": str(path.resolve()), **made.settings}, f"{path}  {cell.label}",
+                     progress, as_json)
+            except Exception as error:  # noqa: BLE001  one bad cell costs one cell
+                problems.append(explained(error, home() / "logs" / "sdlora.log"))
+                drawn[cell.column, cell.row] = problems[-1].message
+                tell({"event": "failed", **place, "message": problems[-1].message, "hint": problems[-1].hint},
+                     f"{cell.label} could not be drawn. {problems[-1]}", progress, as_json)
+    if not settings:
+        raise problems[0]
     columns, rows = (side.labels if side else ("",) for side in axes)
     title = "" if any(side and side.kind in ("prompt", "replace") for side in axes) else config.prompts[0]
-    path = write_picture(out / "grid.png", sheet.sheet(paths, columns, rows, title), grid.sheet_settings(settings, *axes))
+    path = write_picture(out / "grid.png", sheet.sheet(drawn, columns, rows, title), grid.sheet_settings(settings, *axes))
     boxes = sheet.unreadable([*columns, *rows, title])
     if boxes:
         typer.echo(f"On the sheet these letters are boxes, for no font here has them: {' '.join(boxes)}", err=True)
     seconds = round(time.monotonic() - began, 2)
-    typer.echo(json.dumps({"event": "done", "pictures": len(cells), "sheet": str(path.resolve()), "seconds": seconds}) if as_json
-               else f"{path}: {len(cells)} pictures in {seconds:.1f} s")
+    done = {"event": "done", "pictures": len(settings), "failed": len(problems), "sheet": str(path.resolve()), "seconds": seconds}
+    failed = f", {len(problems)} could not be drawn" if problems else ""
+    typer.echo(json.dumps(done) if as_json else f"{path}: {len(settings)} pictures in {seconds:.1f} s{failed}")
+
+
+def last_of(events: "Iterator[Preview | Picture]", show: Callable[[float], object]) -> "Picture":
+    """The one picture of a cell; show(share of its steps that are done) before."""
+    for event in events:
+        if hasattr(event, "settings"):
+            return event
+        show(event.step / event.steps)
+    raise AssertionError("a drawing ends with its picture")
 
 
 def tell(facts: dict[str, object], words: str, progress: Progress, as_json: bool) -> None:

@@ -11,6 +11,8 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column, Table
 
+from sdlora.cli.progress import plain_console
+
 if TYPE_CHECKING:
     from sdlora.library.entries import LoraEntry
 

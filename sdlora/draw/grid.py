@@ -6,7 +6,7 @@ Knows nothing about torch, the shelf or layout: axes over LoRAs are given files,
 import csv
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -31,6 +31,7 @@ NAMES = {kind.removesuffix("s"): kind for kind in KINDS if kind != "pairs"} | {
 OF_PICTURE = {"method": "method", "negative": "negative", "seed": "seed", "steps": "steps", "guidance": "guidance",
               "sampler": "sampler", "denoise": "init_strength"}
 OF_LORA = {"strength": "strength", "text": "text_strength", "blocks": "blocks", "start": "start", "end": "end"}
+OF_WORDS = ("prompt", "negative", "replace")
 SAID = {"text": "text strength", "denoise": "denoising"}  # before a number on the sheet, where not the kind
 NUMBER = r"([+-]?\d{1,10}(?:\.\d{1,10})?)"
 RANGE = re.compile(rf"{NUMBER}\s*-\s*{NUMBER}\s*(?:\({NUMBER}\)|\[(\d{{1,3}})\])?")
@@ -168,10 +169,12 @@ def same_label(labels: Sequence[str], label: str, choices: Sequence[tuple[str, L
                for other, (_, theirs) in zip(labels, choices, strict=True))
 
 
-def cells(config: DrawConfig, x: Axis, y: Axis | None = None) -> list[Cell]:
+def cells(config: DrawConfig, x: Axis, y: Axis | None = None,
+          resolve: Callable[[DrawConfig], DrawConfig] = lambda config: config) -> list[Cell]:
     """The pictures of a grid, in an order that makes drawing cheap: see `in_order`.
 
-    config: what all have in common, with one prompt. Raises UserError: more than 400 cells, a value out of range, a LoRA
+    config: what all have in common, with one prompt. resolve() turns the tags of a prompt into LoRAs: after the axes that change
+    its words, before those that change its LoRAs. Raises UserError: more than 400 cells, a value out of range, a LoRA
     number that is none, words to replace that do not occur.
     """
     if len(config.prompts) != 1 or config.count != 1:
@@ -184,10 +187,15 @@ def cells(config: DrawConfig, x: Axis, y: Axis | None = None) -> list[Cell]:
     for row in range(len(rows)):
         for column in range(len(x.values)):
             sides = [(x, column), *([(y, row)] if y else [])]
+            sides.sort(key=lambda side: (side[0].kind not in OF_WORDS, list(KINDS).index(side[0].kind)))
+            of_words = [side for side in sides if side[0].kind in OF_WORDS]
             values = config.model_dump()
-            for axis, at in sorted(sides, key=lambda side: list(KINDS).index(side[0].kind)):
+            for axis, at in of_words:
                 values |= applied(values, axis, axis.values[at])
-            name = " · ".join(axis.labels[at] for axis, at in sides)
+            values = resolve(make(DrawConfig, values)).model_dump()
+            for axis, at in sides[len(of_words):]:
+                values |= applied(values, axis, axis.values[at])
+            name = " · ".join([x.labels[column], *([y.labels[row]] if y else [])])
             made.append(Cell(column, row, name, make(DrawConfig, values)))
     return in_order(made)
 

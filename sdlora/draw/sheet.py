@@ -22,21 +22,23 @@ FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "arial.ttf", "Arial Unicode.t
          "NotoSansCJK-Regular.ttc", "wqy-zenhei.ttc", "NotoSansArabic-Regular.ttf", "NotoSansDevanagari-Regular.ttf")
 
 
-def sheet(pictures: Mapping[tuple[int, int], Image.Image | Path], columns: Sequence[str], rows: Sequence[str] = ("",),
+def sheet(pictures: Mapping[tuple[int, int], Image.Image | Path | str], columns: Sequence[str], rows: Sequence[str] = ("",),
           title: str = "") -> Image.Image:
     """Pictures by (column, row), the columns' labels above them, the rows' beside them -> one RGB picture.
 
-    Places without a picture stay grey. All get the size of the first, smaller where the sheet would exceed 40 megapixels.
+    Places without a picture stay grey; a text stands where there is one instead. All get the size of the first, smaller where
+    the sheet would exceed 40 megapixels.
     Raises UserError: no picture, so many that they would be smaller than 48 px, a file that cannot be read.
     """
-    if not pictures:
+    first = next((picture for picture in pictures.values() if not isinstance(picture, str)), None)
+    if first is None:
         raise UserError("There is no picture to put on a sheet.", "Draw the grid again.")
     if len(rows) == 1 and not rows[0] and len(columns) > LINE_OF_CELLS:
         return strip(pictures, columns, title)
-    first = next(iter(pictures.values()))
     width, height = (first if isinstance(first, Image.Image) else open_picture(first)).size
     width, height = cell_size(width, height, len(columns), len(rows))
-    font = font_for([*columns, *rows, title], max(13, min(40, width // 9)))
+    texts = [text for text in pictures.values() if isinstance(text, str)]
+    font = font_for([*columns, *rows, title, *texts], max(13, min(40, width // 9)))
     gap, margin = max(2, width // 64), font.size // 2
     heads = [wrapped(text, font, width) for text in columns]
     sides = [wrapped(text, font, width) for text in rows]
@@ -56,18 +58,22 @@ def sheet(pictures: Mapping[tuple[int, int], Image.Image | Path], columns: Seque
         write(pen, (left - margin, middle), lines, font, INK, "ra")
         for column in range(len(columns)):
             place = (left + column * (width + gap), top + row * (height + gap))
-            paste(paper, pictures.get((column, row)), place, (width, height))
+            picture = pictures.get((column, row))
+            paste(paper, None if isinstance(picture, str) else picture, place, (width, height))
+            if isinstance(picture, str):
+                write(pen, (place[0] + width // 2, place[1] + margin), wrapped(picture, font, width - margin), font, QUIET, "ma")
     return paper
 
 
-def strip(pictures: Mapping[tuple[int, int], Image.Image | Path], columns: Sequence[str], title: str) -> Image.Image:
+def strip(pictures: Mapping[tuple[int, int], Image.Image | Path | str], columns: Sequence[str], title: str) -> Image.Image:
     """One row of many pictures as several rows below each other, each with its labels."""
     length = math.ceil(len(columns) / math.ceil(len(columns) / LINE_OF_CELLS))
     parts = []
     for begin in range(0, len(columns), length):
         labels = columns[begin:begin + length]
         part = {(column - begin, 0): picture for (column, _), picture in pictures.items() if begin <= column < begin + length}
-        parts.append(sheet(part, labels, title=title if not begin else "") if part else None)
+        shown = any(not isinstance(picture, str) for picture in part.values())
+        parts.append(sheet(part, labels, title=title if not begin else "") if shown else None)
     shown = [part for part in parts if part]
     paper = Image.new("RGB", (max(part.width for part in shown), sum(part.height for part in shown)), PAPER)
     top = 0

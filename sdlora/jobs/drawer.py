@@ -13,7 +13,7 @@ from sdlora.config import DrawConfig
 from sdlora.draw.infotext import write_picture
 from sdlora.errors import UserError
 from sdlora.jobs.desk import sweep_answers
-from sdlora.jobs.execute import DRAWING_LOCK, log_bug
+from sdlora.jobs.execute import DRAWING_LOCK, explained, log_bug
 from sdlora.jobs.lock import hold, is_held
 from sdlora.jobs.pictures import (
     CANCEL,
@@ -158,18 +158,27 @@ class Drawer:
 
         made_of: dict[str, tuple[Path, dict[str, object]]] = {}
         number = 0
+        asked, bad = sheet_of(folder), {}
         for label, config in items_of(folder):
-            for made in self.draw(self.base(config.base, config.device), config, stop=cancelled):
-                if hasattr(made, "settings"):
-                    made_of[label] = self.keep(folder, number, label, config, made), made.settings
-                    number += 1
-                else:
-                    self.show(folder, label, made)
+            try:
+                for made in self.draw(self.base(config.base, config.device), config, stop=cancelled):
+                    if hasattr(made, "settings"):
+                        made_of[label] = self.keep(folder, number, label, config, made), made.settings
+                        number += 1
+                    else:
+                        self.show(folder, label, made)
+            except Exception as error:
+                if not asked:
+                    raise
+                bad[label] = explained(error, self.home / "logs" / "drawer.log")  # one bad cell costs one cell
+                tell(folder, "bad", item=label, message=str(bad[label]))
             if cancelled():
                 return False
             answer_all(self.base)  # a grid of many cells keeps nobody waiting
-        if asked := sheet_of(folder):
-            self.keep_sheet(folder, number, asked, made_of)
+        if bad and not made_of:
+            raise next(iter(bad.values()))
+        if asked:
+            self.keep_sheet(folder, number, asked, made_of, {label: error.message for label, error in bad.items()})
         return True
 
     def show(self, folder: Path, label: str, made: object) -> None:
@@ -187,13 +196,15 @@ class Drawer:
         return self.written(folder, f"{folder.name}-{number:03d}", {"item": label, "settings": settings},
                             lambda path: write_picture(path, made.image, made.settings))
 
-    def keep_sheet(self, folder: Path, number: int, asked: dict, cells: dict[str, tuple[Path, dict[str, object]]]) -> None:
-        """Put the cells of a grid together, with their labels, as one more picture."""
+    def keep_sheet(self, folder: Path, number: int, asked: dict, cells: dict[str, tuple[Path, dict[str, object]]],
+                   bad: dict[str, str]) -> None:
+        """Put the cells of a grid together, with their labels, as one more picture; `bad`: why cells could not be drawn."""
         from sdlora.draw.grid import Axis, sheet_settings
         from sdlora.draw.sheet import sheet
 
         axes = [Axis(**axis) for axis in asked["axes"]]
-        places = {(int(label[3:]), int(label[:2])): path for label, (path, _) in cells.items()}
+        shown = {label: path for label, (path, _) in cells.items()} | bad
+        places = {(int(label[3:]), int(label[:2])): there for label, there in shown.items()}
         columns, rows = axes[0].labels, axes[1].labels if axes[1:] else ("",)
         image = sheet(places, columns, rows, title=asked["title"])
         settings = sheet_settings([settings for _, settings in cells.values()], *axes)

@@ -110,7 +110,13 @@ class Journal:
         self.file.write(events.to_json(event) + "\n")
         self.file.flush()
         self.last = event
-        self.on_event(event)
+        try:
+            self.on_event(event)
+        except Exception as error:  # noqa: BLE001  who watches must not end what is watched
+            self.on_event = lambda event: None
+            message, hint = log_bug(error, self.path.with_name(LOG))
+            self.write(events.Warning(event.step, f"Showing this run failed, so it goes on unseen. {message} {hint}"))
+            self.last = event
 
 
 def execute(folder: Path, fence: int = 0, on_event: Callable[[events.Event], object] = lambda event: None,
@@ -173,6 +179,11 @@ def end_with(error: Exception, folder: Path, journal: Journal) -> int:
     message, hint = log_bug(error, folder / LOG)
     journal.write(events.Failed(seen.step, seen.steps, message, f"What was saved is kept. {hint}"))
     return BUG
+
+
+def explained(error: Exception, log: Path) -> UserError:
+    """The error as a sentence for an artist: a bug of ours by its code, with its traceback in `log`."""
+    return error if isinstance(error, UserError) else UserError(*log_bug(error, log))
 
 
 def log_bug(error: BaseException, log: Path) -> tuple[str, str]:

@@ -51,7 +51,7 @@ class DrawnPicture:
 class DrawView:
     """A draw at this moment. `done` of `total` pictures; `step` of `steps` of the one being drawn.
 
-    `state`: queued, running, done, failed or cancelled.
+    `state`: queued, running, done, failed or cancelled. bad: (item, why) of the cells of a grid that could not be drawn.
     """
     id: str
     state: str
@@ -64,6 +64,7 @@ class DrawView:
     problem: str
     hint: str
     seconds: float | None
+    bad: tuple[tuple[str, str], ...] = ()
 
 
 def submit_draw(items: DrawConfig | Sequence[DrawConfig], *, labels: Sequence[str] | None = None,
@@ -143,7 +144,7 @@ def view_draw(draw_id: str) -> DrawView:
         draw_id, state, len(drawn), total, now.get("step", 0), now.get("steps", 0),
         preview if state == "running" and preview.is_file() else None,
         tuple(picture for picture in map(picture_of, drawn) if picture), last.get("message", ""), last.get("hint", ""),
-        last.get("seconds"))
+        last.get("seconds"), tuple((event["item"], event["message"]) for event in recent if event["event"] == "bad"))
 
 
 def cancel_draw(draw_id: str) -> None:

@@ -174,4 +174,4 @@ def packed(name: str, pictures: list[draws.DrawnPicture]) -> gr.DownloadButton:
 def resume() -> tuple:
     """Updates for `Drawing.shown` on load: what was being drawn goes on being watched."""
     job = drawing.unfinished(lambda folder: drawing.labelled(LABELS)(folder) or drawing.labelled(COMPARED)(folder))
-    return drawing.begin(job) if job else gr.skip()
+    return drawing.again(job) if job else gr.skip()

@@ -3,12 +3,14 @@
 Knows nothing about what is drawn with what: the caller brings the settings and says what to do with the pictures.
 """
 
+import html
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import gradio as gr
 
+from sdlora.draw import grammar
 from sdlora.errors import UserError
 from sdlora.jobs import pictures as draws
 from sdlora.jobs.pictures import DrawView
@@ -18,6 +20,7 @@ from sdlora.ui.guard import QUIET, TICK, an_id, guarded, silent
 from sdlora.ui.look import shown, widget
 
 PREVIEW_SIDE = 384
+MOST_BAD = 6
 
 
 @dataclass(frozen=True)
@@ -56,14 +59,30 @@ def connect(drawing: Drawing, finished: Callable[[DrawView], tuple], outputs: li
                 *idle({"state": "failed", "title": words.DRAW_FAILED, "note": f"{view.problem} {view.hint}".strip()}),
                 *[gr.skip() for _ in outputs],
             )
-        return (*idle(), *finished(view))
+        return (*idle(told_bad(view)), *finished(view))
 
     drawing.progress.tick(silent(look), drawing.job, [*drawing.shown, *outputs], **TICK)
     drawing.cancel.click(guarded(cancel), drawing.job, None, **QUIET)
 
 
+def told_bad(view: DrawView) -> dict:
+    """What is said of the cells of a grid that could not be drawn."""
+    if not view.bad:
+        return {}
+    places = [words.BAD_CELL.format(row=int(item[:2]) + 1, column=int(item[3:]) + 1, why=why) for item, why in view.bad]
+    return {"state": "failed", "title": words.BAD_CELLS.format(count=len(places)), "note": " ".join(places[:MOST_BAD])}
+
+
 def begin(job: str) -> tuple:
-    """Updates for `Drawing.shown` right after a draw was queued."""
+    """Updates for `Drawing.shown` right after a draw was queued; what in its prompts does not act is told."""
+    items = [config for _, config in draws.items_of(draws.draw_folder(job))]
+    for note in grammar.notes(*dict.fromkeys(text for config in items for text in (*config.prompts, config.negative))):
+        gr.Info(html.escape(note))
+    return again(job)
+
+
+def again(job: str) -> tuple:
+    """Updates for `Drawing.shown` when a page comes back to a draw."""
     return busy(draws.view_draw(job))
 
 

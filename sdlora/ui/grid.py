@@ -17,7 +17,7 @@ from sdlora.jobs import run as runs
 from sdlora.jobs.worker import ensure_worker
 from sdlora.library import index
 from sdlora.library.tags import named, with_tags
-from sdlora.ui import blend, drawing, gallery_words, history, words
+from sdlora.ui import blend, desk, drawing, gallery_words, history, words
 from sdlora.ui.guard import QUIET, guarded, one_of, text
 from sdlora.ui.look import shown, widget
 from sdlora.ui.strip import choosable, download_copy, point_file
@@ -137,7 +137,8 @@ def begin(asked: blend.Asked, axes_of: Callable[[DrawConfig], list[Axis]]) -> tu
     """Queue the cells as one job; updates of the drawing and of the empty table."""
     config = blend.config_of(asked, count=1)
     axes = axes_of(config)
-    cells = grid.in_order([replace(cell, config=with_tags(cell.config)) for cell in grid.cells(config, *axes)])
+    written = {"prompts": (text(asked.prompt),), "loras": tuple(row.choice for row in desk.rows_of(asked.desk))}
+    cells = grid.cells(config.model_copy(update=written), axes[0], *axes[1:] or [None], resolve=with_tags)
     sheet = {"title": config.prompts[0], "axes": [asdict(replace(side, values=plain(side))) for side in axes]}
     job = draws.submit_draw([cell.config for cell in cells], labels=[cell.name for cell in cells], sheet=sheet)
     ensure_worker()
@@ -176,4 +177,4 @@ def table_of(axes: list[Axis], cells: dict[str, str], prompt: str) -> dict:
 def resume() -> tuple:
     """Updates for `Drawing.shown` on load: a grid that was being drawn goes on being watched."""
     job = drawing.unfinished(lambda folder: draws.sheet_of(folder) is not None)
-    return drawing.begin(job) if job else gr.skip()
+    return drawing.again(job) if job else gr.skip()

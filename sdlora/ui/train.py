@@ -4,6 +4,7 @@ Knows nothing about training itself, and nothing about watching: watching.py sho
 """
 
 import html
+import re
 import uuid
 from dataclasses import dataclass
 
@@ -172,7 +173,12 @@ def plan_line(config: TrainConfig, planned: Plan, pictures: int) -> str:
     """What this run will be, below the button."""
     held = words.HELD_OUT if pictures >= 12 else ""
     steps = words.PLAN.format(steps=config.steps, memory=planned.memory_mb / 1000, samples=len(planned.samples))
-    return "  \n".join([steps + held, *planned.notes, computer()])
+    return "  \n".join([steps + held, *map(markdown_safe, planned.notes), computer()])
+
+
+def markdown_safe(text: str) -> str:
+    """A sentence with the artist's words in it, shown as it is."""
+    return re.sub(r"([\\`*_{}\[\]()#+!|~:$-])", r"\\\1", html.escape(text))
 
 
 def computer() -> str:

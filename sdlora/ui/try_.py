@@ -181,7 +181,7 @@ def newest_style() -> str | None:
 def resume_drawing() -> tuple:
     """Updates for `Drawing.shown` on load: what was being drawn goes on being watched."""
     job = drawing.unfinished(drawing.labelled(LABELS))
-    return drawing.begin(job) if job else gr.skip()
+    return drawing.again(job) if job else gr.skip()
 
 
 def point_style(run_id: object, point: object) -> str:

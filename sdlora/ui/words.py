@@ -174,6 +174,7 @@ NO_BASE_HINT = 'Add the base it was made for: open "Get another base model" in t
 STYLE_POINT = "{name}, after {step} rounds"
 DRAWING, WAITING, DRAW_FAILED = "Drawing", "Getting ready", "Not drawn"
 PICTURE_OF = "picture {number} of {total}"
+BAD_CELLS, BAD_CELL = "{count} of the pictures could not be drawn", "Row {row}, column {column}: {why}"
 PREVIEW = "Preview of the picture being drawn"
 NO_PROMPT = "(no prompt)"
 BASE_ALONE, VARIATION, STEPS_SHORT, WITHOUT = (
