@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -142,7 +143,7 @@ def draw_cells(config: DrawConfig, cells: list[grid.Cell], axes: tuple[grid.Axis
         for done, cell in enumerate(cells):
             place = {"column": cell.column, "row": cell.row, "label": cell.label}
             try:
-                made = last_of(pipeline.draw(loaded, cell.config), lambda share, at=done: progress.update(bar, completed=at + share))
+                made = last_of(pipeline.draw(loaded, cell.config), partial(advance, progress, bar, done))
                 path = drawn[cell.column, cell.row] = write_picture(out / f"{cell.name}.png", made.image, made.settings)
                 settings.append(made.settings)
                 tell({"event": "picture", **place, "file": str(path.resolve()), **made.settings}, f"{path}  {cell.label}",
@@ -164,6 +165,10 @@ def draw_cells(config: DrawConfig, cells: list[grid.Cell], axes: tuple[grid.Axis
     done = {"event": "done", "pictures": len(settings), "failed": len(problems), "sheet": str(path.resolve()), "seconds": seconds}
     failed = f", {len(problems)} could not be drawn" if problems else ""
     typer.echo(json.dumps(done) if as_json else f"{path}: {len(settings)} pictures in {seconds:.1f} s{failed}")
+
+
+def advance(progress: Progress, bar: int, done: int, share: float) -> None:
+    progress.update(bar, completed=done + share)
 
 
 def last_of(events: "Iterator[Preview | Picture]", show: Callable[[float], object]) -> "Picture":

@@ -100,7 +100,6 @@ def every_picture(base: Base, config: DrawConfig, start: Start, easel: Easel | N
     """All prompts x count, in order; ends early when stop() says so."""
     common = settings_of(base, config, start)
     steps = running(config, start)
-    ready_scheduler(base, config)  # too few steps are said before a prompt is read
     mixes = plan(config.method, easel.loras if easel else (), steps, config.switch_every, easel and easel.scores)
     for prompt_index, prompt in enumerate(config.prompts):
         predict = predictor(base, config, prompt, start.size, easel, mixes)
@@ -198,7 +197,9 @@ class Plms(diffusers.PNDMScheduler):
     """PLMS whose order falls where its steps are so large that the fourth order would draw noise."""
 
     def first_stride(self) -> float:
-        """The share of the noise that the first of several steps takes away; 0 for a single one."""
+        """The share of the noise that the first of several steps takes away; 0 for a single one and for Runge-Kutta steps."""
+        if not self.config.skip_prk_steps:
+            return 0.0
         times = self.timesteps.cpu().unique().flip(0)[:2]
         kept = self.alphas_cumprod[times.long()]
         sigmas = ((1 - kept) / kept).sqrt()

@@ -115,8 +115,8 @@ class Journal:
         except Exception as error:  # noqa: BLE001  who watches must not end what is watched
             self.on_event = lambda event: None
             message, hint = log_bug(error, self.path.with_name(LOG))
-            self.write(events.Warning(event.step, f"Showing this run failed, so it goes on unseen. {message} {hint}"))
-            self.last = event
+            if type(event) not in CODES:  # the last event stays the last
+                self.write(events.Warning(event.step, f"Showing this run failed, so it goes on unseen. {message} {hint}"))
 
 
 def execute(folder: Path, fence: int = 0, on_event: Callable[[events.Event], object] = lambda event: None,

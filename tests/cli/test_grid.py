@@ -67,6 +67,26 @@ def test_pairs_tags_and_names_of_the_shelf(run, tmp_path):
     assert pixels(tmp_path / "a" / "00-01.png") == pixels(tmp_path / "b" / "00-02.png")
 
 
+def test_axes_of_words_act_before_tags_leave_the_prompt(run, tmp_path):
+    for name, value in (("ink", 0.1), ("oil", 0.2)):
+        lora(name, value)
+    found = run("grid", "a house <LORA:ink:0.5>", "--x", "replace=<LORA:ink:0.5>|<lora:oil:0.25>", "--y", "strength=1,2",
+                "--out", tmp_path / "a", "--json", *SMALL)[:-1]
+    assert {(line["column"], line["row"]): [(one["name"], one["strength"]) for one in line["loras"]] for line in found} == {
+        (0, 0): [("ink", 1.0)], (1, 0): [("oil", 1.0)], (0, 1): [("ink", 2.0)], (1, 1): [("oil", 2.0)]}
+    assert {line["prompt"] for line in found} == {"a house"}
+
+
+def test_a_bad_cell_costs_one_cell(run, tmp_path):
+    *lines, done = run("grid", "a house", "--x", "prompt=a house|(a:99)", "--y", "sampler=Euler|DPM2 a", "--size", "64x64",
+                       "--steps", 2, "--out", tmp_path, "--json")
+    bad = {(line["column"], line["row"]): line["message"] for line in lines if line["event"] == "failed"}
+    assert set(bad) == {(1, 0), (0, 1), (1, 1)} and "weight 99" in bad[1, 0] and "2 steps" in bad[0, 1]
+    assert (done["pictures"], done["failed"]) == (1, 3) and (tmp_path / "00-00.png").exists() and (tmp_path / "grid.png").exists()
+    with pytest.raises(UserError, match="weight 99"):
+        run("grid", "(a:99)", "--x", "seed=1,2", "--out", tmp_path, *SMALL)
+
+
 def test_saved_points_of_a_run(run, tmp_path):
     folder = place("runs", "20260101-000000-ink")
     for step, value in ((100, 0.1), (200, 0.2)):

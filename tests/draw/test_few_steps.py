@@ -1,5 +1,6 @@
 """Every sampler in few steps, from noise, from a picture and within a mask: a finite picture, or the smallest number of steps."""
 
+import copy
 import dataclasses
 import re
 
@@ -10,8 +11,8 @@ from PIL import Image
 
 from sdlora.base.load import load_base
 from sdlora.config import DrawConfig
-from sdlora.draw import samplers
-from sdlora.draw.pipeline import Picture, denoise, draw, with_steps
+from sdlora.draw import pipeline, samplers
+from sdlora.draw.pipeline import Picture, denoise, draw, scheduler_of, with_steps
 from sdlora.draw.start import begin
 from sdlora.errors import UserError
 from tests import tiny
@@ -43,6 +44,20 @@ def starts(base, ways):
     return [(way, begin(base, DrawConfig(width=64, height=64, **way))) for way in ways]
 
 
+@pytest.fixture
+def built_once(monkeypatch):
+    """Building a scheduler of DPM2 takes half a second: each sampler's is built once and copied."""
+    built = {}
+
+    def copied(base, config):
+        key = config.sampler, config.steps if config.sampler == "LCM" else 0
+        if key not in built:
+            built[key] = scheduler_of(base, config)
+        return copy.deepcopy(built[key])
+
+    monkeypatch.setattr(pipeline, "scheduler_of", copied)
+
+
 def refused(base, start, config):
     """Whether so few steps are refused; if so, the number that is named must draw."""
     try:
@@ -58,7 +73,7 @@ def refused(base, start, config):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("noise", [{}, STABLE_DIFFUSION], ids=["mini", "sd"])
 @pytest.mark.parametrize("sampler", samplers.NAMES)
-def test_few_steps_draw_or_say_how_many_it_takes(base, starts, sampler, noise):
+def test_few_steps_draw_or_say_how_many_it_takes(base, starts, built_once, sampler, noise):
     there = dataclasses.replace(base, scheduler_config=base.scheduler_config | noise)
     few = {steps for steps in range(1, 6) for way, start in starts
            if refused(there, start, DrawConfig(sampler=sampler, steps=steps, width=64, height=64, **way))}
@@ -85,8 +100,10 @@ def test_nothing_is_decoded_for_somebody_who_does_not_look(base, monkeypatch):
 def test_plms_is_as_smooth_as_ddim_or_refuses():
     """Its fourth order draws noise where the steps are large: over 60 levels from the picture that DDIM draws."""
     mini = load_base("mini", "cpu")
-    drawn = {name: np.asarray(list(draw(mini, DrawConfig(prompts=("a red house, meadow",), sampler=name, steps=10, width=64,
-                                                         height=64)))[-1].image).astype(float) for name in ("PLMS", "DDIM")}
+    drawn = {}
+    for name in ("PLMS", "DDIM"):
+        made = list(draw(mini, DrawConfig(prompts=("a red house, meadow",), sampler=name, steps=10)))[-1]
+        drawn[name] = np.asarray(made.image).astype(float)
     rough = {name: np.abs(np.diff(array, 2, axis=0)).mean() for name, array in drawn.items()}
     assert rough["PLMS"] < 1.3 * rough["DDIM"] and np.abs(drawn["PLMS"] - drawn["DDIM"]).mean() < 10
     with pytest.raises(UserError, match=r"PLMS cannot draw in 6 steps with .* needs \d+ steps or more"):

@@ -76,3 +76,12 @@ def test_letters_that_no_font_has_are_named():
     assert unreadable(["strength 0.5 · seed 1 …", "é ß ñ"]) == ""
     assert "\uffff" in unreadable(["a\uffff"]) and "a" not in unreadable(["a\uffff"])
     assert lacking(font_for(["abc"], 14), frozenset("abc")) == frozenset()
+
+
+def test_a_text_stands_where_a_picture_could_not_be_drawn():
+    there = Image.new("RGB", (128, 128), "red")
+    with_text = sheet({(0, 0): "DPM2 a cannot draw in 2 steps", (1, 0): there}, ["2", "3"])
+    without = sheet({(1, 0): there}, ["2", "3"])
+    assert with_text.size == without.size and with_text.tobytes() != without.tobytes()
+    with pytest.raises(UserError, match="no picture"):
+        sheet({(0, 0): "broken"}, ["2"])

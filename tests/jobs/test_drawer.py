@@ -284,6 +284,28 @@ def test_a_grid_ends_with_its_sheet_which_stands_for_its_cells(drawer):
     assert [picture.item for picture in list_pictures()] == ["sheet"]
 
 
+@pytest.mark.parametrize("error", [UserError("PLMS cannot draw in 3 steps.", "It needs 8."), ZeroDivisionError("bug")])
+def test_a_bad_cell_costs_one_cell(error):
+    def draw_some(base, config, *, stop):
+        if config.seed in bad:
+            raise error
+        return fake_draw(base, config, stop=stop)
+
+    axis = grid.parse("seed=3,4,5")
+    cells = grid.cells(config(prompts=("a house",), count=1), axis)
+    asked = {"configs": [cell.config for cell in cells], "labels": [cell.name for cell in cells],
+             "sheet": {"title": "", "axes": [asdict(axis)]}}
+    for bad, state in (({4}, "done"), ({3, 4, 5}, "failed")):
+        draw = submit_draw(asked["configs"], labels=asked["labels"], sheet=asked["sheet"])
+        Drawer(Loads(), draw_some).turn()
+        seen = view_draw(draw)
+        assert seen.state == state and [item for item, _ in seen.bad] == [f"00-0{seed - 3}" for seed in sorted(bad)]
+        assert all("PLMS cannot" in why or "code" in why for _, why in seen.bad)
+        if state == "done":
+            assert [picture.item for picture in seen.pictures] == ["00-00", "00-02", "sheet"]
+    assert "PLMS" in seen.problem or "code" in seen.problem
+
+
 def test_asking_and_watching_need_no_torch():
     code = "import sys, sdlora.jobs.run, sdlora.jobs.pictures, sdlora.jobs.worker, sdlora.jobs.machine, sdlora.jobs.execute, " \
            "sdlora.jobs.drawer; print([m for m in ('torch', 'diffusers', 'transformers', 'gradio') if m in sys.modules])"

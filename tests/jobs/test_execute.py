@@ -47,6 +47,21 @@ def told(folder):
     return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.parametrize("broken", [events.Step, events.Done])
+def test_a_listener_that_raises_does_not_end_the_run(run, broken):
+    heard = []
+
+    def listen(event):
+        heard.append(event)
+        if isinstance(event, broken):
+            raise OSError("the terminal is gone")
+
+    assert execute(run, on_event=listen, training=run_training) == DONE
+    lines = told(run)
+    assert lines[-1]["event"] == "done" and isinstance(heard[-1], broken) and "terminal is gone" in (run / "run.log").read_text()
+    assert sum("goes on unseen" in line.get("message", "") for line in lines) == (broken is events.Step)
+
+
 def test_a_whole_run(run, tmp_path):
     seen = []
     assert execute(run, on_event=seen.append, training=run_training) == DONE
