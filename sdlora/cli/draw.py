@@ -82,11 +82,14 @@ def draw(
 
 
 def say_notes(configs: Iterable[DrawConfig], *, refuse: bool = False) -> None:
-    """Tell on stderr what in the prompts does not act as in other programs; refuse: raise UserError for one that fails."""
+    """Tell on stderr what in prompts and settings does not act; refuse: raise UserError for a prompt that fails."""
+    configs = list(configs)
     texts = list(dict.fromkeys(text for config in configs for text in (*config.prompts, config.negative)))
     for wrong in filter(None, map(grammar.problem, texts)) if refuse else ():
         raise wrong
-    for note in grammar.notes(*texts):
+    late = [f"A LoRA takes over after {config.switch_every} steps, and there are {config.steps}: the others never act."
+            for config in configs if config.method == "switch" and len(config.loras) > 1 and config.switch_every >= config.steps]
+    for note in dict.fromkeys([*grammar.notes(*texts), *late]):
         typer.echo(note, err=True)
 
 

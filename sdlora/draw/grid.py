@@ -101,15 +101,22 @@ def numbers(kind: str, tail: str) -> list[int | float]:
         elif re.fullmatch(NUMBER, part):
             found.append(Decimal(part))
         else:
-            raise UserError(f"{part[:40]!r} is no number for the {kind} of a grid.", f"Write it as {kind}=1,2 or {kind}=1-4.")
+            raise UserError(f"{part[:40]!r} is no number for the {kind} of a grid.", written(kind))
         if len(found) > MAX_VALUES:
             raise too_many(kind)
     if not found:
-        raise UserError(f"The axis {kind} has no values.", f"Write it as {kind}=1,2 or {kind}=1-4.")
+        raise UserError(f"The axis {kind} has no values.", written(kind))
     whole = KINDS[kind][0] is int
     if whole and any(value != int(value) for value in found):
-        raise UserError(f"{kind} takes whole numbers.", f"Write it as {kind}=1,2 or {kind}=1-4.")
+        raise UserError(f"{kind} takes whole numbers.", written(kind))
     return [KINDS[kind][0](value) for value in found]
+
+
+def written(kind: str) -> str:
+    """How an axis of numbers is written: a hint with values that it takes."""
+    if kind in ("start", "end", "denoise"):
+        return f"Write it as {kind}=0.5,1 or {kind}=0.5-1 (+0.25)."
+    return f"Write it as {kind}=1,2 or {kind}=1-4."
 
 
 def spread(kind: str, first: str, last: str, step: str | None, count: str | None) -> list[Decimal]:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from sdlora.cli.progress import bars, plain_console
+
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
 FLAGS = {
@@ -107,3 +109,18 @@ def test_a_real_run_stopped_killed_and_resumed_ends_in_the_file_of_an_undisturbe
     whole, broken = (load_file(tmp_path / f"{name}.safetensors") for name in ("whole", "broken"))
     assert whole.keys() == broken.keys() and len(whole) > 10
     assert all((whole[name] == broken[name]).all() for name in whole), "bit for bit"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="arguments are text there")
+def test_an_argument_that_is_no_text_gets_a_sentence(tmp_path):
+    done = subprocess.run([sys.executable.encode(), b"-m", b"sdlora", b"check", b"caf\xe9"], capture_output=True, check=False,
+                          env=os.environ | {"SDLORA_HOME": str(tmp_path)}, cwd=ROOT)
+    assert done.returncode == 2 and b"caf\xef\xbf\xbd is not UTF-8" in done.stderr and b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("said", [":cat:", "[bold]x[/bold]", "[red]", "a:dog:b [/]"])
+def test_the_artists_words_are_shown_as_they_are(capsys, said):
+    plain_console().print(said)
+    with bars() as progress:
+        progress.console.print(f"/tmp/{said}", soft_wrap=True)
+    assert f"{said}\n" in (out := capsys.readouterr().out) and f"/tmp/{said}\n" in out

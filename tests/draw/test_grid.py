@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from sdlora.config import DrawConfig, LoraChoice
 from sdlora.draw.a1111 import from_text, to_text
-from sdlora.draw.grid import cells, lora_axis, pairs, parse, sheet_settings
+from sdlora.draw.grid import KINDS, cells, lora_axis, pairs, parse, sheet_settings
 from sdlora.errors import UserError
 from tests.draw.a1111_reader import parse_generation_parameters
 
@@ -120,3 +120,21 @@ def test_columns_of_one_title_are_told_apart_by_their_files():
              ("small", "c/strong.safetensors")]
     axis = lora_axis("lora", [*((title, LoraChoice(file=file)) for title, file in named), ("base alone", None)])
     assert axis.labels == ("rank4", "a/strong", "ink", "c/strong", "base alone")
+
+
+@pytest.mark.parametrize("kind", [kind for kind, (values, _) in KINDS.items() if values is not str])
+def test_the_hint_of_an_axis_is_an_axis(kind):
+    with pytest.raises(UserError) as caught:
+        parse(f"{kind}=x")
+    for example in caught.value.hint.removeprefix("Write it as ").removesuffix(".").split(" or "):
+        assert len(cells(TWO, parse(example))) > 1
+
+
+def test_words_change_before_the_prompt_is_resolved():
+    def resolve(config):
+        return config.model_copy(update={"prompts": (config.prompts[0].upper(),), "loras": config.loras[:1]})
+
+    made = cells(TWO, parse("strength=0,1"), parse("replace=red|blue"), resolve)
+    assert {(cell.config.prompts[0], len(cell.config.loras), cell.config.loras[0].strength) for cell in made} == {
+        (f"A {colour} HOUSE", 1, strength) for colour in ("RED", "BLUE") for strength in (0.0, 1.0)}
+    assert {cell.label for cell in made} == {f"strength {at} · {colour}" for at in (0, 1) for colour in ("red", "blue")}
