@@ -320,3 +320,9 @@ def test_what_is_old_goes_while_the_process_runs(drawer, monkeypatch):
     with hold(home() / drawer_module.DRAWER_LOCK):
         drawer.run()
     assert len(swept) > 1
+
+
+def test_a_prompt_that_cannot_be_drawn_is_refused_when_it_is_asked_for():
+    with pytest.raises(UserError, match=r'"\(a:99\)" cannot be drawn'):
+        submit_draw(config(prompts=("a house", "(a:99)")))
+    assert not Table().jobs("draw", "queued")

@@ -6,6 +6,7 @@ import shutil
 import traceback
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
@@ -13,8 +14,11 @@ import pytest
 from gradio.state_holder import SessionState
 
 import sdlora
+from sdlora.config import DrawConfig, TrainConfig
 from sdlora.dataset import sets
-from sdlora.ui import asking, desk, guard, history, page, pictures, report
+from sdlora.jobs import pictures as draws
+from sdlora.train.plan import plan
+from sdlora.ui import asking, desk, drawing, guard, history, page, pictures, report, train
 
 OURS = str(Path(sdlora.__file__).parent)
 HOSTILE = [None, True, 3.7, -1, 2**63, float("nan"), "x" * 10_001, "../../etc/passwd", "1 OR 1=1'; DROP TABLE jobs",
@@ -151,3 +155,20 @@ def test_whole_numbers_are_whole(value):
     with pytest.raises(guard.UserError):
         guard.whole(value, 0, 2**32 - 1, "seed")
     assert guard.whole(3.0, 0, 9, "seed") == 3
+
+
+def test_what_does_not_act_and_what_could_not_be_drawn_is_told(monkeypatch):
+    told = []
+    monkeypatch.setattr(drawing.gr, "Info", told.append)
+    job = draws.submit_draw(DrawConfig(prompts=("a <hypernet:x:1> [cat|dog]",)))
+    drawing.begin(job)
+    drawing.again(job)
+    assert len(told) == 2 and told[0].startswith("&lt;hypernet:x:1&gt; is left out")
+    view = replace(draws.view_draw(job), bad=(("01-00", "PLMS cannot draw in 3 steps."),))
+    assert drawing.told_bad(view)["note"] == "Row 2, column 1: PLMS cannot draw in 3 steps."
+
+
+def test_notes_on_a_run_are_shown_as_they_are_written():
+    planned = plan(TrainConfig(steps=600, sample_prompts=("*<b>* (a:99)",)), 3, "mini")
+    line = train.plan_line(TrainConfig(steps=600), planned, 3)
+    assert "<b>" not in line and r"\*&lt;b&gt;\*" in line
