@@ -25,7 +25,7 @@ from sdlora.train.cache import Items, cache_captions, cache_latents
 from sdlora.train.loss import Denoiser, alphas_cumprod
 from sdlora.train.optim import AdamW
 from sdlora.train.plan import Speed, expected_speed, fitted, plan, record_speed, refuse_full_disk
-from sdlora.train.state import TrainState, newest_checkpoint, refuse_changes, save_checkpoint
+from sdlora.train.state import TrainState, doubts, newest_checkpoint, save_checkpoint
 from sdlora.train.validation import held_out_index, held_out_loss
 
 Control = Callable[[], str | None]
@@ -134,8 +134,8 @@ def prepare(folder: Path, control: Control) -> Iterator[events.Event]:
                       scaled=base.dtype == torch.float16)
     run = Run(folder, spec, config, base, dataset, Denoiser(base.predict, alphas_cumprod(base.scheduler_config, device),
                                                             base.prediction_type), items, held_out, attached,
-              TrainState.fresh(attached.parameters, optimizer, config.seed), identity_of(asked, base, usable), columns,
-              prompts, began)
+              TrainState.fresh(attached.parameters, optimizer, config.seed), identity_of(asked, base, usable, spec["id"]),
+              columns, prompts, began)
     yield from continue_from_saved(run)
     skipped = tuple((skip.name, skip.reason) for skip in dataset.skipped) + tuple(lost)
     yield events.Prepared(run.state.step, config.steps, len(items.caption_of), held_out and held_out[0], skipped,
@@ -201,20 +201,19 @@ def choose_columns(folder: Path, config: TrainConfig, base: Base,
     return planned.samples, prompts, notes
 
 
-def identity_of(config: TrainConfig, base: Base, examples: list[Example]) -> dict[str, object]:
+def identity_of(config: TrainConfig, base: Base, examples: list[Example], run: str) -> dict[str, object]:
     """What a resume must find as it was."""
     pictures = json.dumps([(example.digest, example.caption, example.repeats) for example in examples])
     return {"pictures": sha256(pictures.encode()).hexdigest(), "base": base.identity, "device": base.device.type,
-            "config": config.model_dump(mode="json")}
+            "run": run, "config": config.model_dump(mode="json")}
 
 
 def continue_from_saved(run: Run) -> Iterator[events.Warning]:
     """Become the newest whole point, if the run has one."""
-    snapshot, identity, problems = newest_checkpoint(run.folder)
+    snapshot, _, problems = newest_checkpoint(run.folder, doubts(run.state, run.identity, len(run.items.repeats)))
     for problem in problems:
         yield events.Warning(snapshot.numbers["step"], problem)
     if snapshot is not None:
-        refuse_changes(identity, run.identity)
         run.state.restore(snapshot)
         run.first_step = run.saved_step = run.state.step
 

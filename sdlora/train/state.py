@@ -4,6 +4,7 @@ Knows nothing about models, pictures or how a step is made. Safetensors and JSON
 """
 
 import json
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,11 +17,12 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from sdlora.errors import UserError
-from sdlora.storage import crashpoint, write_atomic
+from sdlora.storage import clean_text, crashpoint, write_atomic
 from sdlora.train.optim import AdamW
 from sdlora.train.points import LORA, NUMBERS, OK, STATE, file_hash, point_folder, point_steps
 
 VERSION = 1
+MOST_STEPS = 20_000  # TrainConfig.steps takes no more
 KEPT = 2
 MAY_CHANGE = {"name", "steps", "save_every", "sample_every", "sample_prompts", "sample_steps", "sample_guidance", "file_dtype"}
 
@@ -30,6 +32,9 @@ class Snapshot:
     """A TrainState at rest: CPU tensors and JSON numbers, both owned by nobody else."""
     tensors: dict[str, Tensor]
     numbers: dict[str, object]
+
+
+Doubt = Callable[[Snapshot, dict[str, object]], str | None]
 
 
 @dataclass
@@ -74,11 +79,28 @@ class TrainState:
         self.loss_average = loss if self.loss_average is None else self.loss_average + weight * (loss - self.loss_average)
         return self.loss_average
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The adapters and what Adam remembers, by the names they have in a saved point."""
+        held = {f"lora.{index}": parameter.detach() for index, parameter in enumerate(self.parameters)}
+        return held | {f"adam.{name}": tensor for name, tensor in self.optimizer.tensors.items()}
+
+    def misfit(self, snapshot: Snapshot) -> str | None:
+        """What of a snapshot this state cannot become, in words that follow its name; None when it fits."""
+        for name, tensor in self.tensors().items():
+            kept = snapshot.tensors.get(name)
+            if kept is None or kept.shape != tensor.shape:
+                return "holds adapters of another shape"
+            if not bool(torch.isfinite(kept.float()).all()):
+                return "holds values that are no numbers"
+        states = {name: getattr(self, name).get_state().shape for name in ("noise", "dropout", "shuffle")}
+        if any(f"rng.{name}" not in snapshot.tensors or snapshot.tensors[f"rng.{name}"].shape != shape
+               for name, shape in states.items()):
+            return "holds random generators of another kind"
+        return None
+
     def snapshot(self) -> Snapshot:
         """A copy of everything, on the CPU."""
-        held = {f"lora.{index}": parameter.detach() for index, parameter in enumerate(self.parameters)}
-        held |= {f"adam.{name}": tensor for name, tensor in self.optimizer.tensors.items()}
-        tensors = {name: tensor.to("cpu", copy=True) for name, tensor in held.items()}
+        tensors = {name: tensor.to("cpu", copy=True) for name, tensor in self.tensors().items()}
         tensors |= {f"rng.{name}": getattr(self, name).get_state().clone() for name in ("noise", "dropout", "shuffle")}
         numbers = {name: getattr(self, name) for name in ("step", "loss_average", "rate_factor", "rewinds")}
         return Snapshot(tensors, {**numbers, "queue": list(self.queue), "best": self.best and list(self.best)})
@@ -87,11 +109,10 @@ class TrainState:
     def restore(self, snapshot: Snapshot) -> None:
         """Become what `snapshot` holds; raises UserError when it was taken of adapters of another shape."""
         tensors, numbers = snapshot.tensors, snapshot.numbers
-        own = {f"lora.{index}": parameter for index, parameter in enumerate(self.parameters)}
-        own |= {f"adam.{name}": tensor for name, tensor in self.optimizer.tensors.items()}
+        own = self.tensors()
+        if self.misfit(snapshot):
+            raise UserError("The saved point does not fit this run's settings.", "Start a new run with these settings.")
         for name, tensor in own.items():
-            if name not in tensors or tensors[name].shape != tensor.shape:
-                raise UserError("The saved point does not fit this run's settings.", "Start a new run with these settings.")
             tensor.copy_(tensors[name])
         for name in ("noise", "dropout", "shuffle"):
             getattr(self, name).set_state(tensors[f"rng.{name}"])
@@ -150,10 +171,12 @@ def fault(folder: Path) -> str | None:
         return f"unreadable ({type(error).__name__})"
 
 
-def newest_checkpoint(run_folder: Path) -> tuple[Snapshot | None, dict[str, object], list[str]]:
-    """(snapshot, identity, problems) of the newest point that is whole; `problems` says which newer ones were passed over.
+def newest_checkpoint(run_folder: Path, doubt: Doubt = lambda snapshot, identity: None
+                      ) -> tuple[Snapshot | None, dict[str, object], list[str]]:
+    """(snapshot, identity, problems) of the newest point that can be trusted; `problems` says which newer ones were passed over.
 
-    (None, {}, []) for a run that never finished a save. Raises UserError when there are saved points but none is whole.
+    doubt(snapshot, identity): what the run has against a point that is whole, in words that follow its name, or None.
+    (None, {}, []) for a run that never finished a save. Raises UserError when there are saved points but none can be trusted.
     """
     problems = []
     for step in reversed(point_steps(run_folder, OK)):
@@ -163,13 +186,53 @@ def newest_checkpoint(run_folder: Path) -> tuple[Snapshot | None, dict[str, obje
             continue
         try:
             numbers = json.loads((folder / NUMBERS).read_bytes())
-            return Snapshot(load((folder / STATE).read_bytes()), numbers["numbers"]), numbers["identity"], problems
-        except (SafetensorError, OSError, ValueError, KeyError) as error:
+            snapshot, identity = Snapshot(load((folder / STATE).read_bytes()), numbers["numbers"]), numbers["identity"]
+            found = impossible(snapshot.numbers, step) or doubt(snapshot, identity)
+            if not found:
+                return snapshot, identity, problems
+            problems.append(f"The saved point {folder.name} {found}; an older one is used.")
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             problems.append(f"The saved point {folder.name} is unreadable ({type(error).__name__}); an older one is used.")
     if problems:
         raise UserError(f"This run cannot continue: {problems[0].split(';')[0]}, and no other is whole.",
                         "Start it again from the beginning.")
     return None, {}, problems
+
+
+def impossible(numbers: dict[str, object], step: int) -> str | None:
+    """What is wrong with the numbers of the point of `step`, in words that follow its name; None when nothing is."""
+    def whole(value: object, least: int, most: int) -> bool:
+        return type(value) is int and least <= value <= most
+
+    def finite(value: object) -> bool:
+        return type(value) in (int, float) and math.isfinite(value)
+
+    best, queue = numbers["best"], numbers["queue"]
+    fine = {
+        "step": whole(numbers["step"], 0, MOST_STEPS) and numbers["step"] == step,
+        "loss": numbers["loss_average"] is None or finite(numbers["loss_average"]),
+        "learning rate": finite(numbers["rate_factor"]) and 0 < numbers["rate_factor"] <= 1,
+        "count of rewinds": whole(numbers["rewinds"], 0, MOST_STEPS),
+        "order of pictures": isinstance(queue, list) and all(whole(index, 0, MOST_STEPS) for index in queue),
+        "best point": best is None or (isinstance(best, list) and len(best) == 2 and whole(best[0], 0, MOST_STEPS)
+                                       and finite(best[1]))}
+    wrong = [name for name, good in fine.items() if not good]
+    return f"holds an impossible {wrong[0]}" if wrong else None
+
+
+def doubts(state: TrainState, now: dict[str, object], pictures: int) -> Doubt:
+    """What a run has against a point: that it is of another run, or that `state` cannot become it. now: the run's identity.
+
+    The result raises UserError where pictures, base or settings changed (refuse_changes).
+    """
+    def doubt(snapshot: Snapshot, identity: dict[str, object]) -> str | None:
+        if identity.get("run") not in (None, now.get("run")):
+            return f"belongs to the run {clean_text(str(identity['run']), 80)}"
+        refuse_changes(identity, now)
+        if any(index >= pictures for index in snapshot.numbers["queue"]):
+            return "holds pictures that are not there"
+        return state.misfit(snapshot)
+    return doubt
 
 
 def refuse_changes(saved: dict[str, object], now: dict[str, object]) -> None:

@@ -4,15 +4,16 @@ import json
 import os
 import signal
 import time
+from hashlib import sha256
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from sdlora.errors import UserError
 from sdlora.train.optim import AdamW
 from sdlora.train.points import OK, STATE, export_point, point_folder, point_steps
-from sdlora.train.state import TrainState, newest_checkpoint, refuse_changes, save_checkpoint
+from sdlora.train.state import TrainState, doubts, newest_checkpoint, refuse_changes, save_checkpoint
 
 IDENTITY = {"pictures": "abc", "base": "def", "device": "cpu", "config": {"rank": 2, "steps": 20}}
 
@@ -259,3 +260,62 @@ def test_what_may_not_change_is_refused(change):
 
 def test_more_steps_are_welcome():
     refuse_changes(IDENTITY, {**IDENTITY, "config": {"rank": 2, "steps": 500}})
+
+
+def rewritten(folder, change):
+    """Change what a point says, with all its hashes put right: as another program, or another run, would leave it."""
+    told = json.loads((folder / "state.json").read_text())
+    tensors = load_file(folder / STATE)
+    change(told, tensors)
+    save_file(tensors, folder / STATE)
+    told["files"][STATE] = sha256((folder / STATE).read_bytes()).hexdigest()
+    written = json.dumps(told).encode()
+    (folder / "state.json").write_bytes(written)
+    (folder / OK).write_text(sha256(written).hexdigest())
+
+
+def number(name, value):
+    return lambda told, tensors: told["numbers"].update({name: value})
+
+
+LIES = {
+    "a step of 1e9": (number("step", 10**9), "impossible step"), "half a step": (number("step", 10.5), "impossible step"),
+    "a negative step": (number("step", -1), "impossible step"), "a step as text": (number("step", "10"), "impossible step"),
+    "true as step": (number("step", True), "impossible step"),
+    "another step": (number("step", 9), "impossible step"),
+    "a loss of NaN": (number("loss_average", float("nan")), "impossible loss"),
+    "a rate of 0": (number("rate_factor", 0), "impossible learning rate"),
+    "an infinite rate": (number("rate_factor", float("inf")), "impossible learning rate"),
+    "rewinds below 0": (number("rewinds", -1), "impossible count of rewinds"),
+    "a queue that is none": (number("queue", [0, -1]), "impossible order"),
+    "a picture that is not there": (number("queue", [0, 3]), "pictures that are not there"),
+    "a best without a loss": (number("best", [3]), "impossible best point"),
+    "another run": (lambda told, tensors: told["identity"].update(run="20260101-000000-other"), "belongs to the run"),
+    "another shape": (lambda told, tensors: tensors.update({"lora.0": torch.zeros(32)}), "adapters of another shape"),
+    "NaN weights": (lambda told, tensors: tensors["lora.0"].fill_(float("nan")), "values that are no numbers"),
+    "no generator": (lambda told, tensors: tensors.pop("rng.noise"), "random generators"),
+    "numbers that are a list": (lambda told, tensors: told.update(numbers=[]), "unreadable"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_point_that_cannot_be_is_passed_over_for_the_one_before(lie, tmp_path):
+    change, says = LIES[lie]
+    state = fresh()
+    for _ in range(2):
+        go_on(state, 5)
+        newest = save(tmp_path, state)
+    rewritten(newest, change)
+    snapshot, _, problems = newest_checkpoint(tmp_path, doubts(fresh(), IDENTITY | {"run": "mine"}, 3))
+    assert snapshot.numbers["step"] == 5 and len(problems) == 1 and "step-000010" in problems[0] and says in problems[0]
+
+
+def test_a_point_of_this_run_or_of_an_older_version_is_trusted(tmp_path):
+    state = fresh()
+    go_on(state, 5)
+    folder = save(tmp_path, state)
+    for run in (None, "mine"):
+        if run:
+            rewritten(folder, lambda told, tensors: told["identity"].update(run="mine"))
+        snapshot, _, problems = newest_checkpoint(tmp_path, doubts(fresh(), IDENTITY | {"run": "mine"}, 3))
+        assert snapshot.numbers["step"] == 5 and not problems
