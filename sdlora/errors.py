@@ -14,3 +14,7 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
+
+
+class DiskFull(UserError):
+    """There is no room left to write. What was written before is whole, and the work can be continued."""

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -22,9 +23,11 @@ from typing import BinaryIO
 
 import platformdirs
 
-from sdlora.errors import UserError
+from sdlora.errors import DiskFull, UserError
 
 TEMPORARY = ".sdlora-tmp-"
+FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+CACHE_BYTES = 5 * 2**30  # of HOME/cache: what was not used for the longest time goes first
 MAX_NAME = 80
 MAX_JSON_BYTES = 64 * 2**20  # the set.json of 2,000 pictures has 1 MB
 JOINERS = "\u200c\u200d"
@@ -45,8 +48,43 @@ def home() -> Path:
 def place(*parts: str) -> Path:
     """A folder inside the data folder, made when missing: place("runs") -> HOME/runs."""
     folder = home().joinpath(*parts)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise refused(error, folder) from error
     return folder
+
+
+def refused(error: OSError, path: Path) -> UserError:
+    """The sentence for a disk that does not take what should be written at `path`."""
+    if error.errno in FULL:
+        return DiskFull(f"The disk is full: {path.name} could not be written to {path.parent}.",
+                        "Free some space, then try again: what was saved before is whole.")
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return UserError(f"{path} cannot be written ({error.strerror}).",
+                         "Choose a folder you may write to; SDLORA_HOME names the data folder.")
+    return UserError(f"{path.name} could not be written to {path.parent} ({error.strerror or error}).",
+                     "Free some disk space or choose a folder you may write to, then try again.")
+
+
+def refused_by_sqlite(error: sqlite3.Error, path: Path) -> UserError | None:
+    """The same for a database file; None when the disk is not to blame."""
+    code = (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL or (code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and no_room(path.parent)):
+        return refused(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), path)
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+        return refused(OSError(errno.EROFS, "it is read-only, or not yours"), path)
+    if code == sqlite3.SQLITE_IOERR:
+        return UserError(f"{path} could not be read or written ({error}).", "Check the disk, then try again.")
+    return None
+
+
+def no_room(folder: Path) -> bool:
+    """Whether the disk of `folder` has no room for a page of a database."""
+    try:
+        return shutil.disk_usage(folder).free < 2**20
+    except OSError:
+        return False
 
 
 def shipped(*parts: str) -> Path:
@@ -150,8 +188,7 @@ def write_atomic(path: Path, content: bytes | Callable[[Path], object]) -> Path:
         crashpoint("after-rename")
         sync_folder(path.parent)
     except OSError as error:
-        raise UserError(f"{path.name} could not be written to {path.parent} ({error.strerror or error}).",
-                        "Free some disk space or choose a folder you may write to, then try again.") from error
+        raise refused(error, path) from error
     finally:
         # also where the folder turned out to be a file (not a directory, rather than not found)
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -180,8 +217,7 @@ def write_folder(path: Path, fill: Callable[[Path], object]) -> Path:
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
-        raise UserError(f"{path.name} could not be written to {path.parent} ({error.strerror or error}).",
-                        "Free some disk space or choose a folder you may write to, then try again.") from error
+        raise refused(error, path) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return path
@@ -221,9 +257,16 @@ def spawn(arguments: list[str], log: Path) -> subprocess.Popen:
     command, options = child_process(arguments)
     options["env"]["SDLORA_HOME"] = str(home())
     apart = {} if os.name == "nt" else {"start_new_session": True}
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=home(), **options, **apart)
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=home(), **options,
+                                    **apart)
+    except OSError as error:
+        if error.errno in (*FULL, errno.EROFS, errno.EACCES):
+            raise refused(error, log) from error
+        raise UserError(f"A process of sdlora could not be started ({error.strerror or error}).",
+                        "Close other programs, then try again.") from error
 
 
 def child_process(arguments: list[str]) -> tuple[list[str], dict[str, object]]:
@@ -253,6 +296,38 @@ def read_json(path: Path) -> object:
         return json.loads(content.decode("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} could not be read ({error}).", "Restore it from a copy, or remove it.") from error
+
+
+def prune_cache(limit_bytes: int = CACHE_BYTES) -> int:
+    """Remove the files of HOME/cache that were not used for the longest time until the rest has `limit_bytes`.
+
+    Returns the bytes removed. An entry that is missing is made again when it is needed. Folders of unpacked zips go as a whole.
+    """
+    entries = sorted(cache_entries(), key=lambda entry: entry[1])
+    used = sum(size for _, _, size in entries)
+    removed = 0
+    for path, _, size in entries:
+        if used - removed <= limit_bytes:
+            break
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+        removed += size
+    return removed
+
+
+def cache_entries() -> list[tuple[Path, float, int]]:
+    """(path, time of last use, bytes) of everything in HOME/cache: a file, or a whole folder of one unpacked zip."""
+    cache, found = home() / "cache", []
+    for folder in cache.glob("zips/*"):
+        files = [file.stat() for file in folder.rglob("*") if file.is_file()]
+        found.append((folder, folder.stat().st_mtime, sum(status.st_size for status in files)))
+    for file in cache.rglob("*"):
+        if "zips" not in file.relative_to(cache).parts[:1] and file.is_file():
+            status = file.stat()
+            found.append((file, status.st_mtime, status.st_size))
+    return found
 
 
 def sweep(folder: Path, older_than_seconds: float = 3600) -> int:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sdlora import storage
-from sdlora.errors import UserError
+from sdlora.errors import DiskFull, UserError
 from sdlora.storage import check_writable, clean_text, confine, open_regular, read_json, slug, sweep, write_atomic, write_json
 
 ROOT = Path(__file__).parents[1]
@@ -240,7 +241,7 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
         (folder / "a").write_text("1")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(UserError, match="No space left"):
+    with pytest.raises(UserError, match="The disk is full"):
         storage.write_folder(tmp_path / "out", broken)
     assert list(tmp_path.iterdir()) in ([], [tmp_path / "home"])
     made = storage.write_folder(tmp_path / "out", lambda folder: (folder / "a").write_text("2"))
@@ -311,3 +312,55 @@ def test_a_file_exchanged_for_a_pipe_after_the_first_look_is_refused(tmp_path, m
     with pytest.raises(OSError, match="not an ordinary file"):
         open_regular(path)
     assert before is None or len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def sqlite_error(statement, *before, path=":memory:"):
+    """The error that SQLite itself raises for a statement."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        for each in before:
+            db.execute(each)
+        try:
+            db.execute(statement)
+        except sqlite3.Error as error:
+            return error
+    raise AssertionError("it was done")
+
+
+def test_a_database_that_finds_no_room_says_that_the_disk_is_full(tmp_path):
+    filled = "INSERT INTO t VALUES (zeroblob(100000))"
+    error = sqlite_error(filled, "PRAGMA max_page_count = 3", "CREATE TABLE t (x)")
+    told = storage.refused_by_sqlite(error, tmp_path / "jobs.sqlite")
+    assert isinstance(told, DiskFull) and "The disk is full" in told.message and "damaged" not in str(told)
+
+
+def test_a_read_only_database_is_named_as_such(tmp_path):
+    with contextlib.closing(sqlite3.connect(tmp_path / "a.sqlite")) as db:
+        db.execute("CREATE TABLE t (x)")
+    error = sqlite_error("INSERT INTO t VALUES (1)", "PRAGMA query_only = 1", path=tmp_path / "a.sqlite")
+    assert "read-only" in storage.refused_by_sqlite(error, tmp_path / "a.sqlite").message
+    missing = sqlite_error("SELECT * FROM nothing")
+    assert storage.refused_by_sqlite(missing, tmp_path / "a.sqlite") is None
+
+
+@pytest.mark.parametrize(("number", "kind", "says"), [
+    (errno.ENOSPC, DiskFull, "disk is full"), (errno.EROFS, UserError, "cannot be written"),
+    (errno.EIO, UserError, "could not be written")])
+def test_what_the_disk_refuses_is_a_sentence(tmp_path, number, kind, says):
+    def refuse(path):
+        raise OSError(number, os.strerror(number))
+    with pytest.raises(UserError, match=says) as caught:
+        storage.write_atomic(tmp_path / "a.txt", refuse)
+    assert type(caught.value) is kind
+
+
+def test_the_cache_lets_go_of_what_was_not_used_for_the_longest_time(own_home):
+    for number, name in enumerate(("latents/old", "captions/middle", "latents/new")):
+        file = storage.place("cache", name.split("/")[0]) / name.split("/")[1]
+        file.write_bytes(bytes(1000))
+        os.utime(file, (1000 + number, 1000 + number))
+    unpacked = storage.place("cache", "zips", "a")
+    (unpacked / "1.png").write_bytes(bytes(500))
+    os.utime(unpacked, (1, 1))
+    assert storage.prune_cache(10_000) == 0
+    assert storage.prune_cache(2000) == 1500 and not unpacked.exists()
+    assert sorted(path.name for path, _, _ in storage.cache_entries()) == ["middle", "new"]

@@ -4,6 +4,7 @@ Exit 0 done · 2 the artist's mistake, one sentence and a hint on stderr · 3 st
 shown as a code, its traceback in HOME/logs/sdlora.log. Nothing heavy is imported here: `sdlora --help` is instant.
 """
 
+import errno
 import io
 import os
 import sys
@@ -62,8 +63,21 @@ def run() -> None:
         # whoever read our output has gone; there is nobody to tell
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:
+        sys.exit(report(error) if error.errno not in (errno.ENOSPC, errno.EROFS) else disk(error))
     except Exception as error:  # noqa: BLE001  the outermost frame: a bug becomes a code
         sys.exit(report(error))
+
+
+def disk(error: OSError) -> int:
+    """Say that the disk takes nothing; 2."""
+    from pathlib import Path
+
+    from sdlora.storage import refused
+
+    told = refused(error, Path(error.filename or "A file"))
+    print(f"{told.message}\n{told.hint}", file=sys.stderr)
+    return 2
 
 
 def report(error: Exception) -> int:

@@ -130,6 +130,14 @@ def disk_space() -> Check:
     return Check("disk space", "ok", f"{free_mb / 1024:.0f} GB are free at {home()}")
 
 
+def cache() -> Check:
+    from sdlora.storage import CACHE_BYTES, cache_entries, home
+
+    used = sum(size for _, _, size in cache_entries())
+    text = f"{used / 1e6:.0f} MB of at most {CACHE_BYTES / 1e9:.1f} GB are used at {home() / 'cache'}"
+    return Check("cache", "ok", f"{text}; what was not used for the longest time goes first")
+
+
 def embedded_base() -> Check:
     """Opens the header of every weight file of mini and reads its family, as training would."""
     from sdlora.base import catalog
@@ -151,4 +159,4 @@ def presets() -> Check:
     return Check("presets", "ok", ", ".join(found))
 
 
-CHECKS = (versions, graphics_card, device, data_folder, disk_space, embedded_base, presets)
+CHECKS = (versions, graphics_card, device, data_folder, disk_space, cache, embedded_base, presets)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sdlora.cli.files import check_out
-from sdlora.errors import UserError
+from sdlora.errors import DiskFull, UserError
 
 if TYPE_CHECKING:
     from sdlora.config import TrainConfig
@@ -67,6 +67,8 @@ def resume(
     from sdlora.jobs.run import clear_wishes, list_runs
     from sdlora.jobs.table import Table
 
+    if not run.strip():
+        raise UserError("Which run?", "Give its id, or how it begins. See them with: sdlora runs")
     meant = [seen for seen in list_runs() if seen.id == run] or [seen for seen in list_runs() if seen.id.startswith(run)]
     if len(meant) != 1:
         raise UserError(f"{'There is no run' if not meant else 'Several runs begin with'} {run}.", "See them with: sdlora runs")
@@ -182,7 +184,11 @@ def foreground(folder: Path, as_json: bool) -> None:
     seen = view(folder)
     with (Lines if as_json else Progress)(seen) as show:
         code = execute(folder, on_event=show)
-    ended = view(folder)
+    try:
+        ended = view(folder)
+    except DiskFull as full:  # what was saved is whole: the exit code of the run stands
+        typer.echo(f"{full.message}\n{full.hint}", err=True)
+        raise typer.Exit(code) from full
     if ended.problem:
         typer.echo("\n".join(filter(None, (ended.problem, ended.hint))), err=True)
     if code == STOPPED:

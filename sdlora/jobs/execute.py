@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sdlora.errors import UserError
+from sdlora.errors import DiskFull, UserError
 from sdlora.jobs.lock import hold, is_held
 from sdlora.jobs.run import clear_wishes, run_folder, view
 from sdlora.jobs.table import Table
 from sdlora.jobs.watch import EVENTS, LOCK, PAUSE, STOP, SUSPEND
-from sdlora.storage import home
+from sdlora.storage import FULL, home, refused
 from sdlora.train import events
 
 DONE, BUG, MISTAKE, STOPPED = 0, 1, 2, 3
@@ -29,7 +29,6 @@ LOG = "run.log"
 DRAWING_LOCK = "drawing.lock"
 FENCE_SECONDS = 5.0
 LOCK_SECONDS = 1.0
-FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 Training = Callable[..., Iterator[events.Event]]
 
@@ -98,18 +97,22 @@ class Control:
 class Journal:
     """events.jsonl: one line an event, flushed at once; the same event goes to whoever watches in this process."""
 
-    def __init__(self, folder: Path, on_event: Callable[[events.Event], object]) -> None:
-        self.path, self.on_event = folder / EVENTS, on_event
+    def __init__(self, folder: Path, on_event: Callable[[events.Event], object], step: int) -> None:
+        self.path, self.on_event, self.step = folder / EVENTS, on_event, step
         self.last: events.Event | None = None
-        torn = self.path.exists() and not self.path.read_bytes().endswith(b"\n")
-        self.file = self.path.open("a", encoding="utf-8", newline="\n")
+        try:
+            torn = self.path.exists() and not self.path.read_bytes().endswith(b"\n")
+            self.file = self.path.open("ab", buffering=0)  # nothing is left to write when the disk is full
+        except OSError as error:
+            raise refused(error, self.path) from error
         if torn:
-            self.file.write("\n")
+            self.append(b"\n")
 
     def write(self, event: events.Event) -> None:
-        self.file.write(events.to_json(event) + "\n")
-        self.file.flush()
+        """Raises DiskFull; a line that was cut short by a full disk is passed over by whoever reads."""
+        self.append(events.to_json(event).encode() + b"\n")
         self.last = event
+        self.step = self.step if isinstance(event, events.Preparing) else event.step
         try:
             self.on_event(event)
         except Exception as error:  # noqa: BLE001  who watches must not end what is watched
@@ -117,6 +120,21 @@ class Journal:
             message, hint = log_bug(error, self.path.with_name(LOG))
             if type(event) not in CODES:  # the last event stays the last
                 self.write(events.Warning(event.step, f"Showing this run failed, so it goes on unseen. {message} {hint}"))
+
+    def append(self, line: bytes) -> None:
+        try:
+            if self.file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise refused(error, self.path) from error
+
+    def last_words(self, *told: events.Event) -> None:
+        """Tell these events, and write down as many as the disk still takes."""
+        for event in told:
+            try:
+                self.write(event)
+            except UserError:
+                self.on_event(event)
 
 
 def execute(folder: Path, fence: int = 0, on_event: Callable[[events.Event], object] = lambda event: None,
@@ -131,7 +149,7 @@ def execute(folder: Path, fence: int = 0, on_event: Callable[[events.Event], obj
     if lock is None:
         raise UserError(f"The run {folder.name} is running already.", "Watch it with: sdlora runs")
     with lock:
-        journal, control = Journal(folder, on_event), Control(folder, fence)
+        journal, control = Journal(folder, on_event, view(folder).step), Control(folder, fence)
         (folder / SUSPEND).unlink(missing_ok=True)
         with journal.file, control.signals():
             code = follow(folder, journal, control, training)
@@ -156,28 +174,26 @@ def follow(folder: Path, journal: Journal, control: Control, training: Training 
                 raise Interrupted
         return CODES[type(journal.last)]
     except (Interrupted, KeyboardInterrupt):
-        journal.write(events.Stopped(view(folder).step, seen.steps))
+        journal.last_words(events.Stopped(journal.step, seen.steps))
         return STOPPED
     except Exception as error:  # noqa: BLE001  this is the outermost frame of the run
-        return end_with(error, folder, journal)
+        return end_with(error, folder, journal, seen.steps)
 
 
-def end_with(error: Exception, folder: Path, journal: Journal) -> int:
+def end_with(error: Exception, folder: Path, journal: Journal, steps: int) -> int:
     """Tell the error as the run's last event. A full disk only stops the run; a bug is told by a code, its traceback logged."""
-    seen = view(folder)
-    cause = error.__cause__ if isinstance(error, UserError) else error
-    if isinstance(cause, OSError) and cause.errno in FULL:
-        journal.write(events.Warning(seen.step, "The disk is full. Free 2 GB and continue the run."))
-        journal.write(events.Stopped(seen.step, seen.steps))
+    if isinstance(error, DiskFull) or isinstance(error, OSError) and error.errno in FULL:
+        journal.last_words(events.Warning(journal.step, "The disk is full. Free 2 GB and continue the run."),
+                           events.Stopped(journal.step, steps))
         return STOPPED
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         error = UserError("The memory of this computer or its graphics card is too small for these settings.",
                           "Lower batch_size or resolution, or close other programs, then continue the run.")
     if isinstance(error, UserError):
-        journal.write(events.Failed(seen.step, seen.steps, error.message, error.hint))
+        journal.last_words(events.Failed(journal.step, steps, error.message, error.hint))
         return MISTAKE
     message, hint = log_bug(error, folder / LOG)
-    journal.write(events.Failed(seen.step, seen.steps, message, f"What was saved is kept. {hint}"))
+    journal.last_words(events.Failed(journal.step, steps, message, f"What was saved is kept. {hint}"))
     return BUG
 
 
@@ -189,7 +205,12 @@ def explained(error: Exception, log: Path) -> UserError:
 def log_bug(error: BaseException, log: Path) -> tuple[str, str]:
     """Append the traceback of a bug of ours to `log`; what to show instead: (sentence with a code, where to look)."""
     code = secrets.token_hex(2).upper()
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as file:
-        file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} code {code}\n{''.join(traceback.format_exception(error))}\n")
+    told = f"{time.strftime('%Y-%m-%d %H:%M:%S')} code {code}\n{''.join(traceback.format_exception(error))}\n"
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as file:
+            file.write(told)
+    except OSError as refusal:
+        reason = f"{type(error).__name__}: {str(error)[:200]}"
+        return f"Something went wrong in sdlora ({reason}).", f"The details could not be written to {log} ({refusal.strerror})."
     return f"Something went wrong in sdlora (code {code}).", f"The details are in {log}"

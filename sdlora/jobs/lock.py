@@ -8,6 +8,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from sdlora.storage import refused
+
 
 class Held:
     """A lock that is held: until release(), the end of its `with` block, or the end of this object."""
@@ -29,7 +31,7 @@ class Held:
 def hold(path: Path, wait_seconds: float = 0.5) -> Held | None:
     """Take the lock, or None when another process has it. Keep the result: the lock goes with it.
 
-    The short wait lets an `is_held` of someone else pass.
+    The short wait lets an `is_held` of someone else pass. Raises UserError when the disk does not take the lock file.
     """
     # thread_local off: signal handlers and worker threads of one process are one holder
     lock = FileLock(path, thread_local=False)
@@ -37,6 +39,8 @@ def hold(path: Path, wait_seconds: float = 0.5) -> Held | None:
         lock.acquire(timeout=wait_seconds, poll_interval=0.02)
     except Timeout:
         return None
+    except OSError as error:
+        raise refused(error, path) from error
     return Held(lock)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from sdlora.errors import UserError
-from sdlora.storage import clean_text, home
+from sdlora.storage import clean_text, home, refused_by_sqlite
 
 LEASE_SECONDS = 60.0
 HEARTBEAT_SECONDS = 5.0
@@ -103,8 +103,12 @@ class Table:
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
                 raise
-            raise UserError(f"The job list {self.path} could not be used ({error}).",
-                            "Free some disk space; if it is damaged, remove the file: runs and pictures are kept.") from error
+            if told := refused_by_sqlite(error, self.path):
+                raise told from error
+            if "locked" in str(error) or "busy" in str(error):
+                raise UserError("The job list is being written by another process.", "Try again in a moment.") from error
+            raise UserError(f"The job list {self.path} is damaged ({error}).",
+                            "Remove the file: runs and pictures are kept.") from error
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:

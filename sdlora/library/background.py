@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from sdlora.storage import home, spawn
+from sdlora.storage import home, refused, spawn
 
 started: dict[Path, subprocess.Popen] = {}  # by data folder
 
@@ -41,6 +41,8 @@ def alone() -> Iterator[bool]:
     except Timeout:
         yield False
         return
+    except OSError as error:
+        raise refused(error, home() / "library-scan.lock") from error
     try:
         yield True
     finally:

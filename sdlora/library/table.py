@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from sdlora import __version__
 from sdlora.errors import UserError
-from sdlora.storage import clean_text, home
+from sdlora.storage import clean_text, home, refused, refused_by_sqlite
 
 VERSION = 1
 WAIT_SECONDS = 5
@@ -94,7 +94,8 @@ def connected() -> Iterator[sqlite3.Connection]:
             set_aside(path, error)
             raise UserError("The list of the shelf was damaged and is made anew.",
                             "Try again: your files are untouched.") from error
-        raise UserError(f"The list of the shelf {path} could not be used ({error}).", "Free some disk space.") from error
+        raise refused_by_sqlite(error, path) or UserError(f"The list of the shelf {path} could not be used ({error}).",
+                                                          "Try again.") from error
 
 
 @contextmanager
@@ -136,6 +137,8 @@ def prepare(path: Path) -> None:
             sound.add((str(path), path.stat().st_ino))
     except Timeout as error:
         raise Busy("The list of the shelf is being made anew by another window.", "Try again in a moment.") from error
+    except OSError as error:
+        raise refused(error, path) from error
 
 
 def unusable(path: Path) -> str:

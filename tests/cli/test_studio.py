@@ -29,7 +29,7 @@ def test_a_healthy_computer(sdlora):
     code, told, _ = sdlora("doctor", "--json")
     found = checks(told)
     assert code == 0 and json.loads(told)["ok"] and {check["state"] for check in found.values()} <= {"ok", "warning"}
-    assert set(found) == {"versions", "graphics card", "device", "data folder", "disk space", "embedded base", "presets"}
+    assert set(found) == {"versions", "graphics card", "device", "data folder", "disk space", "cache", "embedded base", "presets"}
     assert str(home()) in found["data folder"]["text"] and "tensors" in found["embedded base"]["text"]
     assert "quick" in found["presets"]["text"] and list(home().glob("doctor-*")) == []
 

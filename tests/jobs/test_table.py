@@ -148,7 +148,7 @@ def test_killed_writers_leave_a_consistent_table(tmp_path):
 
 def test_a_damaged_or_newer_file_is_a_sentence(tmp_path):
     (tmp_path / "bad.sqlite").write_bytes(b"SQLite format 3\0" + b"garbage" * 2000)
-    with pytest.raises(UserError, match="could not be used"):
+    with pytest.raises(UserError, match="is damaged"):
         Table(tmp_path / "bad.sqlite").jobs("train")
     with sqlite3.connect(tmp_path / "new.sqlite") as db:
         db.execute("PRAGMA user_version = 99")
