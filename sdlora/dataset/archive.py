@@ -4,6 +4,7 @@ Knows nothing about pictures but their suffixes. Counts while it reads, because 
 """
 
 import os
+import shutil
 import stat
 import struct
 import time
@@ -52,6 +53,14 @@ def unpack(path: Path) -> Listing:
             write_json(index, facts)
     files = [(folder / stored, PurePosixPath(inside)) for stored, inside, _ in facts["files"]]
     return Listing(clean_text(path.stem), files, [Skipped(*pair) for pair in facts["skipped"]], facts["notes"])
+
+
+def forget(listing: Listing) -> None:
+    """Remove what `unpack` put into the cache for this listing, once its pictures and texts are kept elsewhere."""
+    zips = place("cache", "zips")
+    for folder in {file if file.parent == zips else file.parent for file, _ in listing.files}:
+        if folder.parent == zips:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_stored(file: Path, size: int) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from sdlora.dataset.archive import unpack
+from sdlora.dataset.archive import forget, unpack
 from sdlora.dataset.captions import checked_caption
 from sdlora.dataset.listing import MAX_PICTURES, Listing, Skipped, is_picture, list_folder, same, set_apart
 from sdlora.dataset.names import words_in_name
@@ -91,6 +91,8 @@ def add_pictures(set_id: str, files: Iterable[str | Path]) -> tuple[list[SetPict
         remembered = [(name, reason) for name, reason in about["skipped"] if name not in names]
         about["skipped"] = list(dict.fromkeys(remembered + [(one.name, one.reason) for one in skipped]))[-MAX_SKIPPED:]
         about["notes"] = list(dict.fromkeys(about["notes"] + [note for _, findings in uploads for note in findings.notes]))
+    for upload, _ in uploads:
+        forget(upload.listing)
     now = {picture.id: picture for picture in load(set_id).pictures}
     return [now[picture_id] for picture_id in added if picture_id in now], skipped
 

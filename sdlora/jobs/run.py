@@ -6,6 +6,7 @@ Knows nothing about torch or processes: it writes a plan and flag files, the run
 import shutil
 import time
 import uuid
+from contextlib import nullcontext
 from pathlib import Path
 
 from sdlora.config import TrainConfig
@@ -13,10 +14,15 @@ from sdlora.errors import UserError
 from sdlora.jobs.lock import hold
 from sdlora.jobs.table import Table
 from sdlora.jobs.watch import LOCK, PAUSE, SPEC, STOP, SUSPEND, RunView, list_runs, run_folder, view
-from sdlora.storage import place, slug, write_json
+from sdlora.storage import place, read_json, slug, write_json
 
 __all__ = ["RunView", "clear_wishes", "create_run", "delete", "list_runs", "pause", "resume_run", "run_folder", "start_run",
            "stop", "view"]
+
+
+START_LOCK = ".start.lock"
+START_WAIT_SECONDS = 10.0
+AGAIN_SECONDS = 10.0
 
 
 def create_run(config: TrainConfig, images: Path, out: Path | None = None, set_id: str | None = None) -> Path:
@@ -37,15 +43,32 @@ def create_run(config: TrainConfig, images: Path, out: Path | None = None, set_i
 
 
 def start_run(config: TrainConfig, images: Path, *, once: str, out: Path | None = None, set_id: str | None = None) -> str:
-    """Make a run and queue it; the id of the run. The same `once` again is the same run: two clicks are one job."""
-    table = Table()
-    if known := table.known(once):
-        return known.target
-    folder = create_run(config, images, out, set_id)
-    job = table.submit("train", folder.name, once=once)
-    if job.target != folder.name:
-        shutil.rmtree(folder)
-    return job.target
+    """Make a run and queue it; the id of the run. The same `once` again is the same run: two clicks are one job.
+
+    So is the same order, pictures and settings alike, from another tab within AGAIN_SECONDS while the first one waits or runs.
+    """
+    with hold(place("runs") / START_LOCK, START_WAIT_SECONDS) or nullcontext():
+        table = Table()
+        if known := table.known(once):
+            return known.target
+        if twin := twin_of(table, config, images, out):
+            return twin
+        folder = create_run(config, images, out, set_id)
+        job = table.submit("train", folder.name, once=once)
+        if job.target != folder.name:
+            shutil.rmtree(folder)
+        return job.target
+
+
+def twin_of(table: Table, config: TrainConfig, images: Path, out: Path | None) -> str | None:
+    """The id of a run that waits or runs, was ordered a moment ago and is to do the very same; None when there is none."""
+    wanted = {"config": config.model_dump(mode="json"), "images": str(Path(images).absolute()),
+              "out": str(Path(out).absolute()) if out else None}
+    for job in reversed(table.jobs("train", "queued", "running")):
+        spec = place("runs") / job.target / SPEC
+        if time.time() - job.created < AGAIN_SECONDS and spec.is_file() and wanted.items() <= read_json(spec).items():
+            return job.target
+    return None
 
 
 def resume_run(run: str, once: str | None = None) -> None:

@@ -5,6 +5,7 @@ events.jsonl only the new lines are read. A half-written last line is left for t
 """
 
 import logging
+import re
 import threading
 import time
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from sdlora.config import TrainConfig, make
 from sdlora.errors import UserError
 from sdlora.jobs.lock import is_held
 from sdlora.jobs.table import Job, Table
-from sdlora.storage import home, read_json
+from sdlora.storage import clean_text, home, read_json
 from sdlora.train import events
 from sdlora.train.points import point_steps
 
@@ -135,6 +136,7 @@ class Story:
         self.samples = {key: sample for key, sample in self.samples.items() if key[0] <= after}
 
 
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,120}")
 stories: dict[Path, Story] = {}
 reading = threading.Lock()
 
@@ -151,8 +153,10 @@ def story_of(folder: Path) -> Story:
 
 def run_folder(run: str | Path) -> Path:
     """The folder of a run given by id or as its folder; raises UserError when there is none."""
+    if isinstance(run, str) and not RUN_ID.fullmatch(run):
+        raise UserError(f"There is no run {clean_text(run, 80)!r}.", "See the runs there are with: sdlora runs")
     folder = Path(run) if isinstance(run, Path) else home() / "runs" / run
-    if isinstance(run, str) and ("/" in run or "\\" in run or run in ("", ".", "..")) or not (folder / SPEC).is_file():
+    if not (folder / SPEC).is_file():
         raise UserError(f"There is no run {folder.name}.", "See the runs there are with: sdlora runs")
     return folder
 

@@ -21,7 +21,7 @@ from sdlora.jobs.pictures import DRAWER_LOCK, fail_waiting
 from sdlora.jobs.run import view
 from sdlora.jobs.table import HEARTBEAT_SECONDS, Job, Table
 from sdlora.jobs.watch import EVENTS, LOCK, PAUSE
-from sdlora.storage import home, place, spawn, sweep
+from sdlora.storage import home, place, prune_cache, spawn, sweep
 from sdlora.train import events
 
 WORKER_LOCK = "worker.lock"
@@ -32,7 +32,11 @@ SAVE_SECONDS = 15.0
 MOST_CRASHES = 5
 MOST_DEATHS = 3
 
+RESTART_SECONDS = 2.0
+START_AGAIN_SECONDS = 5.0
+
 held_for_life: list[Held] = []
+kept_at = [-RESTART_SECONDS]
 started: list[subprocess.Popen] = []
 
 
@@ -60,6 +64,14 @@ def ensure_worker() -> bool:
     if not started:
         started.append(spawn(["-m", "sdlora", "worker"], folder / "logs" / "worker.log"))
     return True
+
+
+def keep_worker() -> None:
+    """What an open page does every second: start the worker again when it died, at most once in RESTART_SECONDS."""
+    now = time.monotonic()
+    if now - kept_at[0] > RESTART_SECONDS:
+        kept_at[0] = now
+        ensure_worker()
 
 
 def work(backend: Local | None = None, linger_seconds: float = LINGER_SECONDS,
@@ -92,6 +104,8 @@ class Worker:
         self.table = Table()
         self.backend, self.linger_seconds, self.start_drawer = backend, linger_seconds, drawer
         self.active: dict[Handle, Job] = {}
+        self.ended: list[tuple[Job, int]] = []  # runs whose end could not be written down yet
+        self.start_again_at = 0.0
         self.drawer: subprocess.Popen | None = None
         self.drawer_started = -DRAWER_RESTART_SECONDS
         self.drawer_deaths = 0
@@ -102,6 +116,7 @@ class Worker:
         """Work until not needed."""
         self.listen()
         sweep(self.home)
+        prune_cache()
         self.recover()
         while not self.ending and (self.home / WORKER_LOCK).exists():
             try:
@@ -145,10 +160,13 @@ class Worker:
             code = self.backend.poll(handle)
             if code is not None:
                 del self.active[handle]
-                self.conclude(job, code)
-        while self.backend.slots() > 0 and (job := self.table.claim("train")):
-            self.begin(job)
+                self.ended.append((job, code))
+        while self.ended:
+            self.conclude(*self.ended[0])
+            self.ended.pop(0)
         now = time.monotonic()
+        while now >= self.start_again_at and self.backend.slots() > 0 and (job := self.table.claim("train")):
+            self.begin(job)
         if now - self.beat_at > HEARTBEAT_SECONDS:
             self.beat_at = now
             for job in self.active.values():
@@ -163,7 +181,22 @@ class Worker:
         if not folder.is_dir():
             self.table.finish(job, "cancelled", "The run was deleted.")
             return
-        self.active[self.backend.start(folder, job.fence)] = job
+        try:
+            self.active[self.backend.start(folder, job.fence)] = job
+        except UserError as error:
+            self.start_again_at = time.monotonic() + START_AGAIN_SECONDS
+            if job.crashes + 1 < MOST_CRASHES:
+                self.table.give_back(job, crashed_at=job.crash_step)
+                logging.getLogger("sdlora").warning("%s: %s", job.target, error)
+                return
+            self.table.finish(job, "failed", error.message)
+            seen = view(folder)
+            self.tell(folder, events.Failed(seen.step, seen.steps, error.message, error.hint))
+
+    def tell(self, folder: Path, event: events.Event) -> None:
+        """Add an event to a run whose process is gone."""
+        with (folder / EVENTS).open("a", encoding="utf-8", newline="\n") as journal:
+            journal.write("\n" + events.to_json(event) + "\n")
 
     def conclude(self, job: Job, code: int) -> None:
         """Write down how a run's process ended; one that died is tried again, unless it died twice at the same step."""
@@ -183,8 +216,7 @@ class Worker:
             self.table.finish(job, "failed", reason)
             failed = events.Failed(seen.step, seen.steps, f"{reason} (code {code}).",
                                    "What was saved is kept. Close other programs or choose smaller settings, then continue.")
-            with (folder / EVENTS).open("a", encoding="utf-8", newline="\n") as journal:
-                journal.write("\n" + events.to_json(failed) + "\n")
+            self.tell(folder, failed)
         else:
             self.table.give_back(job, crashed_at=seen.step)
 

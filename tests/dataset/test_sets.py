@@ -15,6 +15,7 @@ from PIL import Image
 from sdlora.dataset import sets
 from sdlora.dataset.folder import read_dataset
 from sdlora.errors import UserError
+from sdlora.storage import place
 
 
 def picture(path, seed=0, size=(80, 64), **options):
@@ -388,3 +389,14 @@ def test_a_file_that_is_dropped_twice_is_no_doubt(drop):
     assert len(added) == 4 and {one.name for one in skipped} == {file.name for file in drop}
     assert all("was dropped twice" in one.reason for one in skipped)
     assert [p.caption for p in sets.load(made.id).pictures if p.name == "IMG_1.png"] == ["a boat"]
+
+
+def test_an_unpacked_zip_leaves_the_cache_once_its_pictures_are_in_the_set(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(picture(tmp_path / "red house.png"), "deep/red house.png")
+        archive.writestr("deep/red house.txt", "a house")
+    made = sets.create("Cats").id
+    assert len(sets.add_pictures(made, [tmp_path / "a.zip"])[0]) == 1
+    assert not list(place("cache", "zips").iterdir())
+    assert [(p.name, p.caption) for p in sets.load(made).pictures] == [("a/deep/red house.png", "a house")]
+    assert len(read_dataset(tmp_path / "a.zip").examples) == 1 and list(place("cache", "zips").iterdir())

@@ -1,6 +1,7 @@
 """Making, queueing, pausing, stopping and deleting runs."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -77,3 +78,27 @@ def test_deleting_a_waiting_run_cancels_it(tmp_path):
     run = start_run(CONFIG, tmp_path, once="a")
     delete(run)
     assert Table().claim("train") is None
+
+
+def test_five_presses_at_once_are_one_run(tmp_path):
+    """Each press of a page that has already got the answer of the one before comes with a fresh one-time id."""
+    with ThreadPoolExecutor(5) as pool:
+        runs = set(pool.map(lambda number: start_run(CONFIG, tmp_path, once=f"press-{number}"), range(5)))
+    assert len(runs) == 1 and len(list_runs()) == 1 and len(Table().jobs("train")) == 1
+
+
+def test_another_order_or_a_later_one_is_a_run_of_its_own(tmp_path, monkeypatch):
+    first = start_run(CONFIG, tmp_path, once="a")
+    other = start_run(CONFIG.model_copy(update={"seed": CONFIG.seed + 1}), tmp_path, once="b")
+    elsewhere = start_run(CONFIG, tmp_path, once="c", out=tmp_path / "x.safetensors")
+    monkeypatch.setattr("sdlora.jobs.run.AGAIN_SECONDS", 0.0)
+    later = start_run(CONFIG, tmp_path, once="d")
+    assert len({first, other, elsewhere, later}) == 4
+
+
+@pytest.mark.parametrize("name", ["", " ", ".", "..", "../runs", "a/b", "a\\b", "/etc", "C:\\x", "a\0b", "\udcff", "*"])
+def test_what_is_no_id_is_no_run(tmp_path, name):
+    start_run(CONFIG, tmp_path, once="a")
+    for what in (view, pause, stop, resume_run, delete):
+        with pytest.raises(UserError, match="There is no run"):
+            what(name)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sdlora.config import TrainConfig
+from sdlora.errors import DiskFull, UserError
 from sdlora.jobs import worker as worker_module
 from sdlora.jobs.backends.local import Local
 from sdlora.jobs.lock import hold, is_held
@@ -215,3 +216,58 @@ def test_a_deleted_run_is_dropped_from_the_queue():
     thread.start()
     thread.join(10)
     assert Table().jobs("train")[0].state == "cancelled"
+
+
+def test_an_open_page_starts_a_killed_worker_again_within_seconds(start, monkeypatch):
+    """What the tick of every open page calls; it costs next to nothing while a worker lives."""
+    spawned = []
+    monkeypatch.setattr(worker_module, "spawn", lambda *_: spawned.append(start()) or spawned[-1])
+    monkeypatch.setattr(worker_module, "kept_at", [-10.0])
+    worker_module.started.clear()
+    first = start()
+    worker_module.keep_worker()
+    assert not spawned
+    run = new_run(steps=3)
+    first.kill()
+    first.wait()
+    killed = time.monotonic()
+    while not spawned:
+        worker_module.keep_worker()
+        time.sleep(0.05)
+    wait_for(lambda: view(run).state == "done")
+    assert time.monotonic() - killed < 12 and len(spawned) == 1
+
+
+class Refusing(Local):
+    """A backend whose processes cannot be started."""
+
+    def start(self, folder, fence):
+        raise UserError("A process of sdlora could not be started (no memory).", "Close other programs, then try again.")
+
+
+def test_a_job_whose_process_cannot_be_started_goes_back_and_at_last_fails_with_the_reason(own_home, monkeypatch):
+    monkeypatch.setattr(worker_module, "START_AGAIN_SECONDS", 0.0)
+    run = new_run()
+    made = worker_module.Worker(Refusing(), 1.0, lambda folder: subprocess.Popen([sys.executable, "-c", ""]))
+    made.begin(made.table.claim("train"))
+    assert [job.state for job in Table().jobs("train")] == ["queued"] and view(run).state == "queued"
+    while job := made.table.claim("train"):
+        made.begin(job)
+    seen = view(run)
+    assert seen.state == "failed" and "could not be started" in seen.problem and seen.resumable
+
+
+def test_the_end_of_a_run_that_cannot_be_written_down_is_written_later(own_home, monkeypatch):
+    run = new_run()
+    sleeping = [sys.executable, "-c", "import time; time.sleep(30)"]
+    made = worker_module.Worker(Local(), 1.0, lambda folder: subprocess.Popen(sleeping))
+    job = made.table.claim("train")
+    made.ended.append((job, 3))
+    with monkeypatch.context() as full:
+        full.setattr(Table, "finish", lambda *_: (_ for _ in ()).throw(DiskFull("The disk is full.")))
+        with pytest.raises(DiskFull):
+            made.turn()
+    made.turn()
+    assert [job.state for job in Table().jobs("train")] == ["stopped"] and view(run).resumable
+    made.drawer.kill()
+    made.drawer.wait()
