@@ -33,7 +33,7 @@ def file_hash(path: Path) -> str:
 
 
 def export_point(run_folder: Path, step: int) -> Path:
-    """Copy the LoRA of a saved point to `result/<name>-step-000400.safetensors`, checked against its recorded hash.
+    """Copy the LoRA of a saved point to `result/<name>-step-000400.safetensors`, once, checked against its recorded hash.
 
     Raises UserError when there is no such point or its file is damaged.
     """
@@ -44,4 +44,15 @@ def export_point(run_folder: Path, step: int) -> Path:
     if sha256(content).hexdigest() != read_json(folder / NUMBERS)["files"][LORA]:
         raise UserError(f"The saved point at step {step} is damaged.", "Choose another point of the strip.")
     name = slug(read_json(Path(run_folder) / "spec.json")["config"]["name"])
-    return write_atomic(Path(run_folder) / "result" / f"{name}-step-{step:06d}.safetensors", content)
+    target = Path(run_folder) / "result" / f"{name}-step-{step:06d}.safetensors"
+    if target.is_file() and target.stat().st_size == len(content) and target.read_bytes() == content:
+        return target
+    return write_atomic(target, content)
+
+
+def point_bytes(run_folder: Path, step: int) -> int:
+    """How large the LoRA file of a saved point is; 0 when it is gone."""
+    try:
+        return (point_folder(run_folder, step) / LORA).stat().st_size
+    except OSError:
+        return 0

@@ -106,7 +106,8 @@ def launch_line(host: str, port: int, home: Path, password: Password | None = No
         "css": CSS,
         "head": HEAD,
         "app_kwargs": {
-            "middleware": [Middleware(gate.Gate, host=host, password=password), Middleware(polling.Polling, tellers=TELLERS)],
+            "middleware": [Middleware(gate.Gate, host=host, password=password),
+                           Middleware(polling.Polling, tellers=TELLERS, file=watching.point_of)],
             "docs_url": None,
             "redoc_url": None,
             "openapi_url": None,

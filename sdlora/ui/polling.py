@@ -12,14 +12,17 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from hashlib import sha256
+from pathlib import Path
 from urllib.parse import parse_qsl
 
 import orjson
 from gradio import state_holder
+from starlette.responses import FileResponse, PlainTextResponse
 
+from sdlora.errors import UserError
 from sdlora.ui import look
 
-LOOK, PICTURE, HEART = "/sdlora/look", "/sdlora/picture/", "/gradio_api/heartbeat/"
+LOOK, PICTURE, FILE, HEART = "/sdlora/look", "/sdlora/picture/", "/sdlora/file/", "/gradio_api/heartbeat/"
 SHARED_SECONDS = 0.8  # for which an answer serves all tabs; they ask once a second, or twice while they wait for a drawing
 MOST_ANSWERS = 500
 MOST_ASKED = 10       # ids in one question
@@ -47,10 +50,13 @@ class Shared:
 
 
 class Polling:
-    """ASGI middleware inside the gate. `tellers`: {name: function of an id that tells what moves there}."""
+    """ASGI middleware inside the gate. `tellers`: {name: function of an id that tells what moves there}.
 
-    def __init__(self, app: Callable, tellers: dict[str, Teller]) -> None:
-        self.app = app
+    file(id): the file to download under an id, made when it is asked for; it raises UserError.
+    """
+
+    def __init__(self, app: Callable, tellers: dict[str, Teller], file: Callable[[str], Path] | None = None) -> None:
+        self.app, self.file = app, file
         self.tellers = {name: Shared(teller) for name, teller in tellers.items()}
         self.pictures = Shared(look.picture, seconds=float("inf"))
         self.open: dict[str, int] = {}               # {session: its connections}
@@ -62,6 +68,8 @@ class Polling:
             await self.tell(scope, send)
         elif path.startswith(PICTURE):
             await self.show(path.removeprefix(PICTURE), send)
+        elif path.startswith(FILE) and self.file:
+            await self.download(path.removeprefix(FILE), scope, receive, send)
         elif path.startswith(HEART):
             await self.follow(path.removeprefix(HEART), scope, receive, send)
         else:
@@ -90,6 +98,15 @@ class Polling:
             return
         kept = (b"cache-control", b"private, max-age=31536000, immutable")
         await reply(send, 200, [(b"content-type", b"image/webp"), kept], content)
+
+    async def download(self, key: str, scope: dict, receive: Callable, send: Callable) -> None:
+        try:
+            path = await asyncio.to_thread(self.file, key)
+        except UserError as error:
+            await PlainTextResponse(str(error), 404)(scope, receive, send)
+            return
+        headers = {"cache-control": "no-store"}
+        await FileResponse(path, filename=path.name, media_type="application/octet-stream", headers=headers)(scope, receive, send)
 
     async def follow(self, session: str, scope: dict, receive: Callable, send: Callable) -> None:
         """Gradio keeps the state of a tab (0.3 MB and more) for ever. Of closed ones we keep the last MOST_CLOSED."""

@@ -15,11 +15,13 @@ from sdlora.errors import UserError
 from sdlora.jobs import run as runs
 from sdlora.jobs.run import RunView
 from sdlora.jobs.table import Table
-from sdlora.jobs.worker import ensure_worker
+from sdlora.jobs.worker import ensure_worker, keep_worker
+from sdlora.train.points import point_bytes
 from sdlora.ui import lists, words
 from sdlora.ui.guard import QUIET, TICK, an_id, fields, guarded, silent, whole
 from sdlora.ui.look import widget
-from sdlora.ui.strip import chosen_step, download_copy, point_file, strip_facts, strip_of
+from sdlora.ui.polling import FILE
+from sdlora.ui.strip import choosable, chosen_step, point_file, strip_facts, strip_of
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Watch:
     resume: gr.Button
     points: gr.Row
     try_it: gr.Button
-    download: gr.DownloadButton
+    download: gr.Button
     losses: gr.Accordion
     plot: gr.LinePlot
 
@@ -74,7 +76,7 @@ def layout(pill: gr.HTML) -> Watch:
     strip = widget("strip", elem_id="strip")
     with gr.Row(visible=False, elem_id="points") as points:
         try_it = gr.Button(words.TRY_LAST, variant="primary", scale=0, min_width=190, elem_id="try-point")
-        download = gr.DownloadButton(words.DOWNLOAD_LAST, scale=0, min_width=300, elem_id="download-point")
+        download = gr.Button(words.DOWNLOAD_LAST, scale=0, min_width=300, elem_id="download-point")
     with gr.Accordion(words.LOSS, open=False, visible=False) as losses:
         plot = gr.LinePlot(x="round", y="loss", color="curve", height=220, show_label=False)
     # a hidden text box: only components, and no State, tell of a change that a tick made
@@ -153,6 +155,7 @@ def recent(run_id: object) -> RunView | None:
 def moving(run_id: str) -> dict:
     """What page.js draws by itself every second: the progress of the run that a tab shows ("" for none), and its short form."""
     try:
+        keep_worker()
         view = recent(run_id)
     except UserError:
         view = None
@@ -279,16 +282,21 @@ def points_of(view: RunView, step: int | None) -> tuple:
     if step is None:
         return gr.Row(visible=False), gr.skip(), gr.skip()
     last = view.state == "done" and step == view.step
-    copy = download_copy(point_file(view, step))
+    label = words.DOWNLOAD_LAST if last else words.DOWNLOAD_POINT.format(step=step)
     return (
         gr.Row(visible=True),
         gr.Button(words.TRY_LAST if last else words.TRY_POINT.format(step=step)),
-        gr.DownloadButton((words.DOWNLOAD_LAST if last else words.DOWNLOAD_POINT.format(step=step)) + size_of(copy), value=copy),
+        gr.Button(f"{label} ({point_bytes(view.folder, step) / 1e6:.1f} MB)", link=f"{FILE}{view.id}/{step}"),
     )
 
 
-def size_of(file: str) -> str:
-    return f" ({Path(file).stat().st_size / 1e6:.1f} MB)"
+def point_of(key: str) -> Path:
+    """The LoRA file of "RUN/STEP", written when it is downloaded. Raises UserError."""
+    run_id, _, step = key.partition("/")
+    view = runs.view(an_id(run_id, "run"))
+    if not step.isdecimal() or int(step) not in choosable(view):
+        raise UserError(f"There is no saved point at step {step[:12]}.", "Choose another point of the strip.")
+    return point_file(view, int(step))
 
 
 def curves_of(view: RunView) -> pd.DataFrame:

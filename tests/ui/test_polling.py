@@ -12,6 +12,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from sdlora.errors import UserError
 from sdlora.ui import lists, look, polling
 
 
@@ -182,3 +183,22 @@ def test_a_slow_list_does_not_hold_up_another_kind():
     assert time.monotonic() - began < 1
     release.set()
     slow.join()
+
+
+def test_a_file_is_made_when_it_is_downloaded_and_sent_under_its_name(tmp_path):
+    asked = []
+
+    def file(key):
+        asked.append(key)
+        if key != "run/400":
+            raise UserError("There is no saved point at step 7.", "Choose another point of the strip.")
+        (tmp_path / "ink-step-000400.safetensors").write_bytes(b"lora")
+        return tmp_path / "ink-step-000400.safetensors"
+    routes = [Route("/{path:path}", other, methods=["GET", "POST"])]
+    with TestClient(Starlette(routes=routes, middleware=[Middleware(polling.Polling, tellers={}, file=file)])) as tab:
+        assert not asked
+        answer = tab.get("/sdlora/file/run/400")
+        assert answer.content == b"lora" and "ink-step-000400.safetensors" in answer.headers["content-disposition"]
+        refused = tab.get("/sdlora/file/run/7")
+        assert refused.status_code == 404 and "no saved point at step 7" in refused.text
+        assert asked == ["run/400", "run/7"]
