@@ -122,7 +122,7 @@ def layout(name: str, found: Header, data: bytes | bytearray | None = None) -> L
     Raises UserError for other kinds of files, unknown kinds of LoRA and parts that do not fit each other.
     """
     names = numbered(name, found) if positional.positional(found.tensors) else spell(list(found.tensors))
-    refuse(name, found.tensors, names)
+    refuse(name, found, names)
     refuse_size(name, found.file_bytes)
     empty = without_values(name, found, names)
     reader = Reader(name, found, data, configs_of(found.metadata), names.dialect, notes=[*repairs(names), *empty])
