@@ -25,9 +25,9 @@ def chromium_path() -> str | None:
     return next((found for name in NAMES if (found := shutil.which(name))), None)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium():
-    """A browser that reaches this machine only."""
+    """A browser that reaches this machine only. It ends with its module: its event loop would be in other tests' way."""
     path = chromium_path()
     if path is None:
         missing = "no Chromium on this machine: install it (apt install chromium) to test the page"
