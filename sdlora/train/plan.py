@@ -44,7 +44,7 @@ class Speed:
 # Per picture of a batch at the family's own resolution. mini on a CPU was measured on two cores; the others are
 # published or computed from FLOPs (performance.md) and only serve until the first run on this machine.
 SHIPPED = {
-    ("mini", "cpu"): Speed(0.036, 0.021, 14), ("mini", "cuda"): Speed(0.02, 0.02, 12), ("mini", "mps"): Speed(0.03, 0.03, 12),
+    ("mini", "cpu"): Speed(0.033, 0.045, 9), ("mini", "cuda"): Speed(0.02, 0.02, 12), ("mini", "mps"): Speed(0.03, 0.03, 12),
     ("sd1", "cpu"): Speed(14, 6.5, 60), ("sd1", "cuda"): Speed(0.25, 0.07, 30), ("sd1", "mps"): Speed(2, 0.7, 40),
     ("sd2", "cpu"): Speed(14, 6.5, 60), ("sd2", "cuda"): Speed(0.25, 0.07, 30), ("sd2", "mps"): Speed(2, 0.7, 40),
     ("sdxl", "cpu"): Speed(120, 55, 180), ("sdxl", "cuda"): Speed(1.2, 0.25, 60), ("sdxl", "mps"): Speed(12, 4, 90),
