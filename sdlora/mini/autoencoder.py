@@ -127,12 +127,15 @@ def energy_error(out: Tensor, target: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def even_channels(vae: AutoencoderKL, latents: Tensor) -> None:
+def even_channels(vae: AutoencoderKL, means: Tensor, deviations: Tensor) -> None:
     """Fold a scale and a shift for every channel into the convolutions around the latents, so that each has mean 0, deviation 1.
 
-    latents: means of the encoder, (n, c, h, w), unscaled. What is decoded stays as it was, up to rounding.
+    means, deviations: the encoder's posterior, (n, c, h, w) each, unscaled. A sampled latent has the deviation 1, so a channel
+    that holds nothing but the noise of the posterior stays quiet: by its means alone it would be blown up. What is decoded
+    stays as it was, up to rounding.
     """
-    mean, std = latents.float().mean((0, 2, 3)), latents.float().std((0, 2, 3))  # (c,)
+    mean = means.float().mean((0, 2, 3))  # (c,)
+    std = (means.float().var((0, 2, 3)) + deviations.float().square().mean((0, 2, 3))).sqrt()
     before, after = vae.quant_conv, vae.post_quant_conv
     count = len(mean)
     after.bias += after.weight.flatten(1) @ mean.to(after.weight)

@@ -18,7 +18,7 @@ from diffusers import AutoencoderKL
 from sdlora.mini.autoencoder import VaeSettings, even_channels, train_vae
 from sdlora.mini.checkpoint import Budget, Progress, Store
 from sdlora.mini.denoiser import UnetSettings, train_unet
-from sdlora.mini.latents import encode, fill_cache
+from sdlora.mini.latents import encode, fill_cache, posterior
 from sdlora.mini.network import Networks, Shape, fresh, load_networks, save_networks, set_latent_scale
 from sdlora.mini.pictures import fine_pictures, scene_pictures, texture_pictures
 from sdlora.storage import write_atomic
@@ -98,7 +98,7 @@ def _vae_phase(networks: Networks, recipe: Recipe, work: Path) -> Iterator[Progr
         settings = replace(settings, peak_rate=settings.peak_rate / 2)
     yield from train_vae(networks.vae, pictures, recipe.budget("vae"), Store(work, "vae"), settings)
     if not recipe.source:
-        even_channels(networks.vae, encode(networks.vae, scenes[:512]))
+        even_channels(networks.vae, *posterior(networks.vae, scenes[:512]))
         leak = set_latent_scale(networks.vae, encode(networks.vae, scenes[:512]))
         log.info("latents scaled by %.4f, terminal leak %.4f", networks.vae.config.scaling_factor, leak)
 

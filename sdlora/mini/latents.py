@@ -39,15 +39,22 @@ class Examples:
         return len(self.latents)
 
 
-@torch.no_grad()
 def encode(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
     """(n, 3, s, s) uint8 -> posterior means (n, c, s/8, s/8) fp16, unscaled."""
+    return posterior(vae, pictures)[0].half()
+
+
+@torch.no_grad()
+def posterior(vae: AutoencoderKL, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """(n, 3, s, s) uint8 -> means and deviations, each (n, c, s/8, s/8) fp32, unscaled."""
     device = next(vae.parameters()).device
-    parts = []
+    means, deviations = [], []
     for batch in pictures.split(32):
         with torch.autocast(device.type, torch.bfloat16):
-            parts.append(vae.encode(batch.to(device).float() / 127.5 - 1).latent_dist.mean)
-    return torch.cat(parts).half().cpu()
+            latents = vae.encode(batch.to(device).float() / 127.5 - 1).latent_dist
+        means.append(latents.mean.float().cpu())
+        deviations.append(latents.std.float().cpu())
+    return torch.cat(means), torch.cat(deviations)
 
 
 def make_examples(vae: AutoencoderKL, tokenizer: CLIPTokenizer, scenes: list[Scene]) -> Examples:
