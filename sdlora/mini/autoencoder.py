@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sdlora.mini.checkpoint import Budget, Progress, Store, generator, rate
 from sdlora.mini.muon import optimizer_for
+from sdlora.mini.precision import autocast
 
 SCALES = (0.5, 0.75)
 
@@ -51,7 +52,7 @@ def train_vae(
         decoder_only, whole = share >= settings.decoder_from, share >= settings.whole_from
         count, side = (max(1, settings.batch_size // 4), pictures.shape[-1]) if whole else (settings.batch_size, settings.crop_px)
         batch = crops(pictures, count, side, gen).to(device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             loss = vae_loss(vae, batch, decoder_only, settings.energy, gen)
         optimizer.zero_grad()
         loss.backward()

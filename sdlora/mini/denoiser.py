@@ -20,6 +20,7 @@ from sdlora.mini.checkpoint import Budget, Progress, Store, generator, rate
 from sdlora.mini.latents import Examples, read_cache
 from sdlora.mini.muon import optimizer_for
 from sdlora.mini.network import Networks, schedule
+from sdlora.mini.precision import autocast
 from sdlora.mini.tokenizer import token_ids
 from sdlora.mini.words import OBJECTS
 
@@ -128,7 +129,7 @@ class Practice:
         noise = torch.randn(clean.shape, generator=gen).to(self.device)
         signal = self.signal[t].view(-1, 1, 1, 1)
         noisy = signal.sqrt() * clean + (1 - signal).sqrt() * noise
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with autocast(self.device):
             guess, scores = model(noisy, t, ids)
         weight = ((1 - signal) / signal).sqrt().clamp(0.25, 8).flatten()
         loss = (weight * (guess.float() - noise).square().mean((1, 2, 3))).mean()

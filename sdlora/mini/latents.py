@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from sdlora.mini.pictures import as_tensor
+from sdlora.mini.precision import autocast
 from sdlora.mini.render import class_map, render
 from sdlora.mini.tokenizer import token_ids
 from sdlora.mini.words import Scene, random_scene, training_caption
@@ -50,7 +51,7 @@ def posterior(vae: AutoencoderKL, pictures: Tensor) -> tuple[Tensor, Tensor]:
     device = next(vae.parameters()).device
     means, deviations = [], []
     for batch in pictures.split(32):
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             latents = vae.encode(batch.to(device).float() / 127.5 - 1).latent_dist
         means.append(latents.mean.float().cpu())
         deviations.append(latents.std.float().cpu())

@@ -11,10 +11,12 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from sdlora.mini.precision import has_bf16
+
 
 def orthogonal(update: Tensor, rounds: int = 5) -> Tensor:
-    """Nearest half-orthogonal matrix (rows, columns) by the quintic Newton-Schulz iteration, in bfloat16."""
-    x = update.bfloat16()
+    """Nearest half-orthogonal matrix (rows, columns) by the quintic Newton-Schulz iteration, in bf16 where that is faster."""
+    x = update.bfloat16() if has_bf16(update.device.type) else update
     tall = x.size(0) > x.size(1)
     x = x.T if tall else x
     x = x / (x.norm() + 1e-7)
