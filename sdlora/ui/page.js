@@ -109,7 +109,8 @@
   const followed = new Set();
   const progress = (element, props, trigger) => {
     const host = root(element, "progress"), data = props.data || {};
-    Object.assign(host, { told: data, tick: () => trigger("tick"), ofRun: Boolean(element.closest("#progress")) });
+    const here = () => ({ stamp: data.stamp ?? null, step: document.querySelector("#strip .sd")?.chosen ?? null });
+    Object.assign(host, { told: data, tick: () => trigger("tick", here()), ofRun: Boolean(element.closest("#progress")) });
     followed.add(host);
     paintProgress(host, data);
   };
@@ -143,6 +144,8 @@
       if (line) paintPill(line, short);
     }
     if ((now.stamp || "") !== (run.told.stamp || "")) tick(run, now.state === run.told.state ? 2500 : 200);
+    const points = document.querySelector("#strip .sd");
+    if (points && (points.wanted ?? points.chosen) !== points.chosen) tick(run, 0);  // an older answer came after that of the choice
     for (const host of draws) {
       const drawing = told.draw[host.told.draw];
       if (drawing) paintProgress(host, drawing); else if (drawing === null) tick(host, 0);
@@ -157,11 +160,14 @@
   // ---- the strip: a column per saved point, a row per prompt, any column can be chosen
   const strip = (element, props, trigger) => {
     const host = root(element, "strip"), data = props.data || {}, columns = data.columns || [], rows = data.rows || [];
+    host.chosen = data.chosen;
+    if (data.run !== host.run || !columns.some((c) => c.choosable && c.step === host.wanted)) delete host.wanted;
+    host.run = data.run;
     if (!columns.length) { host.replaceChildren(); return; }
     const before = host.querySelector(".scroll"), followed = !before || before.scrollLeft + before.clientWidth > before.scrollWidth - 8;
     const kept = before ? before.scrollLeft : 0, focused = host.contains(document.activeElement) && document.activeElement.dataset.step;
     const all = [];
-    const choose = (step) => { if (data.choosable) trigger("select", { step }); };
+    const choose = (step) => { if (data.choosable) { host.wanted = step; trigger("select", { step }); } };
     const head = columns.map((c, at) => make("th", { scope: "col", className: c.chosen ? "chosen" : "" },
       c.choosable ? button(c.label, () => choose(c.step), { className: "pick", "aria-pressed": String(Boolean(c.chosen)),
         title: c.title || "", "data-step": c.step, on: { click: () => choose(c.step), keydown: (e) => {

@@ -49,21 +49,21 @@ def keep_open(set_id: object) -> object:
 
 def between(act1: pictures.Pictures, form: train.Form, watch: watching.Watch, act3: try_.Try) -> None:
     """What passes from one act to the next: a run that starts, a point to try, a style that is ready."""
-    form.start.click(guarded(begin), [form.once, act1.menu, *form.fields], [form.once, watch.point, *watch.shown], **QUIET)
-    watch.try_it.click(guarded(try_point), [watch.run, watch.point], [act3.style, act3.prompt, act3.slider], **QUIET).success(
+    form.start.click(guarded(begin), [watch.tab, form.once, act1.menu, *form.fields], [form.once, *watch.shown], **QUIET)
+    watch.try_it.click(guarded(try_point), watch.tab, [act3.style, act3.prompt, act3.slider], **QUIET).success(
         None, js="() => document.querySelector('#act-try').scrollIntoView({behavior: 'smooth'})"
     )
     watch.finished.change(guarded(ready), watch.finished, [act3.style, act3.prompt, act3.slider], **QUIET)
 
 
-def begin(once: object, *values: object) -> tuple:
+def begin(tab: watching.Showing, once: object, *values: object) -> tuple:
     """Queue the run and look at it at once."""
     run = train.start(once, *values)
-    return train.new_once(), None, *watching.look(run, None, {})
+    return train.new_once(), *watching.show(tab, run)
 
 
-def try_point(run: object, point: object) -> tuple:
-    return try_.show_style(try_.point_style(guard.an_id(run, "run"), point))
+def try_point(tab: watching.Showing) -> tuple:
+    return try_.show_style(try_.point_style(guard.an_id(tab.run, "run"), tab.point))
 
 
 def ready(run: object) -> tuple:
@@ -74,8 +74,8 @@ def ready(run: object) -> tuple:
 def from_past(runs: past.Past, form: train.Form, act1: pictures.Pictures, watch: watching.Watch, tabs: gr.Tabs) -> None:
     """Open a past run in the studio, or fill the form with its settings."""
 
-    def open_run(run: object) -> tuple:
-        return gr.Tabs(selected="studio"), None, *watching.look(past.last_point(run)[0], None, {})
+    def open_run(tab: watching.Showing, run: object) -> tuple:
+        return gr.Tabs(selected="studio"), *watching.show(tab, past.last_point(run)[0])
 
     def again(run: object) -> tuple:
         set_id, *rest = past.again(run)
@@ -86,7 +86,7 @@ def from_past(runs: past.Past, form: train.Form, act1: pictures.Pictures, watch:
             *rest,
         )
 
-    runs.open.click(guarded(open_run), runs.run, [tabs, watch.point, *watch.shown], **QUIET)
+    runs.open.click(guarded(open_run), [watch.tab, runs.run], [tabs, *watch.shown], **QUIET)
     runs.again.click(
         guarded(again),
         runs.run,
@@ -104,7 +104,7 @@ def on_load(demo: gr.Blocks, acts: tuple, opened: gr.BrowserState, remembered: g
     parts = [
         (train.new_once, [], [form.once]),
         (pictures.load, [opened], act1.shown),
-        (first_run, [], watch.shown),
+        (watching.first, [watch.tab], watch.shown),
         (first_style, [], [act3.style, act3.prompt, act3.slider, act3.history]),
         (shelf.show, [], [act4.shelf.cards]),
         (try_.resume_drawing, [], act3.drawing.shown),
@@ -122,10 +122,6 @@ def on_load(demo: gr.Blocks, acts: tuple, opened: gr.BrowserState, remembered: g
 
     every = [[each for part in parts for each in part[at]] for at in (1, 2)]
     demo.load(silent(load), *every, **TICK)
-
-
-def first_run() -> tuple:
-    return watching.glance(None, None, {})
 
 
 def first_style() -> tuple:

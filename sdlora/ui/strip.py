@@ -45,6 +45,8 @@ def strip_of(view: RunView, chosen: int | None) -> dict:
     cells = {(sample.prompt_index, sample.step): shown(view.folder / sample.path, CELL) for sample in view.samples}
     can = choosable(view)
     return {
+        "run": view.id,
+        "chosen": chosen,
         "title": words.STRIP,
         "corner": words.CORNER,
         "choosable": True,

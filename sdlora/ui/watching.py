@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from threading import Lock
 
 import gradio as gr
 import pandas as pd
@@ -24,14 +25,28 @@ from sdlora.ui.polling import FILE
 from sdlora.ui.strip import choosable, chosen_step, point_file, strip_facts, strip_of
 
 
+class Showing:
+    """What one tab shows: the run, the chosen step (None for the last), and what the browser has been sent of it.
+
+    Events of a tab are handled at the same time. Each holds the lock while it reads and changes this, so that a slow tick
+    never answers, after a choice, with what was chosen before.
+    """
+
+    def __init__(self) -> None:
+        self.run: str | None = None
+        self.point: int | None = None
+        self.sent: dict = {}
+        self.lock = Lock()
+
+    def __deepcopy__(self, memo: dict) -> "Showing":
+        return Showing()
+
+
 @dataclass(frozen=True)
 class Watch:
-    """The parts of the live view. `run`: id of the run on show or None; `point`: chosen step or None for the last;
-    `seen`: what the browser already has; `finished`: id of the last run that was seen to end well."""
+    """The parts of the live view. `tab`: a `Showing`; `finished`: id of the last run that was seen to end well."""
 
-    run: gr.State
-    point: gr.State
-    seen: gr.State
+    tab: gr.State
     finished: gr.Textbox
     pill: gr.HTML
     progress: gr.HTML
@@ -49,8 +64,6 @@ class Watch:
     def shown(self) -> list:
         """What `look` updates."""
         return [
-            self.run,
-            self.seen,
             self.finished,
             self.pill,
             self.progress,
@@ -82,9 +95,7 @@ def layout(pill: gr.HTML) -> Watch:
     # a hidden text box: only components, and no State, tell of a change that a tick made
     finished = gr.Textbox(visible="hidden", elem_id="finished")
     return Watch(
-        gr.State(None),
-        gr.State(None),
-        gr.State({}),
+        gr.State(Showing()),
         finished,
         pill,
         progress,
@@ -102,19 +113,19 @@ def layout(pill: gr.HTML) -> Watch:
 
 def connect(watch: Watch) -> None:
     """Look when page.js learns from `moving` that more than the progress changed; each button writes a wish and looks again."""
-    inputs = [watch.run, watch.point, watch.seen]
-    watch.progress.tick(silent(glance), inputs, watch.shown, **TICK)
+    watch.progress.tick(silent(glance), watch.tab, watch.shown, **TICK)
     for button, wish in ((watch.pause, runs.pause), (watch.stop, runs.stop), (watch.resume, resume)):
-        button.click(guarded(wished(wish)), inputs, watch.shown, **QUIET)
-    watch.strip.select(guarded(choose), inputs, [watch.point, *watch.shown], **QUIET)
+        button.click(guarded(wished(wish)), watch.tab, watch.shown, **QUIET)
+    watch.strip.select(guarded(choose), watch.tab, watch.shown, **QUIET)
 
 
 def wished(wish):  # noqa: ANN001, ANN201
     """The handler of a button: do `wish` with the run on show, then look at it."""
 
-    def handler(run_id: object, point: object, seen: object) -> tuple:
-        wish(an_id(run_id, "run"))
-        return look(run_id, point, seen)
+    def handler(tab: Showing) -> tuple:
+        with tab.lock:
+            wish(an_id(tab.run, "run"))
+            return updates(tab, current(tab.run))
 
     return handler
 
@@ -124,10 +135,39 @@ def resume(run_id: str) -> None:
     ensure_worker()
 
 
-def choose(run_id: object, point: object, seen: object, event: gr.EventData) -> tuple:
+def choose(tab: Showing, event: gr.EventData) -> tuple:
     """A column of the strip was chosen."""
     step = whole(fields(event._data).get("step"), 0, 10**9, words.POINT)
-    return step, *look(run_id, step, seen)
+    with tab.lock:
+        tab.point = step
+        return updates(tab, current(tab.run))
+
+
+def show(tab: Showing, run_id: str) -> tuple:
+    """Show another run, at its last point."""
+    with tab.lock:
+        tab.run, tab.point, tab.sent = run_id, None, {}
+        return updates(tab, current(run_id))
+
+
+def glance(tab: Showing, event: gr.EventData) -> tuple:
+    """What happened by itself. The event says what the browser shows: an answer may have been lost, or drawn too late."""
+    here = fields(event._data)
+    with tab.lock:
+        if [here.get("stamp"), here.get("step")] != shown_after(tab.sent):
+            tab.sent = {}
+        return updates(tab, recent(tab.run))
+
+
+def first(tab: Showing) -> tuple:
+    """Updates for `Watch.shown` of a page that loads."""
+    with tab.lock:
+        return updates(tab, recent(tab.run))
+
+
+def shown_after(sent: dict) -> list:
+    """The stamp of the progress and the chosen step of the strip in a browser that has drawn `sent`."""
+    return [sent["progress"]["stamp"], sent["strip"][2]] if sent else [None, None]
 
 
 def current(run_id: object) -> RunView | None:
@@ -169,34 +209,23 @@ def stamp_of(view: RunView) -> str:
     return sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
-def glance(run_id: object, point: object, seen: object) -> tuple:
-    """As `look`, for what happens by itself in all tabs at once."""
-    return updates(recent(run_id), run_id, point, seen)
-
-
-def look(run_id: object, point: object, seen: object) -> tuple:
+def updates(tab: Showing, view: RunView | None) -> tuple:
     """Updates for `Watch.shown`; everything that the browser has already is skipped."""
-    return updates(current(run_id), run_id, point, seen)
-
-
-def updates(view: RunView | None, run_id: object, point: object, seen: object) -> tuple:
     if view is None:
-        return no_run() if seen else gr.skip()
-    step = chosen_step(view, point)
+        gone, tab.run, tab.sent = bool(tab.sent), None, {}
+        return no_run() if gone else gr.skip()
+    step = chosen_step(view, tab.point)
     parts = {
         "progress": told(view),
         "strip": strip_facts(view, step),
         "losses": len(view.held_out_losses) + len(view.samples),
         "buttons": [view.state, view.wish, bool(view.checkpoints), bool(view.losses)],
     }
-    known = seen if isinstance(seen, dict) else {}
-    if known == parts and run_id == view.id:
+    if tab.sent == parts and tab.run == view.id:
         return gr.skip()
-    moved, fresh, pressed = (known.get(key) != parts[key] for key in ("progress", "strip", "buttons"))
-    curves = view.losses and (fresh or known.get("losses") != parts["losses"])
-    return (
-        view.id,
-        parts,
+    moved, fresh, pressed = (tab.sent.get(key) != parts[key] for key in ("progress", "strip", "buttons"))
+    curves = view.losses and (fresh or tab.sent.get("losses") != parts["losses"])
+    said = (
         view.id if view.state == "done" and view.file else gr.skip(),
         gr.HTML(data=short_form(parts["progress"])) if moved else gr.skip(),
         gr.HTML(data=parts["progress"]) if moved else gr.skip(),
@@ -206,12 +235,14 @@ def updates(view: RunView | None, run_id: object, point: object, seen: object) -
         gr.Accordion(visible=bool(view.losses)) if pressed else gr.skip(),
         curves_of(view) if curves else gr.skip(),
     )
+    tab.run, tab.sent = view.id, parts
+    return said
 
 
 def no_run() -> tuple:
     """Updates for `Watch.shown` when the run on show was deleted and there is no other."""
     gone = [gr.HTML(data={})] * 3
-    return None, {}, "", *gone, *hidden(3), gr.Row(visible=False), gr.skip(), gr.skip(), gr.Accordion(visible=False), gr.skip()
+    return "", *gone, *hidden(3), gr.Row(visible=False), gr.skip(), gr.skip(), gr.Accordion(visible=False), gr.skip()
 
 
 def short_form(progress: dict) -> dict:

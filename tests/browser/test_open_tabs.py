@@ -67,6 +67,35 @@ def test_progress_moves_by_itself_and_a_sample_brings_the_strip(started, page):
     page.wait_for_function("[...document.querySelectorAll('#shelf figure img')].every((image) => image.naturalWidth === 256)")
 
 
+def test_an_answer_that_comes_late_undoes_no_choice(started, page):
+    start, run = started
+    for step in (0, 100):
+        point = run / "checkpoints" / f"step-{step:06d}"
+        point.mkdir(parents=True)
+        for name in ("state.json", "lora.safetensors"):
+            (point / name).write_text("{}")
+    page.goto(start().url)
+    chosen = page.locator("#strip [aria-pressed=true]")
+    expect(chosen).to_have_text("100")
+    quiet(page)
+    late, holding = [], True
+    page.route("**/run/*", lambda route: late.append((route, route.fetch())) if holding else route.continue_())
+    tell(run, events.Sample(100, 3, "mdw, a dog", 1, "samples/000100-0.png"))  # which a tick brings
+    for _ in range(150):
+        page.wait_for_timeout(100)
+        if late:
+            break
+    holding = False
+    page.locator("#strip thead").get_by_role("button").first.click()
+    expect(chosen).not_to_have_text("100")
+    assert late, "a tick was under way"
+    for route, answer in late:
+        route.fulfill(response=answer)
+    page.wait_for_timeout(2000)  # in which it is drawn
+    expect(chosen).not_to_have_text("100")
+    expect(page.locator("#download-point")).to_contain_text("after 0")
+
+
 def test_a_second_tab_and_a_reload_show_the_same(started, page):
     start, run = started
     page.goto(start().url)

@@ -1,5 +1,7 @@
 """The live view is rebuilt from the run folder: any page that loads shows the same, and says nothing twice."""
 
+from threading import Event, Thread
+
 import gradio as gr
 import pytest
 from PIL import Image
@@ -7,7 +9,7 @@ from PIL import Image
 from sdlora.config import from_preset
 from sdlora.jobs import run as runs
 from sdlora.train import events
-from sdlora.ui import look, strip, watching
+from sdlora.ui import lists, look, strip, watching
 
 
 @pytest.fixture
@@ -29,13 +31,21 @@ def folder(tmp_path):
     return made
 
 
+def told_by(tab):
+    """The tick of a browser that has drawn all it was sent."""
+    stamp, step = watching.shown_after(tab.sent)
+    return gr.EventData(None, {"stamp": stamp, "step": step})
+
+
 def test_a_loaded_page_shows_the_newest_run_and_a_second_look_says_nothing(folder, monkeypatch):
     monkeypatch.setattr(watching, "points_of", lambda view, step: [step] * 3)
-    first = watching.look(None, None, {})
-    assert first[0] == folder.name and watching.look(first[0], None, first[1]) == gr.skip()
+    tab = watching.Showing()
+    watching.first(tab)
+    assert tab.run == folder.name and watching.glance(tab, told_by(tab)) == gr.skip()
     (folder / "events.jsonl").open("a").write(events.to_json(events.Step(21, 40, 0.1, 0.2, 1e-3, 90.0)) + "\n")
-    later = watching.look(first[0], None, first[1])
-    assert later != gr.skip() and later[5] == gr.skip(), "progress moves, the strip does not"
+    lists.made.clear()
+    later = watching.glance(tab, told_by(tab))
+    assert later != gr.skip() and later[3] == gr.skip(), "progress moves, the strip does not"
 
 
 def test_what_a_paused_run_says(folder):
@@ -93,8 +103,43 @@ def test_where_there_is_no_run_nothing_moves():
 
 def test_a_tick_says_only_what_changed(folder, monkeypatch):
     monkeypatch.setattr(watching, "points_of", lambda view, step: [step] * 3)
-    _, seen, *_ = watching.look(None, None, {})
+    tab = watching.Showing()
+    watching.first(tab)
     with (folder / "events.jsonl").open("a") as story:
         story.write(events.to_json(events.Step(21, 40, 0.1, 0.2, 1e-3, 90.0)) + "\n")
-    later = watching.look(folder.name, None, seen)
-    assert later[6:9] == (gr.skip(),) * 3 and later[12] == gr.skip(), "buttons and the plot stay"
+    lists.made.clear()
+    later = watching.glance(tab, told_by(tab))
+    assert later[4:7] == (gr.skip(),) * 3 and later[10] == gr.skip(), "buttons and the plot stay"
+
+
+@pytest.mark.parametrize("shows", [{"stamp": "older"}, {"step": 0}, {"stamp": None, "step": None}])
+def test_a_browser_that_shows_something_else_is_sent_all_again(folder, monkeypatch, shows):
+    monkeypatch.setattr(watching, "points_of", lambda view, step: [step] * 3)
+    tab = watching.Showing()
+    everything = watching.first(tab)
+    event = told_by(tab)
+    event._data |= shows
+    assert [type(part) for part in watching.glance(tab, event)] == [type(part) for part in everything]
+
+
+def test_a_tick_that_began_before_a_choice_answers_with_the_choice(folder, monkeypatch):
+    monkeypatch.setattr(watching, "points_of", lambda view, step: [step] * 3)
+    monkeypatch.setattr(strip, "choosable", lambda view: {0, 20})
+    tab, reading, chosen = watching.Showing(), Event(), Event()
+    watching.first(tab)
+    tick, answers = told_by(tab), []
+
+    def slow(run_id):
+        reading.set()
+        chosen.wait(0.5)  # the choice is made meanwhile
+        return runs.view(folder.name)
+
+    monkeypatch.setattr(watching, "recent", slow)
+    ticking = Thread(target=lambda: answers.append(watching.glance(tab, tick)))
+    ticking.start()
+    reading.wait(5)
+    watching.choose(tab, gr.EventData(None, {"step": 0}))
+    chosen.set()
+    ticking.join(5)
+    assert tab.point == 0 and tab.sent["strip"][2] == 0
+    assert answers == [gr.skip()], "it had its turn before the choice, which is sent last"
