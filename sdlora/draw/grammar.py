@@ -13,18 +13,35 @@ from sdlora.storage import clean_text
 
 TOKEN = re.compile(r"\\([\\()\[\]])|([(\[])|(:\s*([+-]?[.\d]+)\s*\))|([)\]])|([^\\()\[\]:]+|[\\:])")
 BREAK = re.compile(r"\bBREAK\b")
-AND = re.compile(r"\bAND\b")
+PARTS = {  # words that part a prompt, and into what
+    re.compile(r"\bAND(?:_[A-Z\d]+)*\b"): "several pictures that are mixed",
+    re.compile(r"\bADD(?:BASE|COL|COMM|ROW)\b"): "regions of the picture",
+}
+CAPITALS = re.compile("|".join([BREAK.pattern, *(form.pattern for form in PARTS)]))
 LAST_WEIGHT = re.compile(r" ?: ?[+-]?[.\d]{1,10}$")
-TAG = re.compile(r"<([a-z_]\w*):[^<>]{1,2000}>", re.IGNORECASE)
+HEAD = r"<(?=[a-z_])([\w-]+)(?:\[[^\[\]<>]*\])?(\s*):"  # as of <lora:x:1>, SwarmUI's <fromto[0.5]:a,b>
+TAG = re.compile(HEAD + "[^<>]*>", re.IGNORECASE)
+OPEN_TAG = re.compile(HEAD + r"\s*[^\s<>,]+", re.IGNORECASE)
 PIECE = re.compile(r"\\.|[\[\]():|]|[^\\\[\]():|]+|\\", re.DOTALL)
-NUMBER = re.compile(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)\s*")
+NUMBER = re.compile(r"\s*[+-]?(?:\d+[.,]?\d*|[.,]\d+)\s*")
 TAGS = {"lora": "LoRAs are named in the prompt of a picture only", "lyco": "LoRAs are named in the prompt of a picture only",
         "hypernet": "sdlora does not use hypernetworks"}
-OTHERS = {  # grammar of other programs that stays what it is: words
+OTHERS = {  # grammar of other programs that stays what it is: words. What one line takes the next ones do not see
     "a choice of Dynamic Prompts or NovelAI's emphasis": re.compile(r"(?<!\\)\{[^{}]{0,500}\}"),
     "a wildcard": re.compile(r"(?<!\w)__[\w/*.-]{1,100}__(?!\w)"),
-    "an embedding": re.compile(r"\bembedding:[\w./-]{1,100}", re.IGNORECASE),
-    "a weight as InvokeAI writes it": re.compile(r"(?<!\w)(?:\w{1,60}|\))(?:\+{2,9}|-{2,9}(?![\w-]))(?=[\s,.)]|$)"),
+    "an embedding": re.compile(r"\bembedding:[\w./-]{1,100}|<[a-z][\w-]{1,60}>", re.IGNORECASE),
+    "InvokeAI's grammar": re.compile(r"(?<=[\w)\"'])\.(?:and|blend|swap)\([^()]{0,200}\)?|\bwithLora\([^()]{0,200}\)?"),
+    "a region of ComfyUI's": re.compile(r"\b(?:I?MASK|AREA|FEATHER|COUPLE|FILL)\([^()]{0,200}\)?"),
+    "an option of Midjourney or of a command line": re.compile(
+        r"(?<!\S)--(?:[b-hj-z]|no|style|niji|tile|raw|turbo|draft|profile|[sco]ref|negative_prompt|[a-z][\w-]{1,30}(?=\s[+-]?[.\d]))"
+        r"(?![\w-])(?:\s+[+-]?[\d.]{1,12}(?::[\d.]{1,6})?)?", re.IGNORECASE),
+    "a weight with a decimal comma or wide signs": re.compile(
+        r"(?<!\\)(?!\([^()（）：]*:\s*[+-]?\d?\.\d*\s*\))[(（][^()（）]{1,300}[:：]\s*[+-]?\d?[.,，]\d{1,3}\s*[)）]"),
+    "a weight as InvokeAI writes it": re.compile(
+        r"(?:(?<!\w)\w{1,60}(?:\+{2,9}|-{2,9}(?![\w-]))|(?<!\\)\)(?:\d\.\d{1,4}|\+{1,9}|-{1,9}(?![\w-])))(?=[\s,.)]|$)"),
+    "a weight as NovelAI writes it": re.compile(
+        r"(?<![\w.:])[+-]?(?:\d{1,3}(?:\.\d{1,3})?|\.\d{1,3})::(?!\s*$)(?:(?:[^:]|:(?!:)){1,300}::)?"),
+    "a weight as Midjourney writes it": re.compile(r"(?:(?<!\w)\w{1,60}|[)\"'])::(?=\s|$|[+-]?\.?\d)[+-]?[\d.]{0,6}"),
 }
 WORTH = {"(": 1.1, "[": 1 / 1.1}
 PLAIN_BRACKETS = r"Write (word:1.2), or \( for a plain bracket."
@@ -40,8 +57,11 @@ def parse(prompt: str) -> list[list[Fragment]]:
     """
     if len(prompt) > MOST_LETTERS:
         raise UserError(f"The prompt is too long: {len(prompt)} letters, at most {MOST_LETTERS}.", "Make it shorter.")
-    parts = BREAK.split(simplified(prompt)[0])
-    return [weighed(part.strip() if len(parts) > 1 else part) for part in parts]
+    whole, *more = BREAK.split(simplified(prompt)[0])
+    if not more:
+        return [weighed(whole)]
+    parts = [part.strip() for part in (whole, *more)]
+    return [weighed(part) for part in (parts if parts[-1] else parts[:-1])]  # nothing follows a BREAK at the end
 
 
 def weighed(part: str) -> list[Fragment]:
@@ -92,8 +112,8 @@ def literal(text: str) -> str:
 
     CLIP's tokenizer knows no upper case and takes no notice of a space between "<" and a word.
     """
-    text = re.sub(r"\b(BREAK|AND)\b", lambda found: found[0].lower(), text)
-    return re.sub(r"([\\()\[\]])", r"\\\1", re.sub(r"<(?=[A-Za-z_]\w*:)", "< ", text))
+    text = CAPITALS.sub(lambda found: found[0].lower(), text)
+    return re.sub(r"([\\()\[\]])", r"\\\1", re.sub(f"(?={HEAD})<", "< ", text, flags=re.IGNORECASE))
 
 
 def notes(*prompts: str) -> list[str]:
@@ -116,20 +136,45 @@ def simplified(prompt: str) -> tuple[str, list[str]]:
 
     def without(found: re.Match[str]) -> str:
         why = TAGS.get(found[1].lower(), "sdlora does not know what it means")
+        if found[2] and found[1].lower() in TAGS:
+            why = f"write it as {clean_text(found[0].replace(found[2], '', 1), SHOWN)}"
         said.append(f"{clean_text(found[0], SHOWN)} is left out: {why}.")
         return ""
 
-    prompt = TAG.sub(without, prompt)
+    while (shorter := TAG.sub(without, prompt)) != prompt:  # tags within tags
+        prompt = shorter
+    said += [f"{clean_text(found[0], SHOWN)} is never closed with >: it is drawn as words."
+             for found in list(OPEN_TAG.finditer(prompt))[:3]]
     prompt = steady(prompt, lambda group, kept: said.append(
         f"{clean_text(group, SHOWN)} changes words while the picture is drawn, which sdlora does not do: "
         f'"{clean_text(kept, SHOWN)}" is drawn from the first step to the last.'))
-    if AND.search(prompt):
-        said.append("AND parts a prompt into several pictures that are mixed, which sdlora does not do: all of it is one prompt.")
-        prompt = ", ".join(LAST_WEIGHT.sub("", part.strip()) for part in AND.split(prompt))
+    prompt = whole(prompt, said.append)
+    unseen = prompt
     for kind, form in OTHERS.items():
-        said += [f"{clean_text(found[0], SHOWN)} looks like {kind}, which sdlora does not do: it is drawn as words."
-                 for found in list(form.finditer(prompt))[:3]]
+        hint = " Write (word:1.2) for a weight." if kind.startswith("a weight") else ""
+        said += [f"{clean_text(found[0], SHOWN)} looks like {kind}, which sdlora does not do: it is drawn as words.{hint}"
+                 for found in list(form.finditer(unseen))[:3]]
+        unseen = form.sub(" ", unseen)
     return prompt, said
+
+
+def whole(prompt: str, tell: Callable[[str], object]) -> str:
+    """The parts between AND and its like as one prompt, without their weights; a part that is to be kept away is left out."""
+    for form, into in PARTS.items():
+        dividers = dict.fromkeys(form.findall(prompt))
+        for divider in dividers:
+            tell(f"{divider} parts a prompt into {into}, which sdlora does not do: all of it is one prompt.")
+        kept = []
+        for part in form.split(prompt) if dividers else ():
+            part = part.strip(", \n")
+            weight = LAST_WEIGHT.search(part) if into != "regions of the picture" else None
+            text = part[:weight.start()] if weight else part
+            if weight and "-" in weight[0]:
+                tell(f'"{clean_text(text, SHOWN)}" is left out: its weight is below 0.')
+            else:
+                kept += [text] if text else []
+        prompt = ", ".join(kept) if dividers else prompt
+    return prompt
 
 
 def steady(prompt: str, tell: Callable[[str, str], object]) -> str:

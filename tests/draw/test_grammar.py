@@ -27,11 +27,84 @@ def words(prompt):
     ("a {red|blue} house", "a {red|blue} house", "{red|blue} looks like a choice of Dynamic Prompts"),
     ("a __colour__ house", "a __colour__ house", "__colour__ looks like a wildcard"),
     ("a house, embedding:bad_hands", "a house, embedding:bad_hands", "looks like an embedding"),
-    ("a red++ house, (sea)--", "a red++ house, sea--", "red++ looks like a weight"),
+    ("a red++ house", "a red++ house", "red++ looks like a weight"),
+    ("a sea-- house", "a sea-- house", "sea-- looks like a weight"),
+    ("(cat)++", "cat++", ")++ looks like a weight"), ("a (red cat)-- here", "a red cat-- here", ")-- looks like a weight"),
+    ("a (cat)+, sea", "a cat+, sea", ")+ looks like a weight"), ("a (red cat)1.3", "a red cat1.3", ")1.3 looks like a weight"),
+    ("a [[cat]:dog:0,5]", "a cat", "[[cat]:dog:0,5] changes words"),
 ])
 def test_what_does_not_act_is_named(prompt, drawn, named):
     assert words(prompt) == drawn
     assert named in " ".join(notes(prompt)) and notes(prompt, prompt) == notes(prompt)
+
+
+@pytest.mark.parametrize(("prompt", "drawn", "named"), [
+    ("a cat AND_PERP a dog:0.5", "a cat, a dog", "AND_PERP parts a prompt into several pictures"),
+    ("a cat AND_SALT_WIDE a dog", "a cat, a dog", "AND_SALT_WIDE parts a prompt"),
+    ("a AND_TOPK b AND c", "a, b, c", "AND_TOPK parts a prompt"), ("a AND_ALIGN_4_8 b", "a, b", "AND_ALIGN_4_8 parts a prompt"),
+    ("a cat AND_PERP fog :-0.5", "a cat", '"fog" is left out: its weight is below 0'),
+    ("a AND", "a", "AND parts a prompt"), ("AND a", "a", "AND parts a prompt"), ("a AND  AND b", "a, b", "AND parts"),
+    ("AND", "", "AND parts"),
+    ("at 12:30 ADDCOL sea", "at 12:30, sea", "ADDCOL parts"), ("a cat, AND a dog, ", "a cat, a dog", "AND parts"),
+    ("sky ADDCOL sea", "sky, sea", "ADDCOL parts a prompt into regions"), ("sky ADDROW", "sky", "ADDROW parts"),
+    ("best ADDCOMM sky ADDBASE sea", "best, sky, sea", "ADDBASE parts a prompt into regions"),
+])
+def test_what_parts_a_prompt_is_named_and_all_of_it_is_one(prompt, drawn, named):
+    assert words(prompt) == drawn and named in " ".join(notes(prompt))
+
+
+@pytest.mark.parametrize(("prompt", "drawn", "named"), [
+    ("a <fromto[0.5]:red,blue> cat", "a  cat", "<fromto[0.5]:red,blue> is left out: sdlora does not know"),
+    ("a <random[1-2, ]:red|blue> cat", "a  cat", "is left out"), ("a <my-macro:red> cat", "a  cat", "<my-macro:red> is left out"),
+    ("a <setvar[x]:<random:red,blue>> cat", "a  cat", "is left out"), ("a <wildcard:> cat", "a  cat", "is left out"),
+    ("a <lora :x:1> cat", "a  cat", "<lora :x:1> is left out: write it as <lora:x:1>."),
+    ("a <lora: x:1> cat", "a  cat", "is left out: LoRAs are named in the prompt of a picture only"),
+    ("a cat <lora:x:1", "a cat <lora:x:1", "<lora:x:1 is never closed with >"),
+    ("a cat <fromto[0.5]:red,blue", "a cat <fromto0.5:red,blue", "is never closed"),
+    ("<hypernet:oil, a cat <segment:face>", "<hypernet:oil, a cat ", "<hypernet:oil is never closed"),
+    ("a <cat-toy> on a table", "a <cat-toy> on a table", "<cat-toy> looks like an embedding"),
+])
+def test_tags_are_left_out_and_named(prompt, drawn, named):
+    assert words(prompt) == drawn and named in " ".join(notes(prompt))
+
+
+@pytest.mark.parametrize(("prompt", "named"), [
+    ("(cat:1,2)", "(cat:1,2)"), ("a (red cat:0,85 ) here", "(red cat:0,85 )"), ("(cat:,5)", "(cat:,5)"),
+    ("（cat：1.2）", "（cat：1.2）"), ("(cat：1.2)", "(cat：1.2)"),
+    ("1.2::cat::", "1.2::cat::"), ("sea, -1::hat, bow::, sky", "-1::hat, bow::"), ("1.5::rain", "1.5::"),
+    ("cat::1 dog::2", "cat::1"), ("hot:: dog", "hot::"), ("cat::-.5 dog", "cat::-.5"), ("cat::2", "cat::2"),
+])
+def test_weights_of_other_programs_are_named_with_our_way_to_write_them(prompt, named):
+    [note] = [note for note in notes(prompt) if note.startswith(f"{named} looks like a weight")]
+    assert note.endswith("Write (word:1.2) for a weight.")
+
+
+@pytest.mark.parametrize(("prompt", "named"), [
+    ("a cat --ar 16:9", "--ar 16:9"), ("a cat --v 6 --stylize 100", "--stylize 100"), ("a cat --v 6.1", "--v 6.1"),
+    ("a cat --no dogs", "--no"), ("a cat --niji 5", "--niji 5"), ("a cat --tile", "--tile"), ("a cat --style raw", "--style"),
+    ("a cat --n blurry --w 512 --d 7", "--d 7"), ("a --negative_prompt blurry", "--negative_prompt"), ("--S 5", "--S 5"),
+    ('("a cat", "a dog").and()', ".and()"), ('("a", "b").blend(0.7,0.3)', ".blend(0.7,0.3)"),
+    ("a cat.swap(dog)", ".swap(dog)"), ('a "cat".swap("dog", s_start=0.1)', '.swap("dog", s_start=0.1)'),
+    ("a cat withLora(ink,0.8)", "withLora(ink,0.8)"), ("sky COUPLE MASK(0 0.5) sea", "MASK(0 0.5)"),
+])
+def test_grammar_of_other_programs_is_named(prompt, named):
+    assert any(note.startswith(f"{named} looks like") for note in notes(prompt))
+
+
+@pytest.mark.parametrize(("prompt", "drawn"), [
+    ("a BREAK", "a"), ("a BREAK b BREAK ", "a | b"), ("BREAK a", " | a"), ("BREAK", "")])
+def test_nothing_behind_the_last_break_is_no_part(prompt, drawn):
+    assert words(prompt) == drawn
+
+
+@pytest.mark.parametrize("prompt", [
+    "a 16:9 poster", "a cat :: a dog", "a cat :)", ":( or :-)", "Band of Brothers and sisters", "std::vector on a screen",
+    "a house -- the old one -- at night", "a house --the old one", "--a ruin", "rock-and-roll", "1,200 boats, 1:1,5",
+    "a map (scale 5:1)", "the end.", "A. and B. (both)", "x.and y", "a <3 b", "1 < 2 > 0", "ANDROID, SANDY, ADDRESS, ADDCOLOUR",
+    "a mask (red), an area (blue)", "dimensions 3.5, 2.1", "12:30:15", "re: a cat", "email a@b.c", "(a)-(b)", r"\(cat\)1.5",
+    "a+b", "https://example.org/a::b"])
+def test_ordinary_words_are_not_called_grammar(prompt):
+    assert simplified(prompt) == (prompt, [])
 
 
 @pytest.mark.parametrize("prompt", [
@@ -43,9 +116,11 @@ def test_what_acts_and_what_is_text_is_not_named(prompt):
 
 @pytest.mark.parametrize("text", [
     "time (12:30)", r"\(x\)", "[a:b:0.5] and [a|b]", "((((((", r"\\", "(word:99)", "a [trigger] (", r"C:\pictures\[new]",
-    "5] a)"])
+    "5] a)", "(cat)++ (a)1.3", "(a:1,2)", "a AND", "AND_PERP b:-1", "ADDCOL", "<fromto[0.5]:a,b>", "<lora :x:1>", "<lora:x:1",
+    "<my-tag:a <b:c>>"])
 def test_plain_text_comes_through(text):
-    assert words(literal(text)) == text and notes(literal(text)) == [] and problem(literal(text)) is None
+    drawn = words(literal(text)).replace("< ", "<")
+    assert drawn.lower() == text.lower() and notes(literal(text)) == [] and problem(literal(text)) is None
     assert all(weight == 1 for part in parse(literal(text)) for _, weight in part)
 
 
@@ -68,9 +143,13 @@ def test_no_prompt_is_a_crash(text):
 
 
 def test_deep_and_long_prompts_are_read_at_once():
-    for piece in ("[", "(", "[a|", "a:", "<a:", "|", "{", "__", "\\", "AND ", "a+", "a-"):
+    for piece in ("[", "(", "[a|", "a:", "<a:", "|", "{", "__", "\\", "AND ", "a+", "a-",
+                  "1::", "a::1 ", "--", " --a", "(a:1,", "<a[", "<a <a:b>", ".and(", ")1.", "ADDCOL", "AND_", "<a:<", "：",
+                  "a::"):
         problem(piece * (MOST_LETTERS // len(piece)))
         notes(piece * (MOST_LETTERS // len(piece)))
+    half = MOST_LETTERS // 4
+    problem("<a:" * half + ">" * half)
     assert "too long" in problem("a" * (MOST_LETTERS + 1)).message
 
 
