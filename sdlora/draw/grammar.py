@@ -41,7 +41,7 @@ OTHERS = {  # grammar of other programs that stays what it is: words. What one l
         r"(?:(?<!\w)\w{1,60}(?:\+{2,9}|-{2,9}(?![\w-]))|(?<!\\)\)(?:\d\.\d{1,4}|\+{1,9}|-{1,9}(?![\w-])))(?=[\s,.)]|$)"),
     "a weight as NovelAI writes it": re.compile(
         r"(?<![\w.:])[+-]?(?:\d{1,3}(?:\.\d{1,3})?|\.\d{1,3})::(?!\s*$)(?:(?:[^:]|:(?!:)){1,300}::)?"),
-    "a weight as Midjourney writes it": re.compile(r"(?:(?<!\w)\w{1,60}|[)\"'])::(?=\s|$|[+-]?\.?\d)[+-]?[\d.]{0,6}"),
+    "a weight as Midjourney writes it": re.compile(r"(?:(?<!\w)\w{1,60}|[)\"'])::(?=\s|$|[+-]?\.?\d)(?!\s*[+-]?[.\d]+\s*\))[+-]?[\d.]{0,6}"),
 }
 WORTH = {"(": 1.1, "[": 1 / 1.1}
 PLAIN_BRACKETS = r"Write (word:1.2), or \( for a plain bracket."
@@ -57,10 +57,10 @@ def parse(prompt: str) -> list[list[Fragment]]:
     """
     if len(prompt) > MOST_LETTERS:
         raise UserError(f"The prompt is too long: {len(prompt)} letters, at most {MOST_LETTERS}.", "Make it shorter.")
-    whole, *more = BREAK.split(simplified(prompt)[0])
+    first, *more = BREAK.split(simplified(prompt)[0])
     if not more:
-        return [weighed(whole)]
-    parts = [part.strip() for part in (whole, *more)]
+        return [weighed(first)]
+    parts = [part.strip() for part in (first, *more)]
     return [weighed(part) for part in (parts if parts[-1] else parts[:-1])]  # nothing follows a BREAK at the end
 
 
@@ -153,7 +153,7 @@ def simplified(prompt: str) -> tuple[str, list[str]]:
     for kind, form in OTHERS.items():
         hint = " Write (word:1.2) for a weight." if kind.startswith("a weight") else ""
         said += [f"{clean_text(found[0], SHOWN)} looks like {kind}, which sdlora does not do: it is drawn as words.{hint}"
-                 for found in list(form.finditer(unseen))[:3]]
+                 for found in list(form.finditer(unseen))[:8]]
         unseen = form.sub(" ", unseen)
     return prompt, said
 
