@@ -6,20 +6,45 @@ Knows nothing about torch, pictures or files other than presets.
 import difflib
 import re
 import tomllib
-from contextlib import suppress
+import unicodedata
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
+from itertools import pairwise
+from math import prod
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from sdlora.errors import UserError
-from sdlora.storage import shipped
+from sdlora.storage import clean_text, shipped
 
 Model = TypeVar("Model", bound=BaseModel)
 MAX_PRESET_BYTES = 64 * 1024
+SHOWN = 60  # letters of a wrong value
+LIMITS = ("ge", "gt", "le", "multiple_of", "min_length", "max_length")
 Device = Literal["auto", "cuda", "mps", "cpu"]
+THEIR_NAMES = {  # what kohya's scripts, diffusers' and other trainers call it
+    "max_train_steps": "steps", "network_dim": "rank", "lora_rank": "rank", "dim": "rank", "r": "rank",
+    "network_alpha": "alpha", "lora_alpha": "alpha", "lr": "learning_rate", "unet_lr": "learning_rate",
+    "train_batch_size": "batch_size", "lr_scheduler": "schedule", "lr_scheduler_type": "schedule",
+    "lr_warmup_steps": "warmup_steps", "adam_weight_decay": "weight_decay", "max_grad_norm": "clip_norm",
+    "caption_dropout_rate": "caption_dropout", "snr_gamma": "min_snr_gamma", "output_name": "name", "trigger_word": "trigger",
+    "pretrained_model_name_or_path": "base", "save_every_n_steps": "save_every", "checkpointing_steps": "save_every",
+    "sample_every_n_steps": "sample_every", "validation_steps": "sample_every", "validation_prompt": "sample_prompts",
+    "num_inference_steps": "sample_steps", "guidance_scale": "sample_guidance", "save_precision": "file_dtype",
+    "cfg_scale": "guidance"}
+BRACKETS = {")": "(", "]": "[", "}": "{", ">": "<"}
+PIECE = re.compile(  # a part in quotes, an escaped letter, a bracket, a separator, other letters
+    r'(?<![^|,])\s*"(?:[^"]|"")*"(?=\s*(?:[|,]|$))|\\.|(?P<open>[(\[{]|<(?=[A-Za-z_]))|(?P<close>[)\]}>])|[|,]|[^|,\\()\[\]{}<>]+|.',
+    re.DOTALL)
+NUMERAL = re.compile(  # 1,5e-4  5 x 10^-5  1/1000  10 %  2.5k  500 steps
+    r"(?:(?P<digits>[+-]?[\d.,'_ ]*\d[.,]?)(?:e(?P<e>[+-]?\d{1,3})|\s*[*x×·]\s*10(?P<times>(?:\^|\*\*|(?=[+-]))[+-]?\d{1,3}))?"
+    r"|10(?P<power>(?:\^|\*\*)[+-]?\d{1,3}))\s*(?:/\s*(?P<below>[1-9]\d{0,9}))?\s*(?P<unit>%?[A-Za-z ]{0,20})", re.IGNORECASE)
+GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}([,. '_])\d{3}(?:\1\d{3})*(?:(?!\1)[.,]\d+)?")
+UNITS = {"%": Decimal("0.01"), "percent": Decimal("0.01"), "k": 1000, "thousand": 1000, "M": 10**6, "million": 10**6,
+         **dict.fromkeys(["f", "px", "pixel", "pixels", "step", "steps", "round", "rounds", "picture", "pictures"], 1)}
 
 
 class TrainConfig(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf_nan=False):
@@ -156,7 +181,7 @@ def parse_sets(pairs: list[str]) -> dict[str, object]:
         if key not in TrainConfig.model_fields:
             raise UserError(f"There is no setting {key!r}.", nearest(key))
         if not equals:
-            raise UserError(f"--set {pair} has no value.", f"Write it as --set {written(key, text)}.")
+            raise UserError(f"--set {pair} has no value.", f"Write it as --set {key}={example(key)}.")
         values[key] = typed(key, text.strip())
     return values
 
@@ -167,43 +192,67 @@ def typed(key: str, text: str) -> object:
     if "None" in kind and text.lower() in ("none", "off", ""):
         return None
     if "tuple" in kind:
-        return tuple(part.strip() for part in text.split("|") if part.strip())
+        return tuple(filter(None, parted(text, "|")))
     for number, name in ((int, "int"), (float, "float")):
         if name in kind:
             try:
                 return number(text)
             except ValueError as error:
-                kind_word = "a whole number" if number is int else "a number"
-                raise UserError(f"{key} must be {kind_word}, got {text!r}.", f"Write it as {written(key, text)}.") from error
+                takes = allowed(TrainConfig.model_fields[key])
+                raise UserError(f"{key} must be {takes}, got {clean_text(repr(text), SHOWN)}.", hint(key, text)) from error
     return text
 
 
-def written(key: str, text: str) -> str:
-    """How setting `key` is written, with the value that `text` probably means, else with its default: "learning_rate=0.0001"."""
-    fields = TrainConfig.model_fields
-    number = re.search(r"int|float", str(fields[key].annotation))
-    meant = [value for value in meanings(text, whole=bool(number) and number[0] == "int") if number and fits(key, value)]
+def parted(text: str, separator: str) -> list[str]:
+    """The parts between separators, | or a comma; one in brackets or quotes is none: "a [b|c] | d" has two parts."""
+    cuts: list[int] = []
+    opened: list[tuple[str, int]] = []  # brackets, each with the number of cuts before it
+    for found in PIECE.finditer(text):
+        if found[0] == separator:
+            cuts.append(found.start())
+        elif found["open"]:
+            opened.append((found[0], len(cuts)))
+        elif found["close"] and any(bracket == BRACKETS[found[0]] for bracket, _ in opened):
+            while (last := opened.pop())[0] != BRACKETS[found[0]]:
+                pass
+            del cuts[last[1]:]
+    return [text[begin + 1:end].strip() for begin, end in pairwise([-1, *cuts, len(text)])]
+
+
+def hint(key: str, text: str) -> str:
+    """How a number is written that `text` probably means and setting `key` takes, else an example that is called one."""
+    meant = [value for value in meanings(text) if fits(key, value)]
+    if "int" in str(TrainConfig.model_fields[key].annotation):
+        meant = meant[:1]  # "1.000" rounds are a thousand
+    if not meant:
+        return f"For example: {key}={example(key)}."
+    return f"Write it as {' or '.join(f'{key}={plain(value)}' for value in dict.fromkeys(meant))}."
+
+
+def example(key: str) -> str:
+    """A value of a setting as text: its default, where that says how it is written."""
     usual = {"name": "My style", "trigger": "mystyle", "default_caption": "a drawing", "sample_prompts": "a house | a boat"}
-    default = fields[key].default
-    likely = [plain(value) for value in meant] or [usual.get(key) or ("none" if default is None else plain(default))]
-    return " or ".join(f"{key}={value}" for value in dict.fromkeys(likely))
+    default = TrainConfig.model_fields[key].default
+    return usual.get(key) or ("none" if default is None else plain(default))
 
 
-def meanings(text: str, *, whole: bool) -> list[Decimal]:
-    """The numbers that a text may mean where the point is a comma, thousands are parted, or a percent sign or a unit follows."""
-    number = re.fullmatch(r"\s*([+-]?[\d.,'’\s_]*\d(?:e[+-]?\d{1,3})?)\s*(%?)[\s\w]{0,10}", text.casefold())
-    if not number:
+def meanings(text: str) -> list[Decimal]:
+    """The numbers that a text may mean where Python reads none: a decimal comma, parted thousands, powers, fractions, units."""
+    text = re.sub("[⁺⁻]?[⁰¹²³⁴-⁹]+", r"^\g<0>", text)
+    text = unicodedata.normalize("NFKC", text).translate({ord("−"): "-", ord("–"): "-", ord("’"): "'"})
+    found = NUMERAL.fullmatch(text.strip())
+    words = found["unit"].replace("%", "% ").split() if found else []
+    factors = [UNITS.get(word) or UNITS.get(word.lower() if len(word) > 1 or word in "KF" else "") for word in words]
+    if not found or None in factors:
         return []
-    digits = re.sub(r"['’\s_]", "", number[1])
-    head, mark, tail = digits.rpartition(max(".,", key=digits.rfind))  # the last one is the point
-    spellings = [re.sub("[.,]", "", head) + mark.replace(",", ".") + tail]
-    if re.fullmatch(r"[+-]?[1-9]\d{0,2}((,\d{3})+|(\.\d{3})+)", digits):
-        spellings = [re.sub("[.,]", "", digits), *([] if whole else spellings)]
-    found = []
-    for spelling in spellings:
-        with suppress(InvalidOperation):
-            found.append(Decimal(spelling) / (100 if number[2] else 1))
-    return found
+    digits = found["digits"] or "1"
+    grouped = GROUPED.fullmatch(digits)
+    spellings = [digits.replace(grouped[1], "")] if grouped else []
+    if re.fullmatch(r"[+-]?(?:\d+[.,]?\d*|[.,]\d+)", digits):
+        spellings.append(digits)
+    power = int((found["e"] or found["times"] or found["power"] or "0").lstrip("^*"))
+    values = [Decimal(spelling.replace(",", ".")).scaleb(power) * prod(factors) for spelling in spellings]
+    return [Decimal(f"{value / int(found['below']):.6g}") for value in values] if found["below"] else values
 
 
 def fits(key: str, value: Decimal) -> bool:
@@ -224,19 +273,59 @@ def plain(value: object) -> str:
 
 
 def make(model: type[Model], values: dict[str, object]) -> Model:
-    """Validate `values`; the first thing wrong becomes a sentence such as "rank must be at most 128, got 500."."""
+    """Validate `values`; the first thing wrong becomes a sentence like "rank must be a whole number from 1 to 128, got 500."."""
     try:
         return model(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
     except ValidationError as error:
-        first = error.errors()[0]
-        key = next(part for part in reversed(first["loc"]) if isinstance(part, str))  # "strength" of ("loras", 0, "strength")
+        first = error.errors(include_url=False)[0]
+        *outer, key = [part for part in first["loc"] if isinstance(part, str)]  # "strength" of ("loras", 0, "strength")
+        inner = LoraChoice if outer else model
         if first["type"] == "extra_forbidden":
-            raise UserError(f"There is no setting {key!r}.", nearest(key)) from error
-        said = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-        raise UserError(f"{key} must be {said}, got {first['input']!r}.", "Change it and try again.") from error
+            raise UserError(f"There is no setting {key!r}.", nearest(key, inner)) from error
+        if first["type"] == "missing":
+            raise UserError(f"{key} is missing.", "Add it and try again.") from error
+        got = first["input"]
+        if first["type"] in ("too_long", "too_short"):
+            got = len(got)
+        said = f"{len(got)} letters" if first["type"].startswith("string_too_") else clean_text(repr(got), SHOWN)
+        close = difflib.get_close_matches(str(got)[:SHOWN].lower(), choices(inner.model_fields[key]), n=1)
+        raise UserError(f"{key} must be {allowed(inner.model_fields[key])}, got {said}.",
+                        f"Did you mean {close[0]}?" if close else "Change it and try again.") from error
 
 
-def nearest(key: str) -> str:
-    """A hint naming the setting that `key` was probably meant to be."""
-    close = difflib.get_close_matches(key, TrainConfig.model_fields, n=1)
-    return f"Did you mean {close[0]}?" if close else f"The settings are: {', '.join(TrainConfig.model_fields)}."
+def choices(field: FieldInfo) -> tuple[str, ...]:
+    """The words of which a setting takes one; none for a setting that takes anything else."""
+    return get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+
+
+def allowed(field: FieldInfo) -> str:
+    """What a setting takes: "a whole number from 1 to 128", "a number above 0, at most 0.1", "fp16, bf16 or fp32"."""
+    if words := choices(field):
+        return f"{', '.join(words[:-1])} or {words[-1]}"
+    limits = {name: getattr(rule, name) for rule in field.metadata for name in LIMITS if hasattr(rule, name)}
+    kind = str(field.annotation)
+    if "tuple" in kind:
+        return f"a list of {amount(limits, 'LoRA' if 'LoraChoice' in kind else 'text')}"
+    if "str" in kind:
+        return f"text of {amount(limits, 'letter')}" if limits else "text"
+    said = "a whole number" if "int" in kind else "a number"
+    if "multiple_of" in limits:
+        said = f"a multiple of {limits['multiple_of']}"
+    said += f" from {plain(limits['ge'])} to" if "ge" in limits else f" above {plain(limits['gt'])}, at most"
+    return f"{said} {plain(limits['le'])}{', or none' if 'None' in kind else ''}"
+
+
+def amount(limits: dict[str, int], noun: str) -> str:
+    """How long something may be: "1 to 80 letters", "at most 8 texts"."""
+    least, most = limits.get("min_length", 0), limits.get("max_length")
+    if not most:
+        return f"at least {least} {noun}{'s' * (least != 1)}"
+    return f"{least} to {most} {noun}s" if least else f"at most {most} {noun}s"
+
+
+def nearest(key: str, model: type[BaseModel] = TrainConfig) -> str:
+    """A hint naming the setting that `key` was probably meant to be, also as other trainers call it."""
+    plain_key = re.sub(r"[\W_]+", "_", key).strip("_").lower()
+    theirs = THEIR_NAMES.get(plain_key)
+    close = [theirs] if theirs in model.model_fields else difflib.get_close_matches(plain_key, model.model_fields, n=1)
+    return f"Did you mean {close[0]}?" if close else f"The settings are: {', '.join(model.model_fields)}."

@@ -41,7 +41,8 @@ OTHERS = {  # grammar of other programs that stays what it is: words. What one l
         r"(?:(?<!\w)\w{1,60}(?:\+{2,9}|-{2,9}(?![\w-]))|(?<!\\)\)(?:\d\.\d{1,4}|\+{1,9}|-{1,9}(?![\w-])))(?=[\s,.)]|$)"),
     "a weight as NovelAI writes it": re.compile(
         r"(?<![\w.:])[+-]?(?:\d{1,3}(?:\.\d{1,3})?|\.\d{1,3})::(?!\s*$)(?:(?:[^:]|:(?!:)){1,300}::)?"),
-    "a weight as Midjourney writes it": re.compile(r"(?:(?<!\w)\w{1,60}|[)\"'])::(?=\s|$|[+-]?\.?\d)(?!\s*[+-]?[.\d]+\s*\))[+-]?[\d.]{0,6}"),
+    "a weight as Midjourney writes it": re.compile(
+        r"(?:(?<!\w)\w{1,60}|[)\"'])::(?=\s|$|[+-]?\.?\d)(?!\s*[+-]?[.\d]+\s*\))[+-]?[\d.]{0,6}"),
 }
 WORTH = {"(": 1.1, "[": 1 / 1.1}
 PLAIN_BRACKETS = r"Write (word:1.2), or \( for a plain bracket."

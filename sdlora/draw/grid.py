@@ -3,7 +3,6 @@
 Knows nothing about torch, the shelf or layout: axes over LoRAs are given files, and `sheet.py` puts the pictures together.
 """
 
-import csv
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
-from sdlora.config import DrawConfig, LoraChoice, make
+from sdlora.config import DrawConfig, LoraChoice, make, parted
 from sdlora.draw import samplers
 from sdlora.draw.a1111 import decimal
 from sdlora.errors import UserError
@@ -66,8 +65,8 @@ class Cell:
 def parse(text: str) -> Axis:
     """`strength=0,0.5,1`, `seed=1-4`, `strength2=0-1 (+0.25)`, `steps=10-30 [3]`, `prompt=a house|a boat` -> an axis.
 
-    Ranges as in A1111's X/Y/Z plot. Texts are split at | where there is one, else as CSV. Values of lora and point stay texts:
-    `lora_axis` makes the axis of them. Raises UserError.
+    Ranges as in A1111's X/Y/Z plot. Texts are split by `texts`. Values of lora and point stay texts: `lora_axis` makes
+    the axis of them. Raises UserError.
     """
     head, _, tail = text.partition("=")
     named = re.fullmatch(r"\s*([a-z]+?)s?([1-9]\d?)?\s*=", f"{head.lower()}=") if "=" in text else None
@@ -82,13 +81,11 @@ def parse(text: str) -> Axis:
 
 
 def texts(tail: str) -> list[str]:
-    """`a|b, c` -> ["a", "b, c"]; `a,"b, c"` -> the same, as A1111 reads it."""
-    if "|" in tail:
-        return [part.strip() for part in tail.split("|")]
-    try:
-        return [part.strip() for row in csv.reader([tail], skipinitialspace=True) for part in row] or [""]
-    except csv.Error as error:
-        raise UserError(f"The values of a grid are not understood ({error}).", "Put a | between them.") from error
+    """`a|b, c` -> ["a", "b, c"]; `a,"b, c"` -> the same, as A1111 reads it. What stands in brackets is not split."""
+    parts = parted(tail, "|")
+    if len(parts) > 1:
+        return parts
+    return [part[1:-1].replace('""', '"') if re.fullmatch(r'"(?:[^"]|"")*"', part) else part for part in parted(tail, ",")]
 
 
 def numbers(kind: str, tail: str) -> list[int | float]:
