@@ -20,7 +20,7 @@ PARTS = {  # words that part a prompt, and into what
 CAPITALS = re.compile("|".join([BREAK.pattern, *(form.pattern for form in PARTS)]))
 LAST_WEIGHT = re.compile(r" ?: ?[+-]?[.\d]{1,10}$")
 HEAD = r"<(?=[a-z_])([\w-]+)(?:\[[^\[\]<>]*\])?(\s*):"  # as of <lora:x:1>, SwarmUI's <fromto[0.5]:a,b>
-TAG = re.compile(HEAD + "[^<>]*>", re.IGNORECASE)
+TAG_PIECE = re.compile(HEAD + "|[^<>]+|[<>]", re.IGNORECASE)
 OPEN_TAG = re.compile(HEAD + r"\s*[^\s<>,]+", re.IGNORECASE)
 PIECE = re.compile(r"\\.|[\[\]():|]|[^\\\[\]():|]+|\\", re.DOTALL)
 NUMBER = re.compile(r"\s*[+-]?(?:\d+[.,]?\d*|[.,]\d+)\s*")
@@ -135,15 +135,7 @@ def simplified(prompt: str) -> tuple[str, list[str]]:
     """The prompt without what sdlora does not do, and a sentence about each: tags, prompt editing, alternation, AND."""
     said: list[str] = []
 
-    def without(found: re.Match[str]) -> str:
-        why = TAGS.get(found[1].lower(), "sdlora does not know what it means")
-        if found[2] and found[1].lower() in TAGS:
-            why = f"write it as {clean_text(found[0].replace(found[2], '', 1), SHOWN)}"
-        said.append(f"{clean_text(found[0], SHOWN)} is left out: {why}.")
-        return ""
-
-    while (shorter := TAG.sub(without, prompt)) != prompt:  # tags within tags
-        prompt = shorter
+    prompt = without_tags(prompt, said.append)
     said += [f"{clean_text(found[0], SHOWN)} is never closed with >: it is drawn as words."
              for found in list(OPEN_TAG.finditer(prompt))[:3]]
     prompt = steady(prompt, lambda group, kept: said.append(
@@ -157,6 +149,25 @@ def simplified(prompt: str) -> tuple[str, list[str]]:
                  for found in list(form.finditer(unseen))[:8]]
         unseen = form.sub(" ", unseen)
     return prompt, said
+
+
+def without_tags(prompt: str, tell: Callable[[str], object]) -> str:
+    """The prompt without `<name:...>`, the inner one first where one stands in another."""
+    made: list[str] = []
+    opened: list[tuple[int, re.Match[str]]] = []
+    for found in TAG_PIECE.finditer(prompt):
+        made.append(found[0])
+        if found[1]:
+            opened.append((len(made) - 1, found))
+        elif found[0] == ">" and opened:
+            begin, head = opened.pop()
+            tag, known = "".join(made[begin:]), TAGS.get(head[1].lower())
+            del made[begin:]
+            why = known or "sdlora does not know what it means"
+            if known and head[2]:
+                why = f"write it as {clean_text(tag.replace(head[2], '', 1), SHOWN)}"
+            tell(f"{clean_text(tag, SHOWN)} is left out: {why}.")
+    return "".join(made)
 
 
 def whole(prompt: str, tell: Callable[[str], object]) -> str:

@@ -95,7 +95,7 @@ def test_training_beside_waits_while_pictures_are_drawn(run, tmp_path, monkeypat
 @pytest.mark.parametrize("words, said", [
     (["draw"], "nothing to draw"), (["draw", "x", "--size", "big"], "not a size"),
     (["draw", "x", "--lora", "no.st:1"], "no LoRA file"), (["draw", "x", "--sampler", "Eulr"], "Did you mean Euler"),
-    (["draw", "x", "--lora", "{lora}:9"], "^strength must be less"),
+    (["draw", "x", "--lora", "{lora}:9"], "^strength must be a number from -4 to 4"),
     (["draw", "x", "--lora", "{lora},te=x"], "^text_strength must"),
     (["draw", "x", "--mask", "m.png"], "A mask needs"), (["draw", "<lora:gone:1> x"], "no style called 'gone'"),
     (["draw", "x", "--size", "65x64"], "width must be"), (["draw", "x", "--base", "nope"], "no base model"),
