@@ -34,7 +34,7 @@ OTHERS = {  # grammar of other programs that stays what it is: words. What one l
     "a region of ComfyUI's": re.compile(r"\b(?:I?MASK|AREA|FEATHER|COUPLE|FILL)\([^()]{0,200}\)?"),
     "an option of Midjourney or of a command line": re.compile(
         r"(?<!\S)--(?:[b-hj-z]|no|style|niji|tile|raw|turbo|draft|profile|[sco]ref|negative_prompt|[a-z][\w-]{1,30}(?=\s[+-]?[.\d]))"
-        r"(?![\w-])(?:\s+[+-]?[\d.]{1,12}(?::[\d.]{1,6})?)?", re.IGNORECASE),
+        r"(?![\w-])(?:\s+[+-]?[\d.]{1,12}(?::[\d.]{1,6})?)?|(?<!\S)[–—](?:ar|v|s|c|q|w|niji|chaos|stylize)\s+\d[\d.:]*", re.I),
     "a weight with a decimal comma or wide signs": re.compile(
         r"(?<!\\)(?!\([^()（）：]*:\s*[+-]?\d?\.\d*\s*\))[(（][^()（）]{1,300}[:：]\s*[+-]?\d?[.,，]\d{1,3}\s*[)）]"),
     "a weight as InvokeAI writes it": re.compile(

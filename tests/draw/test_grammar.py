@@ -82,7 +82,7 @@ def test_weights_of_other_programs_are_named_with_our_way_to_write_them(prompt, 
 @pytest.mark.parametrize(("prompt", "named"), [
     ("a cat --ar 16:9", "--ar 16:9"), ("a cat --v 6 --stylize 100", "--stylize 100"), ("a cat --v 6.1", "--v 6.1"),
     ("a cat --ar 3:2 --v 6 --s 9 --no dogs", "--no"), ("a cat --niji 5", "--niji 5"),
-    ("a cat --tile", "--tile"), ("a cat --style raw", "--style"),
+    ("a cat —ar 16:9", "—ar 16:9"), ("a cat --tile", "--tile"), ("a cat --style raw", "--style"),
     ("a cat --n blurry --w 512 --d 7", "--d 7"), ("a --negative_prompt blurry", "--negative_prompt"), ("--S 5", "--S 5"),
     ('("a cat", "a dog").and()', ".and()"), ('("a", "b").blend(0.7,0.3)', ".blend(0.7,0.3)"),
     ("a cat.swap(dog)", ".swap(dog)"), ('a "cat".swap("dog", s_start=0.1)', '.swap("dog", s_start=0.1)'),
@@ -100,7 +100,8 @@ def test_nothing_behind_the_last_break_is_no_part(prompt, drawn):
 
 @pytest.mark.parametrize("prompt", [
     "a 16:9 poster", "a cat :: a dog", "a cat :)", ":( or :-)", "Band of Brothers and sisters", "std::vector on a screen",
-    "a house -- the old one -- at night", "a house --the old one", "--a ruin", "rock-and-roll", "1,200 boats, 1:1,5",
+    "a house -- the old one -- at night", "a house --the old one", "--a ruin", "a boat —no sails – about 3",
+    "rock-and-roll", "1,200 boats, 1:1,5",
     "a (cat::0.5)", "a map (scale 5:1)", "the end.", "A. and B. (both)", "x.and y", "a <3 b", "1 < 2 > 0",
     "ANDROID, SANDY, ADDRESS, ADDCOLOUR",
     "a mask (red), an area (blue)", "dimensions 3.5, 2.1", "12:30:15", "re: a cat", "email a@b.c", "(a)-(b)", r"\(cat\)1.5",
