@@ -176,7 +176,8 @@ def check_size(name: str, width: int, height: int) -> None:
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise UserError(f"{name} is too thin ({size}; at most {MAX_ASPECT} times as long as wide).", "Crop it to what matters.")
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-        raise UserError(f"{name} is too large ({size}; at most 40 megapixels).", "Make it smaller; 2048 px are plenty.")
+        most = "40 megapixels" if width * height > MAX_PIXELS else f"{MAX_SIDE} px a side"
+        raise UserError(f"{name} is too large ({size}; at most {most}).", "Make it smaller; 2048 px are plenty.")
     if min(width, height) < MIN_SIDE:
         raise UserError(f"{name} is too small ({size}; at least {MIN_SIDE} x {MIN_SIDE} px).", "Use a larger version of it.")
 

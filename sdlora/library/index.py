@@ -34,7 +34,7 @@ from sdlora.library.rows import put, shown
 from sdlora.library.scan import forget, refresh, scan
 from sdlora.library.table import connected, index_path, writing
 from sdlora.lora import layout
-from sdlora.lora.header import header
+from sdlora.lora.header import header, refuse_size
 from sdlora.lora.report import summary
 from sdlora.lora.write import rewrite
 from sdlora.storage import MAX_NAME, clean_text, place, slug, write_atomic, write_json
@@ -43,7 +43,6 @@ __all__ = ["Folder", "LoraEntry", "State", "UserError", "add", "add_folder", "an
            "by_name", "count_loras", "delete", "duplicates", "find", "folders", "hash_files", "index_path", "list_loras",
            "remove_folder", "rename", "scan", "state", "tags", "undo_delete"]
 
-MAX_BYTES = 2 * 2**30
 TITLES = {"mini": "sdlora_mini", "sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}  # "sd version" as A1111 and Forge write it
 WRITTEN = {"name": 80, "trigger": 200, "notes": 2000, "description": 2000}  # what an artist may write, in letters
 
@@ -59,8 +58,7 @@ def add(path: Path, name: str = "") -> LoraEntry:
         size = path.stat().st_size
     except OSError as error:
         raise UserError(f"{path.name} could not be opened ({error.strerror}).", "Choose the file again.") from error
-    if size > MAX_BYTES:
-        raise UserError(f"{path.name} is larger than 2 GB.", "A LoRA file has a few MB: this is something else.")
+    refuse_size(path.name, size)
     report = summary(path)
     if report["burnt"]:
         raise UserError(f"{path.name} is a burnt style: {report['burnt'][0]} holds values that are no numbers.",

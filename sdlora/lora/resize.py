@@ -35,7 +35,7 @@ class Limit:
             raise UserError(f"The rank must be 1 or more, got {self.rank}.")
         for name, value in (("retained energy", self.keep), ("Frobenius error", self.fro)):
             if value is not None and not 0 < value <= 1:
-                raise UserError(f"The {name} must be above 0 and at most 1, got {value:g}.", "0.98 keeps 98 percent, say.")
+                raise UserError(f"The {name} must be above 0 and at most 1, got {value}.", "0.98 keeps 98 percent, say.")
 
     def ranks(self, values: Tensor, total: float) -> int:
         """How many of the singular values (descending) to keep; total: the sum of the squares of all there are."""

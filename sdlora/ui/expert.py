@@ -9,7 +9,7 @@ import gradio as gr
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
-from sdlora.config import TrainConfig, parse_sets
+from sdlora.config import TrainConfig, parse_sets, plain
 from sdlora.errors import UserError
 from sdlora.ui import words
 from sdlora.ui.guard import text
@@ -78,7 +78,7 @@ def written(value: object) -> str:
     """A setting as an artist would type it."""
     if isinstance(value, tuple):
         return " | ".join(value) or words.FROM_CAPTIONS
-    return words.NONE if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return words.NONE if value is None else plain(value)
 
 
 def filled(config: TrainConfig) -> list[str]:

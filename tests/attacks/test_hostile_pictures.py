@@ -120,6 +120,9 @@ def test_the_byte_limit(tmp_path):
     os.truncate(path, 51 * 2**20)
     with pytest.raises(UserError, match="too large .51 MB"):
         open_picture(path)
+    os.truncate(path, 50 * 2**20 + 2**18)
+    with pytest.raises(UserError, match="too large .50.2 MB; at most 50 MB"):
+        open_picture(path)
 
 
 def test_things_that_are_not_files(tmp_path):

@@ -336,7 +336,9 @@ def test_a_flat_picture_is_noted(tmp_path):
 
 
 @pytest.mark.parametrize("size, word", [((63, 64), "too small"), ((8, 8), "too small"), ((1024, 64), "too thin"),
-                                        ((20_000, 1), "too thin"), ((6400, 6400), "too large"), ((16_400, 2100), "too large")])
+                                        ((20_000, 1), "too thin"), ((6400, 6400), "at most 40 megapixels"),
+                                        ((16_400, 2100), "16400 x 2100 px; at most 16384 px a side"),
+                                        ((2100, 16_400), "2100 x 16400 px; at most 16384 px a side")])
 def test_sizes_that_are_refused(tmp_path, size, word):
     with pytest.raises(UserError, match=word) as refused:
         open_picture(saved(tmp_path, Image.new("1", size)))

@@ -122,7 +122,7 @@ def test_burnt_and_far_too_large_files_are_not_added(tmp_path):
         index.add(lora(tmp_path / "a.safetensors", value=np.nan), "A")
     with (tmp_path / "b.safetensors").open("wb") as handle:
         handle.truncate(3 * 2**30)
-    with pytest.raises(UserError, match="larger than 2 GB"):
+    with pytest.raises(UserError, match="3.2 GB; a LoRA has 2 GB at most"):
         index.add(tmp_path / "b.safetensors", "B")
     with pytest.raises(UserError, match="could not be opened"):
         index.add(tmp_path / "gone.safetensors", "C")

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, safe_open, save_file
 from sdlora.errors import UserError
 from sdlora.lora import file
 from sdlora.lora.delta import Adapter, delta
+from sdlora.lora.header import refuse_size
 from sdlora.lora.modules import family_table
 from sdlora.storage import shipped
 
@@ -196,6 +197,14 @@ def test_a_huge_file_is_refused_before_it_is_read(tmp_path, monkeypatch):
     save_file({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(300)}, path)
     with pytest.raises(UserError, match="a whole base model"):
         file.read(path)
+
+
+@pytest.mark.parametrize("file_bytes, said", [(2_040_000_000, "2.04 GB; a LoRA has 2 GB"), (2_000_000_001, "2.000000001 GB"),
+                                              (3 * 10**9, "3 GB"), (2_260_000_000, "2.3 GB")])
+def test_the_size_that_is_told_is_above_the_limit_that_is_told(file_bytes, said):
+    refuse_size("a.safetensors", 2 * 10**9)
+    with pytest.raises(UserError, match=said):
+        refuse_size("a.safetensors", file_bytes)
 
 
 def test_a_pickle_is_refused_with_a_safe_way_to_convert_it(tmp_path):

@@ -87,6 +87,13 @@ def test_limits_that_make_no_sense_are_sentences(wrong):
         Limit(**wrong)
 
 
+@pytest.mark.parametrize("wrong", [1.0000001, -1e-9, 1 + 2**-52])
+def test_a_number_out_of_range_is_told_as_it_is(wrong):
+    with pytest.raises(UserError) as caught:
+        Limit(keep=wrong)
+    assert not 0 < float(caught.value.message.rpartition(" ")[2].rstrip(".")) <= 1
+
+
 def test_the_randomized_svd_is_as_good_and_always_the_same():
     matrix = numbers(900, 40) @ torch.diag(0.9 ** torch.arange(40)) @ numbers(40, 700, seed=1) + 0.01 * numbers(900, 700)
     u, s, v = of_matrix(matrix, 16)

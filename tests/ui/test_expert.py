@@ -20,7 +20,8 @@ def test_every_setting_has_a_field_with_help_and_range():
 
 def test_empty_means_the_preset_and_a_run_fills_all_fields():
     assert expert.read(("",) * len(expert.SETTINGS)) == {}
-    config = from_preset("quick", "mini", 12, rank=8, min_snr_gamma=5.0, sample_prompts=("a cat", "a red house, meadow"))
+    config = from_preset("quick", "mini", 12, rank=8, alpha=12.3456789, learning_rate=1.23456789e-05,
+                         min_snr_gamma=5.0, sample_prompts=("a cat", "a red house, meadow"))
     again = from_preset("quick", "mini", 12, **expert.read(tuple(expert.filled(config))))
     assert again == config
 
