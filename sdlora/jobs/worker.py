@@ -67,11 +67,14 @@ def ensure_worker() -> bool:
 
 
 def keep_worker() -> None:
-    """What an open page does every second: start the worker again when it died, at most once in RESTART_SECONDS."""
+    """What an open page does every second: start the worker again when it died, at most once in RESTART_SECONDS.
+
+    Raises UserError for as long as it cannot be started: every tick tries again, so the page does not forget it in between.
+    """
     now = time.monotonic()
     if now - kept_at[0] > RESTART_SECONDS:
-        kept_at[0] = now
         ensure_worker()
+        kept_at[0] = now
 
 
 def work(backend: Local | None = None, linger_seconds: float = LINGER_SECONDS,

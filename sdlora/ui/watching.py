@@ -193,13 +193,22 @@ def recent(run_id: object) -> RunView | None:
 
 
 def moving(run_id: str) -> dict:
-    """What page.js draws by itself every second: the progress of the run that a tab shows ("" for none), and its short form."""
+    """What page.js draws by itself every second: the progress of the run that a tab shows ("" for none), and its short form.
+
+    A worker that cannot be started is told beside it: the run goes on in a process of its own.
+    """
+    trouble = ""
     try:
         keep_worker()
+    except UserError as error:
+        trouble = words.NO_WORKER.format(why=error)
+    try:
         view = recent(run_id)
     except UserError:
         view = None
     progress = told(view) if view else {}
+    if progress and trouble:
+        progress["note"] = f"{progress['note']} {trouble}".strip()
     return {"progress": progress, "pill": short_form(progress) if progress else {}}
 
 

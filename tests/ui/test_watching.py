@@ -1,5 +1,6 @@
 """The live view is rebuilt from the run folder: any page that loads shows the same, and says nothing twice."""
 
+import errno
 from threading import Event, Thread
 
 import gradio as gr
@@ -95,6 +96,26 @@ def test_what_moves_is_told_without_gradio_and_its_stamp_changes_with_the_rest(f
 @pytest.mark.parametrize("run", ["gone", "../x", "a" * 500])
 def test_a_run_that_is_none_does_not_move_and_a_tab_without_one_gets_the_newest(run, folder):
     assert watching.moving(run) == {"progress": {}, "pill": {}} and watching.moving("")["progress"]["run"] == folder.name
+
+
+@pytest.mark.parametrize("refusal", [OSError(errno.EAGAIN, "Resource temporarily unavailable"), OSError(errno.ENOSPC, "full"),
+                                     OSError(errno.EACCES, "Permission denied")])
+def test_a_worker_that_cannot_be_started_hides_no_progress_and_is_told_at_every_tick(folder, monkeypatch, refusal):
+    def no_process(*_, **__):
+        raise refusal
+
+    monkeypatch.setattr("sdlora.jobs.worker.kept_at", [-10.0])
+    monkeypatch.setattr("sdlora.jobs.worker.started", [])
+    monkeypatch.setattr("sdlora.storage.subprocess.Popen", no_process)
+    before = watching.told(runs.view(folder.name))
+    for _ in range(3):
+        told = watching.moving(folder.name)["progress"]
+        assert told["percent"] == 50.0 and told["note"].startswith(before["note"])
+        assert "The worker of the studio could not be started" in told["note"] and told["stamp"] == before["stamp"]
+    why = {errno.EAGAIN: "Close other programs", errno.ENOSPC: "The disk is full", errno.EACCES: "Permission denied"}
+    assert why[refusal.errno] in told["note"]
+    monkeypatch.setattr(watching, "keep_worker", lambda: None)
+    assert watching.moving(folder.name)["progress"]["note"] == before["note"]
 
 
 def test_where_there_is_no_run_nothing_moves():
