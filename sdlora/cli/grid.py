@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import Progress
 
+from sdlora.base import catalog
 from sdlora.cli.draw import named_file, parse_lora, parse_size, say_notes
 from sdlora.cli.files import check_pictures
 from sdlora.cli.progress import bars
 from sdlora.config import DrawConfig, LoraChoice, make
 from sdlora.draw import grid, samplers
-from sdlora.errors import UserError
-from sdlora.jobs.execute import DRAWING_LOCK, explained
+from sdlora.errors import DiskFull, UserError
+from sdlora.jobs.execute import DRAWING_LOCK, MISTAKE, explained
 from sdlora.jobs.lock import hold
-from sdlora.lora import blocks
 from sdlora.storage import confine, home, place
 from sdlora.train.points import LORA, point_folder, point_steps
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 STRIP = "strength=0-1 (+0.25)"
 NONE = ("none", "base", "")
+SHOWN = 6  # labels of cells in one sentence
 
 
 def register(app: typer.Typer) -> None:
@@ -72,40 +73,42 @@ def draw_grid(
         "method": method, "switch_every": switch_every, "sampler": sampler, "init": named_file(init), "mask": named_file(mask),
         "init_strength": strength, "seed": seed, "steps": steps, "guidance": guidance, "width": width, "height": height,
         "device": device})
-    tagged = with_tags(config)
     if sampler:
         samplers.official(sampler)  # a misspelt name is said before the base is loaded
     if pairs and x:
         raise UserError("--pairs are the columns already.", "Leave out --x, or give it as --y.")
-    columns = grid.pairs(tagged) if pairs else axis(x or STRIP)
+    columns = grid.pairs(with_tags(config)) if pairs else axis(x or STRIP)
     rows = axis(y) if y else None
-    cells = grid.cells(config, columns, rows, with_tags)
-    say_notes(cell.config for cell in cells)
-    check_pictures(out, ["grid.png", *(f"{cell.name}.png" for cell in cells)], [init, mask])
-    draw_cells(tagged, cells, (columns, rows), out, as_json)
+    cells = grid.cells(config, columns, rows, with_tags, catalog.read_family(catalog.resolve(base)).key)
+    good = [cell for cell in cells if cell.config]
+    say_notes(cell.config for cell in good)
+    check_pictures(out, ["grid.png", *(f"{cell.name}.png" for cell in good)], [init, mask])
+    failed = draw_cells(good, say_bad([cell for cell in cells if cell.problem], as_json), (columns, rows), out, as_json)
+    if failed:
+        raise typer.Exit(MISTAKE)
 
 
 def axis(text: str) -> grid.Axis:
     """An axis as written, with the files that its values of lora or point name. Raises UserError."""
     parsed = grid.parse(text)
     if parsed.kind == "lora":
-        return grid.lora_axis("lora", [chosen(value) for value in parsed.values])
+        return grid.lora_axis("lora", grid.tried(parsed.values, chosen))
     if parsed.kind == "point":
-        return grid.lora_axis("point", [point for value in parsed.values for point in points(value)])
+        return grid.lora_axis("point", grid.tried(parsed.values, points))
     return parsed
 
 
-def chosen(text: str) -> tuple[str, LoraChoice | None]:
-    """`FILE`, `FILE:0.8` and what else --lora takes, the name of a style on the shelf, or "none" -> (label, choice)."""
+def chosen(text: str) -> list[tuple[str, LoraChoice | None]]:
+    """`FILE`, `FILE:0.8` and what else --lora takes, the name of a style on the shelf, or "none" -> [(label, choice)]."""
     from sdlora.library.tags import named
 
     if text.lower() in NONE:
-        return "base alone", None
+        return [("base alone", None)]
     if re.search(r"\.safetensors\b", text):
         choice = make(LoraChoice, parse_lora(text))
-        return Path(choice.file).stem + text.rpartition(".safetensors")[2], choice
+        return [(Path(choice.file).stem + text.rpartition(".safetensors")[2], choice)]
     entry = named(text)
-    return entry.name, LoraChoice(file=str(entry.path))
+    return [(entry.name, LoraChoice(file=str(entry.path)))]
 
 
 def points(text: str) -> list[tuple[str, LoraChoice | None]]:
@@ -124,18 +127,36 @@ def points(text: str) -> list[tuple[str, LoraChoice | None]]:
     return [(f"step {number}", LoraChoice(file=str(point_folder(folder, number) / LORA))) for number in wanted]
 
 
-def draw_cells(config: DrawConfig, cells: list[grid.Cell], axes: tuple[grid.Axis, grid.Axis | None], out: Path,
-               as_json: bool) -> None:
-    """Draw the cells with one loaded base, telling of each as it is written, and the sheet of them all."""
+def say_bad(cells: list[grid.Cell], as_json: bool) -> dict[tuple[int, int], str]:
+    """Tell, before anything is drawn, which cells cannot be drawn and why; {place: why} for the sheet."""
+    for cell in cells if as_json else ():
+        typer.echo(json.dumps(failure(cell, cell.problem), ensure_ascii=False))
+    for why in dict.fromkeys(str(cell.problem) for cell in cells):
+        places = [cell.label for cell in cells if str(cell.problem) == why]
+        more = f" and {len(places) - SHOWN} more" if len(places) > SHOWN else ""
+        typer.echo(f"{', '.join(places[:SHOWN])}{more} cannot be drawn. {why}", err=True)
+    return {(cell.column, cell.row): cell.problem.message for cell in cells}
+
+
+def failure(cell: grid.Cell, problem: UserError) -> dict[str, object]:
+    """The line about a cell that is not drawn, for a program."""
+    return {"event": "failed", "column": cell.column, "row": cell.row, "label": cell.label, "message": problem.message,
+            "hint": problem.hint}
+
+
+def draw_cells(cells: list[grid.Cell], bad: dict[tuple[int, int], str], axes: tuple[grid.Axis, grid.Axis | None], out: Path,
+               as_json: bool) -> int:
+    """Draw the cells with one loaded base, telling of each as it is written, and the sheet of them all.
+
+    bad: {place: why} of those that are known not to be drawn. Returns how many were not.
+    """
     from sdlora.base.load import load_base
     from sdlora.draw import pipeline, sheet
     from sdlora.draw.infotext import write_picture
 
     began = time.monotonic()
-    loaded = load_base(config.base, config.device)
-    for weights in {choice.blocks for cell in cells for choice in cell.config.loras}:
-        blocks.parse(weights, loaded.family)  # a mistake is said before the first picture
-    drawn: dict[tuple[int, int], Path | str] = {}
+    loaded = load_base(cells[0].config.base, cells[0].config.device)
+    drawn: dict[tuple[int, int], Path | str] = dict(bad)
     settings, problems = [], []
     # a training that runs beside waits meanwhile, as it does for the page
     with hold(home() / DRAWING_LOCK, 10) or nullcontext(), bars(transient=True, disable=as_json) as progress:
@@ -148,23 +169,26 @@ def draw_cells(config: DrawConfig, cells: list[grid.Cell], axes: tuple[grid.Axis
                 settings.append(made.settings)
                 tell({"event": "picture", **place, "file": str(path.resolve()), **made.settings}, f"{path}  {cell.label}",
                      progress, as_json)
+            except DiskFull:
+                raise
             except Exception as error:  # noqa: BLE001  one bad cell costs one cell
                 problems.append(explained(error, home() / "logs" / "sdlora.log"))
                 drawn[cell.column, cell.row] = problems[-1].message
-                tell({"event": "failed", **place, "message": problems[-1].message, "hint": problems[-1].hint},
-                     f"{cell.label} could not be drawn. {problems[-1]}", progress, as_json)
+                tell(failure(cell, problems[-1]), f"{cell.label} could not be drawn. {problems[-1]}", progress, as_json)
     if not settings:
         raise problems[0]
     columns, rows = (side.labels if side else ("",) for side in axes)
-    title = "" if any(side and side.kind in ("prompt", "replace") for side in axes) else config.prompts[0]
+    title = "" if any(side and side.kind in ("prompt", "replace") for side in axes) else cells[0].config.prompts[0]
     path = write_picture(out / "grid.png", sheet.sheet(drawn, columns, rows, title), grid.sheet_settings(settings, *axes))
     boxes = sheet.unreadable([*columns, *rows, title])
     if boxes:
         typer.echo(f"On the sheet these letters are boxes, for no font here has them: {' '.join(boxes)}", err=True)
     seconds = round(time.monotonic() - began, 2)
-    done = {"event": "done", "pictures": len(settings), "failed": len(problems), "sheet": str(path.resolve()), "seconds": seconds}
-    failed = f", {len(problems)} could not be drawn" if problems else ""
-    typer.echo(json.dumps(done) if as_json else f"{path}: {len(settings)} pictures in {seconds:.1f} s{failed}")
+    failed = len(problems) + len(bad)
+    done = {"event": "done", "pictures": len(settings), "failed": failed, "sheet": str(path.resolve()), "seconds": seconds}
+    not_drawn = f", {failed} could not be drawn: the sheet says why" if failed else ""
+    typer.echo(json.dumps(done) if as_json else f"{path}: {len(settings)} pictures in {seconds:.1f} s{not_drawn}")
+    return failed
 
 
 def advance(progress: Progress, bar: int, done: int, share: float) -> None:

@@ -11,9 +11,10 @@ from decimal import Decimal
 from pathlib import Path
 
 from sdlora.config import DrawConfig, LoraChoice, make, parted
-from sdlora.draw import samplers
+from sdlora.draw import grammar, samplers
 from sdlora.draw.a1111 import decimal
 from sdlora.errors import UserError
+from sdlora.lora import blocks
 from sdlora.storage import clean_text
 
 MAX_VALUES, MAX_CELLS = 64, 400
@@ -37,8 +38,15 @@ RANGE = re.compile(rf"{NUMBER}\s*-\s*{NUMBER}\s*(?:\({NUMBER}\)|\[(\d{{1,3}})\])
 
 
 @dataclass(frozen=True)
+class Wrong:
+    """A value of an axis as it was written, and why nothing can be drawn with it: that costs its cells only."""
+    text: str
+    why: UserError
+
+
+@dataclass(frozen=True)
 class Axis:
-    """One side of a grid. values: what `kind` takes, in order; labels: as the sheet shows them.
+    """One side of a grid. values: what `kind` takes, in order, or Wrong; labels: as the sheet shows them.
 
     which: for what belongs to a LoRA, its number from 1; 0: all of them. Values of "lora" and "point" are LoraChoice or None.
     """
@@ -48,13 +56,20 @@ class Axis:
     which: int = 0
 
 
+Choice = tuple[str, LoraChoice | Wrong | None]
+
+
 @dataclass(frozen=True)
 class Cell:
-    """One picture of a grid: its place, counted from 0, what it is called, and how it is drawn (one prompt, one picture)."""
+    """One picture of a grid: its place, counted from 0, what it is called, and how it is drawn (one prompt, one picture).
+
+    problem: why it cannot be drawn; it has no config then.
+    """
     column: int
     row: int
     label: str
-    config: DrawConfig
+    config: DrawConfig | None
+    problem: UserError | None = None
 
     @property
     def name(self) -> str:
@@ -66,7 +81,7 @@ def parse(text: str) -> Axis:
     """`strength=0,0.5,1`, `seed=1-4`, `strength2=0-1 (+0.25)`, `steps=10-30 [3]`, `prompt=a house|a boat` -> an axis.
 
     Ranges as in A1111's X/Y/Z plot. Texts are split by `texts`. Values of lora and point stay texts: `lora_axis` makes
-    the axis of them. Raises UserError.
+    the axis of them. Raises UserError, for values only where none of them can be used.
     """
     head, _, tail = text.partition("=")
     named = re.fullmatch(r"\s*([a-z]+?)s?([1-9]\d?)?\s*=", f"{head.lower()}=") if "=" in text else None
@@ -75,9 +90,17 @@ def parse(text: str) -> Axis:
         raise UserError(f"{clean_text(text, 60)!r} is no axis of a grid.",
                         f"Write it as strength=0,0.5,1 or seed=1-4. There are: {', '.join(dict.fromkeys(NAMES.values()))}.")
     values = texts(tail) if KINDS[kind][0] is str else numbers(kind, tail)
-    if len(values) > MAX_VALUES:
-        raise too_many(kind)
+    refuse_values(kind, values)
     return Axis(kind, tuple(values), tuple(label(kind, value, which) for value in values), which)
+
+
+def refuse_values(kind: str, values: Sequence[object]) -> None:
+    """Raise UserError when there are too many values, or none that can be used."""
+    if len(values) > MAX_VALUES:
+        raise UserError(f"The axis {kind} has more than {MAX_VALUES} values.", "Leave some out, or draw several grids.")
+    bad = [value.why for value in values if isinstance(value, Wrong)]
+    if bad and len(bad) == len(values):
+        raise bad[0]
 
 
 def texts(tail: str) -> list[str]:
@@ -88,25 +111,33 @@ def texts(tail: str) -> list[str]:
     return [part[1:-1].replace('""', '"') if re.fullmatch(r'"(?:[^"]|"")*"', part) else part for part in parted(tail, ",")]
 
 
-def numbers(kind: str, tail: str) -> list[int | float]:
+def numbers(kind: str, tail: str) -> list[int | float | Wrong]:
     """`1,2-4,0-1 (+0.25),0-1 [5]` -> the numbers, in that order. Decimals are exact: 0.1 + 0.2 is 0.3."""
-    found: list[Decimal] = []
+    found: list[int | float | Wrong] = []
     for part in filter(None, map(str.strip, tail.split(","))):
         between = RANGE.fullmatch(part)
         if between:
             found += spread(kind, *between.groups())
         elif re.fullmatch(NUMBER, part):
-            found.append(Decimal(part))
+            found.append(typed(kind, Decimal(part)))
         else:
-            raise UserError(f"{part[:40]!r} is no number for the {kind} of a grid.", written(kind))
+            found.append(wrong(part, f"{part[:40]!r} is no number for the {kind} of a grid.", written(kind)))
         if len(found) > MAX_VALUES:
-            raise too_many(kind)
+            break
     if not found:
         raise UserError(f"The axis {kind} has no values.", written(kind))
-    whole = KINDS[kind][0] is int
-    if whole and any(value != int(value) for value in found):
-        raise UserError(f"{kind} takes whole numbers.", written(kind))
-    return [KINDS[kind][0](value) for value in found]
+    return found
+
+
+def wrong(text: str, message: str, hint: str) -> Wrong:
+    return Wrong(clean_text(text, 60), UserError(message, hint))
+
+
+def typed(kind: str, value: Decimal) -> int | float | Wrong:
+    """A number as `kind` takes it."""
+    if KINDS[kind][0] is int and value != int(value):
+        return wrong(format(value, "f"), f"{kind} takes whole numbers.", written(kind))
+    return KINDS[kind][0](value)
 
 
 def written(kind: str) -> str:
@@ -116,31 +147,35 @@ def written(kind: str) -> str:
     return f"Write it as {kind}=1,2 or {kind}=1-4."
 
 
-def spread(kind: str, first: str, last: str, step: str | None, count: str | None) -> list[Decimal]:
-    """From first to last, both included, in steps of `step` (1 unless given) or in `count` even steps."""
-    begin, end = Decimal(first), Decimal(last)
+def spread(kind: str, first: str, last: str, step: str | None, count: str | None) -> list[int | float | Wrong]:
+    """From first to last, both included, in steps of `step` (1 unless given) or in `count` even steps.
+
+    More than MAX_VALUES are cut to one more than that.
+    """
+    begin, end, most = Decimal(first), Decimal(last), MAX_VALUES + 1
     if count:
-        if int(count) > MAX_VALUES:
-            raise too_many(kind)
-        places = [begin + (end - begin) * at / max(int(count) - 1, 1) for at in range(int(count))]
-        return [place.to_integral_value() if KINDS[kind][0] is int else round(place, 6).normalize() for place in places]
-    by = Decimal(step or 1)
-    if not by or (end - begin) / by < 0:
-        raise UserError(f"The range {first}-{last} has no values.", "Write it as 0-1 (+0.25), or 1-0 (-0.25) downward.")
-    if (end - begin) / by >= MAX_VALUES:
-        raise too_many(kind)
-    return [begin + by * at for at in range(int((end - begin) / by) + 1)]
+        places = [begin + (end - begin) * at / max(int(count) - 1, 1) for at in range(min(int(count), most))]
+        places = [place.to_integral_value() if KINDS[kind][0] is int else round(place, 6).normalize() for place in places]
+    else:
+        by = Decimal(step or 1)
+        steps = (end - begin) / by if by else -1
+        places = [begin + by * at for at in range(min(int(steps) + 1, most))] if steps >= 0 else []
+    if not places:
+        return [wrong(f"{first}-{last}", f"The range {first}-{last} has no values.",
+                      "Write it as 0-1 (+0.25), or 1-0 (-0.25) downward.")]
+    return [typed(kind, place) for place in places]
 
 
-def too_many(kind: str) -> UserError:
-    return UserError(f"The axis {kind} has more than {MAX_VALUES} values.", "Leave some out, or draw several grids.")
+def text_of(value: object) -> str:
+    """A value as it is written, a number plainly."""
+    return value.text if isinstance(value, Wrong) else value if isinstance(value, str) else decimal(value)
 
 
 def label(kind: str, value: object, which: int = 0) -> str:
     """What the sheet calls a value: numbers with what they are, texts as they are."""
     of = f"LoRA {which} " if which else ""
     if KINDS[kind][0] is not str:
-        return f"{of}{SAID.get(kind, kind)} {decimal(value)}"
+        return f"{of}{SAID.get(kind, kind)} {text_of(value)}"
     return of + clean_text(str(value), 300) or {"blocks": "all blocks", "sampler": "the base's sampler"}.get(kind, "(nothing)")
 
 
@@ -152,34 +187,45 @@ def pairs(config: DrawConfig) -> Axis:
     return Axis("pairs", (False, True), ("base alone", clean_text(f"with {names}", 300)))
 
 
-def lora_axis(kind: str, choices: Sequence[tuple[str, LoraChoice | None]]) -> Axis:
+def tried(values: Sequence[str], choices_of: Callable[[str], Sequence[Choice]]) -> list[Choice]:
+    """What lora_axis takes: choices_of() each value, Wrong where that raises UserError."""
+    found: list[Choice] = []
+    for value in values:
+        try:
+            found += choices_of(value)
+        except UserError as error:
+            found.append((value, Wrong(value, error)))
+    return found
+
+
+def lora_axis(kind: str, choices: Sequence[Choice]) -> Axis:
     """An axis over LoRA files or saved points ("lora" or "point"): (label, file or None for none) each.
 
     Files that share a label are told apart by the name of the file, and those that share that by their folder.
     """
-    if len(choices) > MAX_VALUES:
-        raise too_many(kind)
+    refuse_values(kind, [choice for _, choice in choices])
     labels = [name for name, _ in choices]
     for depth in (1, 2):
         labels = [Path(*Path(choice.file).with_suffix("").parts[-depth:]).as_posix()
-                  if choice and same_label(labels, name, choices, choice) else name
+                  if isinstance(choice, LoraChoice) and same_label(labels, name, choices, choice) else name
                   for name, (_, choice) in zip(labels, choices, strict=True)]
     return Axis(kind, tuple(choice for _, choice in choices), tuple(clean_text(name, 300) for name in labels))
 
 
-def same_label(labels: Sequence[str], label: str, choices: Sequence[tuple[str, LoraChoice | None]], choice: LoraChoice) -> bool:
+def same_label(labels: Sequence[str], label: str, choices: Sequence[Choice], choice: LoraChoice) -> bool:
     """Whether another file has this label too."""
-    return any(other == label and (theirs is None or theirs.file != choice.file)
+    return any(other == label and (not isinstance(theirs, LoraChoice) or theirs.file != choice.file)
                for other, (_, theirs) in zip(labels, choices, strict=True))
 
 
 def cells(config: DrawConfig, x: Axis, y: Axis | None = None,
-          resolve: Callable[[DrawConfig], DrawConfig] = lambda config: config) -> list[Cell]:
-    """The pictures of a grid, in an order that makes drawing cheap: see `in_order`.
+          resolve: Callable[[DrawConfig], DrawConfig] = lambda config: config, family: str = "") -> list[Cell]:
+    """The cells of a grid: those that cannot be drawn, then the others in an order that makes drawing cheap (see `in_order`).
 
     config: what all have in common, with one prompt. resolve() turns the tags of a prompt into LoRAs: after the axes that change
-    its words, before those that change its LoRAs. Raises UserError: more than 400 cells, a value out of range, a LoRA
-    number that is none, words to replace that do not occur.
+    its words, before those that change its LoRAs. family: of the base, to know its block weights; "": they are not looked at.
+    A value out of range, a LoRA number that is none, words to replace that do not occur: such a cell has a problem. Raises
+    UserError for more than 400 cells, and the problem of the first where none can be drawn.
     """
     if len(config.prompts) != 1 or config.count != 1:
         raise UserError("A grid has one prompt and one picture a cell.", 'Vary the prompt with "prompt=a house|a boat".')
@@ -191,21 +237,40 @@ def cells(config: DrawConfig, x: Axis, y: Axis | None = None,
     for row in range(len(rows)):
         for column in range(len(x.values)):
             sides = [(x, column), *([(y, row)] if y else [])]
-            sides.sort(key=lambda side: (side[0].kind not in OF_WORDS, list(KINDS).index(side[0].kind)))
-            of_words = [side for side in sides if side[0].kind in OF_WORDS]
-            values = config.model_dump()
-            for axis, at in of_words:
-                values |= applied(values, axis, axis.values[at])
-            values = resolve(make(DrawConfig, values)).model_dump()
-            for axis, at in sides[len(of_words):]:
-                values |= applied(values, axis, axis.values[at])
-            name = " · ".join([x.labels[column], *([y.labels[row]] if y else [])])
-            made.append(Cell(column, row, name, make(DrawConfig, values)))
-    return in_order(made)
+            name = " · ".join(axis.labels[at] for axis, at in sides)
+            try:
+                made.append(Cell(column, row, name, drawing(config, sides, resolve, family)))
+            except UserError as error:
+                made.append(Cell(column, row, name, None, error))
+    bad = [cell for cell in made if cell.problem]
+    if len(bad) == len(made):
+        raise bad[0].problem
+    return bad + in_order([cell for cell in made if cell.config])
+
+
+def drawing(config: DrawConfig, sides: Sequence[tuple[Axis, int]], resolve: Callable[[DrawConfig], DrawConfig],
+            family: str) -> DrawConfig:
+    """How one cell is drawn. sides: its axes and which of their values. Raises UserError where it cannot be drawn."""
+    sides = sorted(sides, key=lambda side: (side[0].kind not in OF_WORDS, list(KINDS).index(side[0].kind)))
+    of_words = [side for side in sides if side[0].kind in OF_WORDS]
+    values = config.model_dump()
+    for axis, at in of_words:
+        values |= applied(values, axis, axis.values[at])
+    values = resolve(make(DrawConfig, values)).model_dump()
+    for axis, at in sides[len(of_words):]:
+        values |= applied(values, axis, axis.values[at])
+    made = make(DrawConfig, values)
+    for problem in filter(None, map(grammar.problem, (*made.prompts, made.negative))):
+        raise problem
+    for choice in made.loras if family else ():
+        blocks.parse(choice.blocks, family)
+    return made
 
 
 def applied(values: dict[str, object], axis: Axis, value: object) -> dict[str, object]:
     """The fields of a DrawConfig that a value of an axis changes."""
+    if isinstance(value, Wrong):
+        raise value.why
     loras = list(values["loras"])
     if axis.kind in OF_PICTURE:
         return {OF_PICTURE[axis.kind]: samplers.official(str(value)) if axis.kind == "sampler" and value else value}
@@ -260,7 +325,7 @@ def sheet_settings(drawn: Sequence[dict[str, object]], x: Axis, y: Axis | None =
     for name, axis in (("X", x), ("Y", y)):
         if axis:
             plain = KINDS[axis.kind][0] is str
-            said = axis.labels if plain else [decimal(value) for value in axis.values]
+            said = axis.labels if plain else [text_of(value) for value in axis.values]
             axes[f"{name} Type"] = KINDS[axis.kind][1] + (f" {axis.which}" if axis.which else "")
             axes[f"{name} Values"] = ", ".join(json.dumps(part, ensure_ascii=False) if "," in part else part for part in said)
     return {"prompt": drawn[0]["prompt"]} | common | {"loras": list(loras.values()), "other": axes}

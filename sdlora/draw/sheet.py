@@ -23,18 +23,18 @@ FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "arial.ttf", "Arial Unicode.t
 
 
 def sheet(pictures: Mapping[tuple[int, int], Image.Image | Path | str], columns: Sequence[str], rows: Sequence[str] = ("",),
-          title: str = "") -> Image.Image:
+          title: str = "", like: Image.Image | Path | None = None) -> Image.Image:
     """Pictures by (column, row), the columns' labels above them, the rows' beside them -> one RGB picture.
 
-    Places without a picture stay grey; a text stands where there is one instead. All get the size of the first, smaller where
-    the sheet would exceed 40 megapixels.
+    Places without a picture stay grey; a text stands where there is one instead. All get the size of `like`, or of the first,
+    smaller where the sheet would exceed 40 megapixels.
     Raises UserError: no picture, so many that they would be smaller than 48 px, a file that cannot be read.
     """
-    first = next((picture for picture in pictures.values() if not isinstance(picture, str)), None)
+    first = like or next((picture for picture in pictures.values() if not isinstance(picture, str)), None)
     if first is None:
         raise UserError("There is no picture to put on a sheet.", "Draw the grid again.")
     if len(rows) == 1 and not rows[0] and len(columns) > LINE_OF_CELLS:
-        return strip(pictures, columns, title)
+        return strip(pictures, columns, title, first)
     width, height = (first if isinstance(first, Image.Image) else open_picture(first)).size
     width, height = cell_size(width, height, len(columns), len(rows))
     texts = [text for text in pictures.values() if isinstance(text, str)]
@@ -65,19 +65,18 @@ def sheet(pictures: Mapping[tuple[int, int], Image.Image | Path | str], columns:
     return paper
 
 
-def strip(pictures: Mapping[tuple[int, int], Image.Image | Path | str], columns: Sequence[str], title: str) -> Image.Image:
+def strip(pictures: Mapping[tuple[int, int], Image.Image | Path | str], columns: Sequence[str], title: str,
+          like: Image.Image | Path) -> Image.Image:
     """One row of many pictures as several rows below each other, each with its labels."""
     length = math.ceil(len(columns) / math.ceil(len(columns) / LINE_OF_CELLS))
     parts = []
     for begin in range(0, len(columns), length):
         labels = columns[begin:begin + length]
         part = {(column - begin, 0): picture for (column, _), picture in pictures.items() if begin <= column < begin + length}
-        shown = any(not isinstance(picture, str) for picture in part.values())
-        parts.append(sheet(part, labels, title=title if not begin else "") if shown else None)
-    shown = [part for part in parts if part]
-    paper = Image.new("RGB", (max(part.width for part in shown), sum(part.height for part in shown)), PAPER)
+        parts += [sheet(part, labels, title=title if not begin else "", like=like)] if part else []
+    paper = Image.new("RGB", (max(part.width for part in parts), sum(part.height for part in parts)), PAPER)
     top = 0
-    for part in shown:
+    for part in parts:
         paper.paste(part, (0, top))
         top += part.height
     return paper

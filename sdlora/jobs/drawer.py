@@ -159,6 +159,13 @@ class Drawer:
         made_of: dict[str, tuple[Path, dict[str, object]]] = {}
         number = 0
         asked, bad = sheet_of(folder), {}
+
+        def spoil(label: str, error: Exception) -> None:
+            bad[label] = explained(error, self.home / "logs" / "drawer.log")  # one bad cell costs one cell
+            tell(folder, "bad", item=label, message=str(bad[label]))
+
+        for label, (message, hint) in (asked or {}).get("bad", {}).items():
+            spoil(label, UserError(message, hint))
         for label, config in items_of(folder):
             try:
                 for made in self.draw(self.base(config.base, config.device), config, stop=cancelled):
@@ -170,13 +177,12 @@ class Drawer:
             except Exception as error:
                 if not asked:
                     raise
-                bad[label] = explained(error, self.home / "logs" / "drawer.log")  # one bad cell costs one cell
-                tell(folder, "bad", item=label, message=str(bad[label]))
+                spoil(label, error)
             if cancelled():
                 return False
             answer_all(self.base)  # a grid of many cells keeps nobody waiting
         if bad and not made_of:
-            raise next(iter(bad.values()))
+            raise list(bad.values())[-1]
         if asked:
             self.keep_sheet(folder, number, asked, made_of, {label: error.message for label, error in bad.items()})
         return True

@@ -73,15 +73,16 @@ def submit_draw(items: DrawConfig | Sequence[DrawConfig], *, labels: Sequence[st
     """Queue pictures; the draw's id. Several items (base and LoRA at the same seed, say) are one job, drawn in order.
 
     The same `once` again is the same draw. sheet: {"title", "axes": one or two of grid.Axis as dicts} of a grid whose items
-    are labelled with the names of its cells. Raises UserError: a LoRA file that is not there, a prompt that cannot be drawn.
+    are labelled with the names of its cells; "bad" in it: {name of a cell that is no item: (message, hint) why}.
+    Raises UserError: a LoRA file that is not there, a prompt that cannot be drawn. In a grid they cost their cells only.
     """
     items = [items] if isinstance(items, DrawConfig) else list(items)
     labels = list(labels or [str(number) for number in range(len(items))])
-    for choice in [choice for config in items for choice in config.loras]:
+    for choice in [] if sheet else [choice for config in items for choice in config.loras]:
         if not Path(choice.file).is_file():
             raise UserError(f"The LoRA file {Path(choice.file).name} is gone.", "Choose another one.")
     for text in [] if sheet else [text for config in items for text in (*config.prompts, config.negative)]:
-        if wrong := grammar.problem(text):  # in a grid it costs its cells only
+        if wrong := grammar.problem(text):
             raise wrong
     once, table = once or secrets.token_hex(16), Table()
     if known := table.known(once):

@@ -133,7 +133,12 @@ def settings_of(asked: Asked) -> dict:
 
 def config_of(asked: Asked, **changes: object) -> DrawConfig:
     """The form as a drawing: styles named in the prompt join those of the desk. Raises UserError."""
-    config = with_tags(make(DrawConfig, settings_of(asked) | changes))
+    return with_styles(asked, make(DrawConfig, settings_of(asked) | changes))
+
+
+def with_styles(asked: Asked, written: DrawConfig) -> DrawConfig:
+    """The drawing with the styles that its prompt names, and their base where no other is chosen. Raises UserError."""
+    config = with_tags(written)
     if asked.base or desk.rows_of(asked.desk) or not config.loras:
         return config
     return config.model_copy(update={"base": desk.base_of_file(config.loras[0].file)})

@@ -4,7 +4,7 @@ Knows nothing about what is drawn with what: the caller brings the settings and 
 """
 
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,17 +59,17 @@ def connect(drawing: Drawing, finished: Callable[[DrawView], tuple], outputs: li
                 *idle({"state": "failed", "title": words.DRAW_FAILED, "note": f"{view.problem} {view.hint}".strip()}),
                 *[gr.skip() for _ in outputs],
             )
-        return (*idle(told_bad(view)), *finished(view))
+        return (*idle(told_cells(view.bad)), *finished(view))
 
     drawing.progress.tick(silent(look), drawing.job, [*drawing.shown, *outputs], **TICK)
     drawing.cancel.click(guarded(cancel), drawing.job, None, **QUIET)
 
 
-def told_bad(view: DrawView) -> dict:
-    """What is said of the cells of a grid that could not be drawn."""
-    if not view.bad:
+def told_cells(bad: Sequence[tuple[str, str]]) -> dict:
+    """What is said of the cells of a grid that cannot be drawn: (name, why) each."""
+    if not bad:
         return {}
-    places = [words.BAD_CELL.format(row=int(item[:2]) + 1, column=int(item[3:]) + 1, why=why) for item, why in view.bad]
+    places = [words.BAD_CELL.format(row=int(item[:2]) + 1, column=int(item[3:]) + 1, why=why) for item, why in bad]
     return {"state": "failed", "title": words.BAD_CELLS.format(count=len(places)), "note": " ".join(places[:MOST_BAD])}
 
 

@@ -3,12 +3,14 @@
 Knows nothing about drawing: draw/grid.py makes the cells, the drawing process draws them and puts the sheet together.
 """
 
+import html
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 import gradio as gr
 
-from sdlora.config import DrawConfig, LoraChoice
+from sdlora.base import catalog
+from sdlora.config import DrawConfig, LoraChoice, make
 from sdlora.draw import grid
 from sdlora.draw.grid import Axis, Cell
 from sdlora.errors import UserError
@@ -17,7 +19,7 @@ from sdlora.jobs import run as runs
 from sdlora.jobs.worker import ensure_worker
 from sdlora.library import index
 from sdlora.library.tags import named, with_tags
-from sdlora.ui import blend, desk, drawing, gallery_words, history, words
+from sdlora.ui import blend, drawing, gallery_words, history, words
 from sdlora.ui.guard import QUIET, guarded, one_of, text
 from sdlora.ui.look import shown, widget
 from sdlora.ui.strip import choosable, download_copy, point_file
@@ -89,18 +91,18 @@ def axis(kind: object, values: object) -> Axis | None:
         return None
     parsed = grid.parse(f"{kind}={values}")
     if kind == "lora":
-        return grid.lora_axis(kind, [style(value) for value in parsed.values])
+        return grid.lora_axis(kind, grid.tried(parsed.values, style))
     if kind == "point":
-        return grid.lora_axis(kind, [point for value in parsed.values for point in points(value)])
+        return grid.lora_axis(kind, grid.tried(parsed.values, points))
     return parsed
 
 
-def style(name: str) -> tuple[str, LoraChoice | None]:
-    """A name on the shelf, or the word for none -> (label, choice)."""
+def style(name: str) -> list[tuple[str, LoraChoice | None]]:
+    """A name on the shelf, or the word for none -> [(label, choice)]."""
     if name.strip().lower() in gallery_words.NO_STYLE:
-        return words.BASE_ALONE, None
+        return [(words.BASE_ALONE, None)]
     entry = named(name)
-    return entry.name, LoraChoice(file=str(entry.path))
+    return [(entry.name, LoraChoice(file=str(entry.path)))]
 
 
 def points(name: str) -> list[tuple[str, LoraChoice]]:
@@ -134,20 +136,30 @@ def draw_pairs(*values: object) -> tuple:
 
 
 def begin(asked: blend.Asked, axes_of: Callable[[DrawConfig], list[Axis]]) -> tuple:
-    """Queue the cells as one job; updates of the drawing and of the empty table."""
-    config = blend.config_of(asked, count=1)
+    """Queue the cells as one job; updates of the drawing and of the empty table. Cells that cannot be drawn are told at once."""
+    written = make(DrawConfig, blend.settings_of(asked) | {"count": 1})
+    try:
+        config = blend.with_styles(asked, written)
+    except UserError:
+        config = written  # an axis may change the words that name no style: each cell tells for itself
     axes = axes_of(config)
-    written = {"prompts": (text(asked.prompt),), "loras": tuple(row.choice for row in desk.rows_of(asked.desk))}
-    cells = grid.cells(config.model_copy(update=written), axes[0], *axes[1:] or [None], resolve=with_tags)
-    sheet = {"title": config.prompts[0], "axes": [asdict(replace(side, values=plain(side))) for side in axes]}
-    job = draws.submit_draw([cell.config for cell in cells], labels=[cell.name for cell in cells], sheet=sheet)
+    written = written.model_copy(update={"base": config.base})
+    family = catalog.read_family(catalog.resolve(config.base)).key
+    cells = grid.cells(written, axes[0], *axes[1:] or [None], resolve=with_tags, family=family)
+    bad = {cell.name: cell.problem for cell in cells if cell.problem}
+    sheet = {"title": config.prompts[0], "axes": [asdict(replace(side, values=plain(side))) for side in axes],
+             "bad": {name: (problem.message, problem.hint) for name, problem in bad.items()}}
+    good = [cell for cell in cells if cell.config]
+    job = draws.submit_draw([cell.config for cell in good], labels=[cell.name for cell in good], sheet=sheet)
     ensure_worker()
+    if told := drawing.told_cells([(name, str(problem)) for name, problem in bad.items()]):
+        gr.Warning(html.escape(f"{told['title']}. {told['note']}"))
     return *drawing.begin(job), gr.HTML(data=table_of(axes, {}, sheet["title"]))
 
 
 def plain(side: Axis) -> tuple:
     """The values of an axis as JSON holds them; files are named by their labels."""
-    return side.labels if side.kind in ("lora", "point") else side.values
+    return side.labels if grid.KINDS[side.kind][0] is str else tuple(map(grid.text_of, side.values))
 
 
 def finished(view: draws.DrawView) -> tuple:

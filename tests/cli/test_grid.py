@@ -18,7 +18,7 @@ SMALL = ("--steps", 1, "--size", "64x64", "--device", "cpu")
 
 
 @pytest.fixture
-def run():
+def invoke():
     app = typer.Typer()
     app.callback()(lambda: None)
     draw.register(app)
@@ -28,8 +28,13 @@ def run():
         result = CliRunner().invoke(app, [str(word) for word in words])
         if result.exception and not isinstance(result.exception, SystemExit):
             raise result.exception
-        return [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
+        return result
     return call
+
+
+@pytest.fixture
+def run(invoke):
+    return lambda *words: [json.loads(line) for line in invoke(*words).stdout.splitlines() if line.startswith("{")]
 
 
 def pixels(path):
@@ -105,18 +110,43 @@ def test_saved_points_of_a_run(run, tmp_path):
             grid.axis(wrong)
 
 
-def test_block_weights_that_are_none_are_said_before_the_first_picture(run, tmp_path):
+@pytest.mark.parametrize("x, bad, said", [
+    ("strength=0,1,5", 2, "strength must be less"), ("strength=-9,0,1", 0, "strength must be greater"),
+    ("blocks=|nope|MID", 1, "no block weights"), ("sampler=Euler,Eulr", 1, "Did you mean Euler"),
+    ("seed=1,x,3", 1, "'x' is no number"),
+    ("lora=none|nope|ink", 1, "no style called 'nope'"), ("prompt=a|b <lora:nope:1>|c", 1, "no style called 'nope'"),
+    ("replace=<lora:nope:1>|<lora:ink:0.5>|", 0, "no style called 'nope'"), ("steps=1,0", 1, "steps must be"),
+    ("lora=ink|{file}:9", 1, "strength must be"), ("point=none|nope", 1, "nope"), ("prompt=(b:99)|b", 0, "weight 99")])
+def test_a_bad_value_costs_its_cells_and_is_told_before_the_first_picture(invoke, tmp_path, monkeypatch, x, bad, said):
+    lora("ink", 0.1)
     file, _ = lora("ink", 0.1, folder=tmp_path)
-    with pytest.raises(UserError, match="no block weights"):
-        run("grid", "x", "--x", "blocks=|nope", "--lora", file, "--out", tmp_path / "out", *SMALL)
-    assert list((tmp_path / "out").iterdir()) == []
+    prompt = "a house <lora:nope:1>" if x.startswith("replace") else "a house"
+    result = invoke("grid", prompt, "--x", x.format(file=file), "--y", "guidance=1,2", "--lora", file, "--out", tmp_path / "out",
+                    "--json", *SMALL)
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    columns = 1 + max(line["column"] for line in lines[:-1])
+    assert [line["event"] for line in lines] == ["failed"] * 2 + ["picture"] * 2 * (columns - 1) + ["done"]
+    assert {(line["column"], line["row"]) for line in lines[:2]} == {(bad, 0), (bad, 1)} and result.exit_code == 2
+    assert all(said in f"{line['message']} {line['hint']}" for line in lines[:2]) and result.stderr.count("guidance 1") == 1
+    assert said in result.stderr and (lines[-1]["pictures"], lines[-1]["failed"]) == (2 * columns - 2, 2)
+    assert not (tmp_path / "out" / f"00-0{bad}.png").exists() and (tmp_path / "out" / "grid.png").exists()
+
+
+def test_a_grid_of_which_nothing_can_be_drawn_is_refused_before_the_base_is_loaded(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("sdlora.base.load.load_base", lambda *_: pytest.fail("it loaded the base"))
+    file, _ = lora("ink", 0.1, folder=tmp_path)
+    for x, said in (("strength=5,9", "strength must be"), ("blocks=nope|nix", "no block weights"), ("lora=nope|nix", "no style"),
+                    ("prompt=(a:99)|<lora:nope:1>", "weight 99"), ("strenth=0,1", "is no axis")):
+        with pytest.raises(UserError, match=said):
+            run("grid", "x", "--x", x, "--lora", file, "--out", tmp_path / "out", *SMALL)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("words, said", [
     (["x", "--x", "size=1"], "no axis"), (["x", "--pairs"], "no LoRA to compare"), (["x"], "needs LoRA 1"),
     (["x", "--pairs", "--x", "seed=1"], "are the columns already"), (["x", "--x", "seed=1", "--lora", "no.st"], "no.st"),
     (["x", "--x", "lora=nope"], "no style called"), (["x <lora:nope:1>", "--x", "seed=1"], "no style called"),
-    (["x", "--x", "sampler=Euler,nope"], "no sampler"), (["x", "--x", "prompt=a|b <lora:nope:1>"], "no style called")])
+    (["x", "--x", "sampler=Eulr,nope"], "no sampler")])
 def test_mistakes_are_sentences(run, words, said, tmp_path):
     with pytest.raises(UserError, match=said):
         run("grid", *words, "--out", tmp_path, *SMALL)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from sdlora.config import DrawConfig, LoraChoice
 from sdlora.draw.a1111 import from_text, to_text
-from sdlora.draw.grid import KINDS, cells, lora_axis, pairs, parse, sheet_settings
+from sdlora.draw.grid import KINDS, Wrong, cells, lora_axis, pairs, parse, sheet_settings, tried
 from sdlora.errors import UserError
 from tests.draw.a1111_reader import parse_generation_parameters
 
@@ -98,6 +98,48 @@ def test_grids_that_cannot_be_are_sentences(config, x, y, said):
         pairs(DrawConfig())
 
 
+def test_a_bad_value_costs_its_cells_and_comes_first():
+    def resolve(config):
+        if "<lora:nope:1>" in config.prompts[0]:
+            raise UserError("There is no style called 'nope'.")
+        return config
+
+    made = cells(TWO, parse("strength=0,9,1,x"), parse("prompt=a|<lora:nope:1>|(a:99)"), resolve)
+    places = {(cell.column, cell.row): cell.problem and cell.problem.message for cell in made}
+    assert [cell.config is None for cell in made] == [True] * 10 + [False] * 2 and places[0, 0] is places[2, 0] is None
+    assert "strength must be" in places[1, 0] and "'x' is no number" in places[3, 0] and "nope" in places[0, 1]
+    assert "weight 99" in places[0, 2] and {cell.name: cell.label for cell in made}["00-03"] == "strength x · a"
+
+
+@pytest.mark.parametrize("text, values", [("seed=1,1.5,2", (1, None, 2)), ("strength=0,4-1,1", (0.0, None, 1.0)),
+                                          ("steps=1-2 (+0.5)", (1, None, 2)), ("guidance=1e3,2", (None, 2.0))])
+def test_what_is_no_number_is_one_value(text, values):
+    axis = parse(text)
+    assert tuple(None if isinstance(value, Wrong) else value for value in axis.values) == values and all(axis.labels)
+    assert all(value.why.hint for value in axis.values if isinstance(value, Wrong))
+
+
+def test_a_file_that_cannot_be_used_is_one_value():
+    def choices(name):
+        if name == "nope":
+            raise UserError("There is no nope.")
+        return [(name, LoraChoice(file=f"{name}.safetensors"))]
+
+    axis = lora_axis("lora", tried(["ink", "nope", "oil"], choices))
+    assert axis.labels == ("ink", "nope", "oil")
+    made = cells(DrawConfig(prompts=("x",)), axis)
+    assert [(cell.column, cell.problem and str(cell.problem)) for cell in made] == [(1, "There is no nope."), (0, None), (2, None)]
+    with pytest.raises(UserError, match="no nope"):
+        lora_axis("lora", tried(["nope", "nope"], choices))
+
+
+@pytest.mark.parametrize("text, said", [("blocks=|nope", "no block weights"), ("blocks=style only|1,2", "weights were given")])
+def test_block_weights_are_looked_at_where_the_base_is_known(text, said):
+    bad, good = cells(TWO, parse(text), family="sd1")
+    assert said in bad.problem.message and good.problem is None
+    assert all(cell.config for cell in cells(TWO, parse(text)))
+
+
 def test_equal_blends_and_texts_are_drawn_together():
     made = cells(TWO, parse("strength=0,1"), parse("prompt=x|y|x"))
     assert [(cell.column, cell.row) for cell in made] == [(0, 0), (0, 2), (0, 1), (1, 0), (1, 2), (1, 1)]
@@ -116,6 +158,8 @@ def test_a_sheet_says_what_its_cells_have_in_common_and_its_axes():
     assert (found["Script"], found["X Type"], found["X Values"], found["Y Type"]) == ("X/Y/Z plot", "Seed", "1, 2", "Prompt")
     assert found["Y Values"] == '"a, b", c' and found["Steps"] == "5" and "Seed" not in found
     assert from_text(to_text(settings)) == settings
+    told = sheet_settings(drawn, parse("seed=1,2.5,2"))
+    assert told["other"]["X Values"] == "1, 2.5, 2"
 
 
 def test_columns_of_one_title_are_told_apart_by_their_files():

@@ -53,6 +53,14 @@ def test_a_long_strip_goes_on_below():
     assert made.getpixel((made.width - 40, made.height - 40)) == (255, 255, 255)  # 20 are 7, 7 and 6: no grey field at the end
 
 
+def test_a_part_of_a_long_strip_that_has_only_texts_is_there_too():
+    columns = [f"s {at}" for at in range(16)]
+    drawn = {(at, 0): Image.new("RGB", (64, 64), "red") for at in range(8)}
+    for begun, bad in ((drawn, range(8, 16)), ({(at + 8, 0): image for (at, _), image in drawn.items()}, range(8))):
+        made = sheet(begun | {(at, 0): "strength must be 4" for at in bad}, columns)
+        assert share_of(made, "red") == 8 * 64 * 64 and share_of(made, "#e8e8e8") > 8 * 64 * 64 / 2
+
+
 def test_a_sheet_stays_within_what_the_picture_door_takes():
     picture = Image.new("RGB", (2048, 2048), "red")
     made = sheet({(column, row): picture for column in range(4) for row in range(3)}, [f"strength {at}" for at in range(4)],

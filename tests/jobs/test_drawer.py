@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -304,6 +304,22 @@ def test_a_bad_cell_costs_one_cell(error):
         if state == "done":
             assert [picture.item for picture in seen.pictures] == ["00-00", "00-02", "sheet"]
     assert "PLMS" in seen.problem or "code" in seen.problem
+
+
+def test_a_cell_that_was_bad_from_the_start_is_told_and_stands_on_the_sheet(drawer):
+    axis = grid.parse("seed=3,x,5")
+    cells = grid.cells(config(prompts=("a house",), count=1), axis)
+    good, bad = [cell for cell in cells if cell.config], [cell for cell in cells if cell.problem]
+    sheet = {"title": "", "axes": [asdict(replace(axis, values=[str(grid.text_of(value)) for value in axis.values]))],
+             "bad": {cell.name: (cell.problem.message, cell.problem.hint) for cell in bad}}
+    draw = submit_draw([cell.config for cell in good], labels=[cell.name for cell in good], sheet=sheet)
+    assert view_draw(draw).total == 3
+    drawer.turn()
+    seen = view_draw(draw)
+    assert [picture.item for picture in seen.pictures] == ["00-00", "00-02", "sheet"] and seen.state == "done"
+    assert [item for item, _ in seen.bad] == ["00-01"] and "'x' is no number" in seen.bad[0][1]
+    with Image.open(seen.pictures[-1].path) as image:
+        assert "X Values: \"3, x, 5\"" in image.info["parameters"]
 
 
 def test_asking_and_watching_need_no_torch():

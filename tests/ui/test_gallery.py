@@ -142,6 +142,27 @@ def test_a_grid_is_one_job_with_its_sheet():
         grid.draw("", "", "seed", "1-3", *asked(row("one")))
 
 
+def test_a_bad_value_costs_its_cells_and_is_told_when_the_grid_is_queued(monkeypatch):
+    put("one", "two")
+    warned = []
+    monkeypatch.setattr(grid.gr, "Warning", warned.append)
+    for x, values, y, rows, prompt, bad in (
+            ("strength", "0, 1, 9", "seed", "1, 2", "a house", {"00-02", "01-02"}),
+            ("lora", "none | two | <nope>", "", "", "a house", {"00-02"}),
+            ("replace", "<lora:nope:1> | <lora:two:0.5>", "", "", "a house <lora:nope:1>", {"00-00"}),
+            ("blocks", "style only | nope", "", "", "a house", {"00-01"})):
+        grid.draw(x, values, y, rows, *asked(row("one"), prompt=prompt))
+        items, sheet = queued()
+        assert set(sheet["bad"]) == bad and not bad & {label for label, _ in items} and items
+        assert "could not be drawn" in warned[-1] and "<nope>" not in warned[-1]
+        assert sum(len(side["values"]) for side in sheet["axes"]) == sum(len(side["labels"]) for side in sheet["axes"])
+    assert "strength must be less than" in warned[0] and "nope" in warned[1] and len(warned) == 4
+    with pytest.raises(UserError, match="strength must be"):
+        grid.draw("strength", "8, 9", "", "", *asked(row("one")))
+    with pytest.raises(UserError, match="nope"):
+        grid.draw("seed", "1, 2", "", "", *asked(row("one"), prompt="a house <lora:nope:1>"))
+
+
 def test_what_the_measurement_says_is_told_in_names_and_numbers():
     put("one", "two")
     rows = [{"name": name, "push": push, "suggested": 0.5, "suggested_text": 0.4, "balanced": 0.6, "balanced_text": None}
