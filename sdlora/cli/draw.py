@@ -3,24 +3,31 @@
 import json
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
-from itertools import accumulate, groupby
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.progress import Progress
 
 from sdlora.cli.files import check_pictures
 from sdlora.cli.progress import bars
 from sdlora.config import DrawConfig, make
 from sdlora.draw import grammar, samplers
 from sdlora.draw.prompts_file import Line, read_prompts
-from sdlora.errors import UserError
-from sdlora.jobs.execute import DRAWING_LOCK
+from sdlora.errors import DiskFull, UserError
+from sdlora.jobs.execute import DRAWING_LOCK, MISTAKE, explained
 from sdlora.jobs.lock import hold
-from sdlora.storage import home
+from sdlora.storage import clean_text, home
 
+if TYPE_CHECKING:
+    from sdlora.base.load import Base
+    from sdlora.draw.pipeline import Picture, Preview
+
+SHOWN = 60  # letters of a prompt in a sentence about it
 LORA_KEYS = {"te": "text_strength", "blocks": "blocks", "start": "start", "end": "end"}
 
 
@@ -55,8 +62,6 @@ def draw(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line")] = False,
 ) -> None:
     """Draw pictures with a base model and any number of LoRAs. Prompt i, picture j is written to OUT/iii-jj.png."""
-    from sdlora.library.tags import with_tags  # the shelf opens pictures: nothing for --help
-
     lines, notes = read_prompts(prompts_file) if prompts_file else ([], [])
     for note in notes:
         typer.echo(note, err=True)
@@ -69,78 +74,146 @@ def draw(
         "method": method, "switch_every": switch_every, "sampler": sampler, "init": named_file(init), "mask": named_file(mask),
         "init_strength": strength, "seed": seed, "count": count, "steps": steps, "guidance": guidance, "width": width,
         "height": height, "device": device}
-    configs = [with_tags(config) for config in drawings(lines, shared)]
-    say_notes(configs, refuse=True)
+    make(DrawConfig, shared)  # what is wrong for all prompts is no prompt's fault
+    asked = drawings(lines, shared)
+    bad = [each for each in asked if each.problem]
+    if len(bad) == len(asked):
+        raise bad[0].problem
+    good = [each for each in asked if each.config]
+    say_notes(each.config for each in good)
     if sampler:
         samplers.official(sampler)  # a misspelt name is said before the base is loaded
-    check_pictures(out, [f"{prompt:03d}-{image:02d}.png" for prompt in range(len(lines)) for image in range(count)],
-                   [init, mask])
+    check_pictures(out, [f"{each.index:03d}-{image:02d}.png" for each in good for image in range(count)], [init, mask])
+    for each in bad:
+        typer.echo(str(each.problem), err=True)
+        if as_json:
+            typer.echo(json.dumps(failure(each, each.problem), ensure_ascii=False))
     if download:
         from sdlora.cli.bases import fetch
         fetch(base, ask=not as_json)
-    write_pictures(configs, out, as_json)
+    if write_pictures(good, [each.problem for each in bad], out, as_json):
+        raise typer.Exit(MISTAKE)
 
 
-def say_notes(configs: Iterable[DrawConfig], *, refuse: bool = False) -> None:
-    """Tell on stderr what in prompts and settings does not act; refuse: raise UserError for a prompt that fails."""
+def say_notes(configs: Iterable[DrawConfig]) -> None:
+    """Tell on stderr what in prompts and settings does not act."""
     configs = list(configs)
     texts = list(dict.fromkeys(text for config in configs for text in (*config.prompts, config.negative)))
-    for wrong in filter(None, map(grammar.problem, texts)) if refuse else ():
-        raise wrong
     late = [f"A LoRA takes over after {config.switch_every} steps, and there are {config.steps}: the others never act."
             for config in configs if config.method == "switch" and len(config.loras) > 1 and config.switch_every >= config.steps]
     for note in dict.fromkeys([*grammar.notes(*texts), *late]):
         typer.echo(note, err=True)
 
 
-def drawings(lines: list[Line], shared: dict[str, object]) -> list[DrawConfig]:
-    """The drawings that make all prompts in their order; neighbours with the same settings are drawn together.
+@dataclass(frozen=True)
+class Asked:
+    """One prompt in its place among all: how it is drawn, or why it cannot be. name: what it is called where it fails."""
+    index: int
+    prompt: str
+    name: str
+    config: DrawConfig | None = None
+    problem: UserError | None = None
 
-    Raises UserError, naming the line of the file where a setting of that line is wrong.
-    """
-    configs = []
-    for settings, group in groupby(lines, lambda line: line.settings):
-        together = list(group)
+    def named(self, error: UserError) -> UserError:
+        """The error with the prompt that it belongs to."""
+        return UserError(f"{self.name}{error.message}", error.hint)
+
+
+def drawings(lines: list[Line], shared: dict[str, object]) -> list[Asked]:
+    """Every prompt with its settings; one that names an unknown style, say, or is no prompt has a problem instead."""
+    from sdlora.library.tags import with_tags  # the shelf opens pictures: nothing for --help
+
+    found = []
+    for index, line in enumerate(lines):
+        name = f'The prompt "{clean_text(line.prompt, SHOWN)}" cannot be drawn. ' if len(lines) > 1 else ""
+        each = Asked(index, line.prompt, f"Line {line.number} of the prompts: " if line.number else name)
         try:
-            configs.append(make(DrawConfig, shared | settings | {"prompts": [line.prompt for line in together]}))
+            config = with_tags(make(DrawConfig, shared | line.settings | {"prompts": (line.prompt,)}))
+            for text in (*config.prompts, config.negative):
+                grammar.parse(text)
+            found.append(replace(each, config=config))
         except UserError as error:
-            if not settings:
+            found.append(replace(each, problem=each.named(error)))
+    return found
+
+
+def failure(each: Asked, problem: UserError) -> dict[str, object]:
+    """The line about a prompt that is not drawn, for a program."""
+    return {"event": "failed", "prompt_index": each.index, "prompt": each.prompt, "message": problem.message,
+            "hint": problem.hint}
+
+
+def every_picture(loaded: "Base", asked: list[Asked]) -> "Iterator[tuple[Asked, Preview | Picture | UserError]]":
+    """What is drawn for each prompt. Neighbours of equal settings are drawn together; after one that fails the next goes on."""
+    from sdlora.draw import pipeline
+
+    for _, group in groupby(asked, lambda each: each.config.model_copy(update={"prompts": ()})):
+        waiting = list(group)
+        while waiting:
+            config = waiting[0].config.model_copy(update={"prompts": tuple(each.config.prompts[0] for each in waiting)})
+            done = 0
+            try:
+                for event in pipeline.draw(loaded, config):
+                    yield waiting[event.prompt_index], event
+                    done += hasattr(event, "settings")
+                break
+            except DiskFull:
                 raise
-            raise UserError(f"Line {together[0].number} of the prompts: {error.message}", error.hint) from error
-    return configs
+            except Exception as error:  # noqa: BLE001  one bad prompt costs its pictures only
+                at = min(done // config.count, len(waiting) - 1)
+                yield waiting[at], waiting[at].named(explained(error, home() / "logs" / "sdlora.log"))
+                waiting = waiting[at + 1:]
 
 
-def write_pictures(configs: list[DrawConfig], out: Path, as_json: bool) -> None:
-    """Draw all of `configs`, which share base and device, into `out`, telling of each picture as it is written."""
+def write_pictures(asked: list[Asked], problems: list[UserError], out: Path, as_json: bool) -> int:
+    """Draw these prompts, which share base and device, into `out`, telling of each picture as it is written.
+
+    problems: of the prompts that are known not to be drawn. They are told again at the end; returns how many were not drawn.
+    """
     from sdlora.base.load import load_base
-    from sdlora.draw import infotext, pipeline
+    from sdlora.draw import infotext
 
     began = time.monotonic()
-    loaded = load_base(configs[0].base, configs[0].device)
-    total = sum(len(config.prompts) * config.count for config in configs)
+    loaded = load_base(asked[0].config.base, asked[0].config.device)
+    total, drawn, failed = sum(each.config.count for each in asked), 0, []
     # a training that runs beside waits meanwhile, as it does for the page
     with hold(home() / DRAWING_LOCK, 10) or nullcontext(), bars(transient=True, disable=as_json) as progress:
-        bar = progress.add_task(f"Drawing {total} picture{'s' * (total > 1)}", total=total)
-        firsts = accumulate((len(config.prompts) for config in configs), initial=0)  # prompts before each drawing
-        for first, config in zip(firsts, configs, strict=False):
-            for event in pipeline.draw(loaded, config):
-                index = first + event.prompt_index
-                done = index * config.count + event.image_index
-                if isinstance(event, pipeline.Preview):
-                    progress.update(bar, completed=done + event.step / event.steps)
-                    continue
-                path = out / f"{index:03d}-{event.image_index:02d}.png"
+        bar = progress.add_task(f"Drawing {counted(total, 'picture')}", total=total)
+        for each, event in every_picture(loaded, asked):
+            if isinstance(event, UserError):
+                failed.append(event)
+                tell(failure(each, event), str(event), progress, as_json)
+            elif not hasattr(event, "settings"):
+                progress.update(bar, completed=drawn + event.step / event.steps)
+            else:
+                path = out / f"{each.index:03d}-{event.image_index:02d}.png"
                 infotext.write_picture(path, event.image, event.settings)
-                progress.update(bar, completed=done + 1)
-                if as_json:
-                    facts = {"event": "picture", "prompt_index": index, "image_index": event.image_index,
-                             "file": str(path.resolve()), **event.settings}
-                    typer.echo(json.dumps(facts, ensure_ascii=False))
-                else:
-                    progress.console.print(f"{path}  {event.prompt}", soft_wrap=True)
-    seconds = round(time.monotonic() - began, 2)
-    typer.echo(json.dumps({"event": "done", "pictures": total, "out": str(out.resolve()), "seconds": seconds}) if as_json
-               else f"{total} picture{'s' * (total > 1)} in {seconds:.1f} s")
+                drawn += 1
+                progress.update(bar, completed=drawn)
+                facts = {"event": "picture", "prompt_index": each.index, "image_index": event.image_index,
+                         "file": str(path.resolve()), **event.settings}
+                tell(facts, f"{path}  {event.prompt}", progress, as_json)
+    if failed and not drawn:
+        raise failed[0]
+    seconds, failed = round(time.monotonic() - began, 2), problems + failed
+    done = {"event": "done", "pictures": drawn, "failed": len(failed), "out": str(out.resolve()), "seconds": seconds}
+    not_drawn = f", {counted(len(failed), 'prompt')} could not be drawn:" if failed else ""
+    typer.echo(json.dumps(done) if as_json else f"{counted(drawn, 'picture')} in {seconds:.1f} s{not_drawn}")
+    for problem in failed:
+        typer.echo(str(problem), err=True)
+    return len(failed)
+
+
+def counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def tell(facts: dict[str, object], words: str, progress: Progress, as_json: bool) -> None:
+    """One line about a picture, for a program or for a person."""
+    if as_json:
+        typer.echo(json.dumps(facts, ensure_ascii=False))
+    else:
+        progress.console.print(words, soft_wrap=True)
 
 
 def parse_lora(text: str) -> dict[str, object]:

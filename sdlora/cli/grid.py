@@ -13,7 +13,7 @@ import typer
 from rich.progress import Progress
 
 from sdlora.base import catalog
-from sdlora.cli.draw import named_file, parse_lora, parse_size, say_notes
+from sdlora.cli.draw import named_file, parse_lora, parse_size, say_notes, tell
 from sdlora.cli.files import check_pictures
 from sdlora.cli.progress import bars
 from sdlora.config import DrawConfig, LoraChoice, make
@@ -202,11 +202,3 @@ def last_of(events: "Iterator[Preview | Picture]", show: Callable[[float], objec
             return event
         show(event.step / event.steps)
     raise AssertionError("a drawing ends with its picture")
-
-
-def tell(facts: dict[str, object], words: str, progress: Progress, as_json: bool) -> None:
-    """One line about a picture, for a program or for a person."""
-    if as_json:
-        typer.echo(json.dumps(facts, ensure_ascii=False))
-    else:
-        progress.console.print(words, soft_wrap=True)

@@ -1,6 +1,7 @@
 """The command line as a whole: its commands, its exit codes. Knows nothing about what the commands do.
 
-Exit 0 done · 2 the artist's mistake, one sentence and a hint on stderr · 3 stopped and resumable · 1 a bug of ours,
+Exit 0 done · 2 the artist's mistake, one sentence and a hint on stderr; the other pictures of `draw` and `grid` are there then ·
+3 stopped and resumable · 1 a bug of ours,
 shown as a code, its traceback in HOME/logs/sdlora.log. Nothing heavy is imported here: `sdlora --help` is instant.
 """
 

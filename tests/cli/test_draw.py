@@ -14,6 +14,7 @@ from sdlora.draw.infotext import read_infotext
 from sdlora.errors import UserError
 from sdlora.jobs.execute import DRAWING_LOCK
 from sdlora.jobs.lock import is_held
+from tests.library.test_tags import lora
 
 
 @pytest.fixture
@@ -56,9 +57,76 @@ def test_lines_of_a_prompts_file_have_settings_of_their_own(run, tmp_path):
 
 
 def test_a_wrong_setting_names_its_line(run, tmp_path):
-    (tmp_path / "p.txt").write_text("a dog\na cat --s 900")
+    (tmp_path / "p.txt").write_text("# no\na cat --s 900\na cow --w 9")
     with pytest.raises(UserError, match="Line 2 of the prompts: steps must be"):
         run("draw", "--prompts-file", tmp_path / "p.txt", "--out", tmp_path)
+
+
+SMALL = ("--steps", 1, "--size", "64x64", "--device", "cpu")
+BAD = [("(a cow:99)", "weight 99"), ("a cow <lora:gone:1>", "no style called 'gone'"),
+       ("a cow --s 900", "Line 2 of the prompts: steps"),
+       ("cow " * 900, "too long")]
+
+
+@pytest.mark.parametrize("bad, said", BAD, ids=[bad[:12] for bad, _ in BAD])
+def test_a_bad_prompt_costs_its_pictures_only(run, tmp_path, bad, said):
+    (tmp_path / "p.txt").write_text(f"a dog\n{bad}\na cat\na fox --s 2\n")
+    result = run("draw", "a red house", "--prompts-file", tmp_path / "p.txt", "--count", 2, "--out", tmp_path / "out", "--json",
+                 *SMALL)
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    drawn = [(line["prompt_index"], line["image_index"]) for line in lines if line["event"] == "picture"]
+    assert drawn == [(prompt, image) for prompt in (0, 1, 3, 4) for image in (0, 1)] and result.exit_code == 2
+    failed, = (line for line in lines if line["event"] == "failed")
+    assert said in failed["message"] and failed["prompt_index"] == 2 and failed["prompt"].startswith(bad[:5])
+    assert (lines[-1]["event"], lines[-1]["pictures"], lines[-1]["failed"]) == ("done", 8, 1)
+    known = said != "too long"  # only the base knows that
+    assert result.stderr.count(said) == 1 + known and (lines[0] == failed) == known
+    assert not list((tmp_path / "out").glob("002-*")) and (tmp_path / "out" / "004-01.png").exists()
+
+
+def test_what_was_not_drawn_is_told_before_the_first_and_after_the_last_picture(run, tmp_path, monkeypatch):
+    seen = []
+    real = draw.write_pictures
+    monkeypatch.setattr(draw, "write_pictures", lambda *all_: seen.append(len(all_)) or real(*all_))
+    result = run("draw", "a dog", "(a cow:99)", "[a cow] (x:-1)", "--out", tmp_path, *SMALL)
+    shown = result.output
+    assert seen and result.exit_code == 2 and "1 picture in" in shown and "2 prompts could not be drawn" in shown
+    assert shown.index("weight 99") < shown.index("000-00.png") < shown.rindex("weight 99")
+
+
+@pytest.mark.parametrize("prompts, said", [(["(a:99)", "(b:98)"], "weight 99"), (["a <lora:gone:1>", "(b:98)"], "called 'gone'")])
+def test_where_every_prompt_is_bad_the_base_is_not_loaded(run, tmp_path, monkeypatch, prompts, said):
+    monkeypatch.setattr("sdlora.base.load.load_base", lambda *_: pytest.fail("it loaded the base"))
+    with pytest.raises(UserError, match=said):
+        run("draw", *prompts, "--out", tmp_path / "out", *SMALL)
+    assert not (tmp_path / "out").exists()
+
+
+def test_prompts_may_name_different_styles(run, tmp_path):
+    for name, value in (("ink", 0.1), ("oil", 0.2)):
+        lora(name, value)
+    result = run("draw", "a dog <lora:ink:0.5>", "a cat", "a fox <lora:oil:1>", "--out", tmp_path, "--json", *SMALL)
+    found = [json.loads(line) for line in result.stdout.splitlines()][:-1]
+    assert [[one["name"] for one in line["loras"]] for line in found] == [["ink"], [], ["oil"]] and result.exit_code == 0
+
+
+def test_a_prompt_that_fails_while_it_is_drawn_does_not_end_the_others(run, tmp_path, monkeypatch):
+    from sdlora.draw import pipeline
+
+    real = pipeline.every_picture
+
+    def breaks(base, config, *rest):
+        for event in real(base, config, *rest):
+            if event.prompt_index == config.prompts.index("a cat") and event.image_index == 1:
+                raise ZeroDivisionError("a bug of ours")
+            yield event
+
+    monkeypatch.setattr(pipeline, "every_picture", lambda base, config, *rest: (
+        breaks if "a cat" in config.prompts else real)(base, config, *rest))
+    result = run("draw", "a dog", "a cat", "a fox", "--count", 2, "--out", tmp_path, "--json", *SMALL)
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["event"] for line in lines] == ["picture"] * 3 + ["failed"] + ["picture"] * 2 + ["done"]
+    assert lines[3]["prompt"] == "a cat" and "code" in lines[3]["message"] and result.exit_code == 2
 
 
 def test_a_strength_follows_the_last_colon_only_as_a_number(tmp_path, monkeypatch):

@@ -127,8 +127,8 @@ def test_a_file_that_cannot_be_used_is_one_value():
 
     axis = lora_axis("lora", tried(["ink", "nope", "oil"], choices))
     assert axis.labels == ("ink", "nope", "oil")
-    made = cells(DrawConfig(prompts=("x",)), axis)
-    assert [(cell.column, cell.problem and str(cell.problem)) for cell in made] == [(1, "There is no nope."), (0, None), (2, None)]
+    said = [(cell.column, cell.problem and str(cell.problem)) for cell in cells(DrawConfig(prompts=("x",)), axis)]
+    assert said == [(1, "There is no nope."), (0, None), (2, None)]
     with pytest.raises(UserError, match="no nope"):
         lora_axis("lora", tried(["nope", "nope"], choices))
 
