@@ -1,6 +1,5 @@
 """Every sampler in few steps, from noise, from a picture and within a mask: a finite picture, or the smallest number of steps."""
 
-import copy
 import dataclasses
 import re
 
@@ -12,7 +11,7 @@ from PIL import Image
 from sdlora.base.load import load_base
 from sdlora.config import DrawConfig
 from sdlora.draw import pipeline, samplers
-from sdlora.draw.pipeline import Picture, denoise, draw, scheduler_of, with_steps
+from sdlora.draw.pipeline import Picture, denoise, draw, with_steps
 from sdlora.draw.start import begin
 from sdlora.errors import UserError
 from tests import tiny
@@ -44,20 +43,6 @@ def starts(base, ways):
     return [(way, begin(base, DrawConfig(width=64, height=64, **way))) for way in ways]
 
 
-@pytest.fixture
-def built_once(monkeypatch):
-    """Building a scheduler of DPM2 takes half a second: each sampler's is built once and copied."""
-    built = {}
-
-    def copied(base, config):
-        key = config.sampler, config.steps if config.sampler == "LCM" else 0
-        if key not in built:
-            built[key] = scheduler_of(base, config)
-        return copy.deepcopy(built[key])
-
-    monkeypatch.setattr(pipeline, "scheduler_of", copied)
-
-
 def refused(base, start, config):
     """Whether so few steps are refused; if so, the number that is named must draw."""
     try:
@@ -73,7 +58,7 @@ def refused(base, start, config):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("noise", [{}, STABLE_DIFFUSION], ids=["mini", "sd"])
 @pytest.mark.parametrize("sampler", samplers.NAMES)
-def test_few_steps_draw_or_say_how_many_it_takes(base, starts, built_once, sampler, noise):
+def test_few_steps_draw_or_say_how_many_it_takes(base, starts, sampler, noise):
     there = dataclasses.replace(base, scheduler_config=base.scheduler_config | noise)
     few = {steps for steps in range(1, 6) for way, start in starts
            if refused(there, start, DrawConfig(sampler=sampler, steps=steps, width=64, height=64, **way))}
@@ -117,3 +102,20 @@ def test_plms_keeps_its_order_on_the_noise_of_stable_diffusion(base, steps, orde
     for timestep in scheduler.timesteps[:6]:
         scheduler.step(torch.zeros(1), timestep, torch.ones(1))
     assert len(scheduler.ets) == order
+
+
+@pytest.mark.parametrize("sampler", ["DPM2", "DPM2 a Karras", "PLMS", "DPM++ 2M"])
+def test_a_scheduler_is_built_once_and_no_picture_changes_the_next(base, starts, sampler):
+    """Building one of DPM2 takes half a second, more than drawing a small picture with it."""
+    def latents(steps):
+        config = DrawConfig(sampler=sampler, steps=steps, width=64, height=64)
+        return list(denoise(base, config, starts[0][1], 1, lambda noisy, timestep, step: noisy * 0.9))[-1].latents
+
+    fresh = []
+    for steps in (12, 15):
+        pipeline.built.cache_clear()
+        fresh.append(latents(steps))
+    pipeline.built.cache_clear()
+    again = [latents(steps) for steps in (12, 15, 12)]
+    assert pipeline.built.cache_info().misses == 1
+    assert all(torch.equal(one, other) for one, other in zip(again, [*fresh, fresh[0]], strict=True))
