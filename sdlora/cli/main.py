@@ -16,6 +16,7 @@ from sdlora import __version__
 from sdlora.cli import bases, bench, blend, convert, draw, files, grid, inspect, library, share, studio, train
 from sdlora.errors import UserError
 
+REFUSALS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM)
 GROUPS = (train, draw, grid, files, inspect, convert, blend, share, library, bases, studio, bench)
 
 
@@ -65,18 +66,20 @@ def run() -> None:
         sys.stderr.close()
         sys.exit(1)
     except OSError as error:
-        sys.exit(report(error) if error.errno not in (errno.ENOSPC, errno.EROFS) else disk(error))
+        sys.exit(disk(error) if error.errno in REFUSALS else report(error))
     except Exception as error:  # noqa: BLE001  the outermost frame: a bug becomes a code
         sys.exit(report(error))
 
 
 def disk(error: OSError) -> int:
-    """Say that the disk takes nothing; 2."""
+    """Say that the disk takes nothing, or that a file or folder is not ours to use; 2."""
     from pathlib import Path
 
     from sdlora.storage import refused
 
     told = refused(error, Path(error.filename or "A file"))
+    if isinstance(error, PermissionError):  # perhaps it was to be read only
+        told = UserError(f"{error.filename or 'A file'} may not be used ({error.strerror}).", told.hint)
     print(f"{told.message}\n{told.hint}", file=sys.stderr)
     return 2
 

@@ -1,8 +1,10 @@
 """The command line as a whole: instant help, every promised command and flag, a real run stopped, killed and resumed."""
 
+import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from sdlora.cli import main
 from sdlora.cli.progress import bars, plain_console
+from tests.library.test_tags import lora
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
@@ -124,3 +128,35 @@ def test_the_artists_words_are_shown_as_they_are(capsys, said):
     with bars() as progress:
         progress.console.print(f"/tmp/{said}", soft_wrap=True)
     assert f"{said}\n" in (out := capsys.readouterr().out) and f"/tmp/{said}\n" in out
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC])
+def test_a_folder_that_may_not_be_used_is_a_sentence_wherever_it_is_met(monkeypatch, capsys, tmp_path, number):
+    def refuses():
+        raise OSError(number, os.strerror(number), str(tmp_path / "loras" / ".lock"))
+
+    monkeypatch.setattr(main, "build", lambda: refuses)
+    monkeypatch.setattr(sys, "argv", ["sdlora"])
+    with pytest.raises(SystemExit) as left:
+        main.run()
+    said = capsys.readouterr().err
+    assert left.value.code == 2 and ".lock" in said and "went wrong" not in said and len(said.strip().split("\n")) == 2
+
+
+@pytest.mark.skipif(os.name == "nt" or not shutil.which("setpriv"), reason="needs setpriv to be somebody who may not write")
+@pytest.mark.parametrize("command, mode", [(("library", "add", "{lora}"), 0o555), (("library", "list"), 0o000)])
+def test_a_data_folder_of_somebody_else_is_a_sentence(tmp_path, command, mode):
+    folder = tmp_path / "theirs"
+    (folder / "loras").mkdir(parents=True)
+    (folder / "loras").chmod(mode)
+    folder.chmod(mode)
+    file = lora("ink", 0.1, folder=tmp_path)[0]
+    capabilities = "-dac_override,-dac_read_search"
+    plain = ["setpriv", "--bounding-set", capabilities, "--inh-caps", capabilities] if os.geteuid() == 0 else []
+    words = [word.format(lora=file) for word in command]
+    shown = subprocess.run([*plain, sys.executable, "-m", "sdlora", *words], cwd=ROOT, capture_output=True, text=True, timeout=99,
+                           env={**os.environ, **ENVIRONMENT, "SDLORA_HOME": str(folder)})
+    folder.chmod(0o755)
+    (folder / "loras").chmod(0o755)
+    assert shown.returncode == 2 and "Traceback" not in shown.stderr and "theirs" in shown.stderr, shown.stderr
+    assert "SDLORA_HOME" in shown.stderr
