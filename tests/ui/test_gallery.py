@@ -156,7 +156,7 @@ def test_a_bad_value_costs_its_cells_and_is_told_when_the_grid_is_queued(monkeyp
         assert set(sheet["bad"]) == bad and not bad & {label for label, _ in items} and items
         assert "could not be drawn" in warned[-1] and "<nope>" not in warned[-1]
         assert sum(len(side["values"]) for side in sheet["axes"]) == sum(len(side["labels"]) for side in sheet["axes"])
-    assert "strength must be less than" in warned[0] and "nope" in warned[1] and len(warned) == 4
+    assert "strength must be" in warned[0] and "nope" in warned[1] and len(warned) == 4
     with pytest.raises(UserError, match="strength must be"):
         grid.draw("strength", "8, 9", "", "", *asked(row("one")))
     with pytest.raises(UserError, match="nope"):
