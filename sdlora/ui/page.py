@@ -63,7 +63,9 @@ def begin(tab: watching.Showing, once: object, *values: object) -> tuple:
 
 
 def try_point(tab: watching.Showing) -> tuple:
-    return try_.show_style(try_.point_style(guard.an_id(tab.run, "run"), tab.point))
+    with watching.turn(tab):
+        run, point = tab.run, tab.point
+    return try_.show_style(try_.point_style(guard.an_id(run, "run"), point))
 
 
 def ready(run: object) -> tuple:

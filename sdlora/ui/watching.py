@@ -4,6 +4,8 @@ Knows nothing about training: everything is read from the run folder, so a reloa
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -40,6 +42,15 @@ class Showing:
 
     def __deepcopy__(self, memo: dict) -> "Showing":
         return Showing()
+
+
+@contextmanager
+def turn(tab: Showing) -> Iterator[None]:
+    """The turn of one event of a tab. Raises UserError for what is no tab."""
+    if not isinstance(tab, Showing):
+        raise UserError(words.NOT_UNDERSTOOD)
+    with tab.lock:
+        yield
 
 
 @dataclass(frozen=True)
@@ -123,7 +134,7 @@ def wished(wish):  # noqa: ANN001, ANN201
     """The handler of a button: do `wish` with the run on show, then look at it."""
 
     def handler(tab: Showing) -> tuple:
-        with tab.lock:
+        with turn(tab):
             wish(an_id(tab.run, "run"))
             return updates(tab, current(tab.run))
 
@@ -138,14 +149,14 @@ def resume(run_id: str) -> None:
 def choose(tab: Showing, event: gr.EventData) -> tuple:
     """A column of the strip was chosen."""
     step = whole(fields(event._data).get("step"), 0, 10**9, words.POINT)
-    with tab.lock:
+    with turn(tab):
         tab.point = step
         return updates(tab, current(tab.run))
 
 
 def show(tab: Showing, run_id: str) -> tuple:
     """Show another run, at its last point."""
-    with tab.lock:
+    with turn(tab):
         tab.run, tab.point, tab.sent = run_id, None, {}
         return updates(tab, current(run_id))
 
@@ -153,7 +164,7 @@ def show(tab: Showing, run_id: str) -> tuple:
 def glance(tab: Showing, event: gr.EventData) -> tuple:
     """What happened by itself. The event says what the browser shows: an answer may have been lost, or drawn too late."""
     here = fields(event._data)
-    with tab.lock:
+    with turn(tab):
         if [here.get("stamp"), here.get("step")] != shown_after(tab.sent):
             tab.sent = {}
         return updates(tab, recent(tab.run))
@@ -161,7 +172,7 @@ def glance(tab: Showing, event: gr.EventData) -> tuple:
 
 def first(tab: Showing) -> tuple:
     """Updates for `Watch.shown` of a page that loads."""
-    with tab.lock:
+    with turn(tab):
         return updates(tab, recent(tab.run))
 
 
