@@ -3,11 +3,9 @@
 Knows nothing about pictures but their suffixes. Counts while it reads, because what a zip says about itself may be a lie.
 """
 
-import os
 import shutil
 import stat
 import struct
-import time
 import zipfile
 import zlib
 from hashlib import sha256
@@ -16,10 +14,11 @@ from typing import BinaryIO
 
 from sdlora.dataset.captions import MAX_CAPTION_BYTES, MAX_METADATA_BYTES
 from sdlora.dataset.encoding import LABELS, NAME_CODECS, plausible_readings
+from sdlora.dataset.kept import store
 from sdlora.dataset.listing import MAX_FILES, MAX_PICTURES, Listing, Skipped, is_picture, set_apart, shown
 from sdlora.dataset.picture import MAX_BYTES, SUFFIXES
 from sdlora.errors import UserError
-from sdlora.storage import MAX_NAME, TEMPORARY, clean_text, open_regular, place, read_json, write_json
+from sdlora.storage import MAX_NAME, clean_text, open_regular, place, read_json, write_json
 
 MAX_TEXTS = 3 * MAX_PICTURES
 MAX_DIRECTORY_BYTES = 8 * 2**20  # the zip's own table of contents
@@ -71,17 +70,13 @@ def is_stored(file: Path, size: int) -> bool:
         return False
 
 
-def store(file: Path, data: bytes) -> None:
-    """Write an entry whole for whoever reads it beside us, without fsync: 2,000 of them took 16 s. `is_stored` looks after it."""
-    temporary = file.with_name(f"{TEMPORARY}{os.getpid()}-{time.monotonic_ns()}")
+def keep(file: Path, data: bytes) -> None:
+    """Write an entry into the cache; `is_stored` tells later whether it is still whole."""
     try:
-        temporary.write_bytes(data)
-        temporary.replace(file)
+        store(file, data)
     except OSError as error:
         raise UserError(f"The zip could not be unpacked to {file.parent} ({error.strerror or error}).",
                         "Free some disk space, then try again.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def hash_of(handle: BinaryIO, name: str) -> str:
@@ -124,7 +119,7 @@ def read_entries(handle: BinaryIO, name: str, folder: Path) -> dict[str, list]:
                     continue
                 total += len(data)
                 stored = f"{number:05d}{inside.suffix.lower()}"
-                store(folder / stored, data)
+                keep(folder / stored, data)
                 files.append((stored, str(inside), len(data)))
     except BROKEN as error:
         raise UserError(f"{name} is damaged or not a zip.", "Download or pack it again.") from error

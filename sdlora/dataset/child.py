@@ -29,15 +29,15 @@ WAITING: dict[subprocess.Popen, tuple[str, threading.Timer]] = {}  # children wi
 CHANGING = threading.Lock()
 
 
-def ask(module: str, data: bytes, name: str) -> Answer:
-    """What the function that `module` gives to `serve` answers to (data, name), from a child process.
+def ask(module: str, data: bytes, name: str, *wishes: int) -> Answer:
+    """What the function that `module` gives to `serve` answers to (data, name, *wishes), from a child process.
 
     Raises UserError: what that function raised, or that the file took more than LIMIT_S or crashed the child.
     """
     with TURNS:
         child, began = waiting(module) or start(module), time.monotonic()
         try:
-            answer, payload, refused = exchange(child, data, name)
+            answer, payload, refused = exchange(child, data, name, *wishes)
         except (EOFError, BrokenPipeError) as error:
             end(child)
             raise gave_up(name, time.monotonic() - began) from error
@@ -50,9 +50,10 @@ def ask(module: str, data: bytes, name: str) -> Answer:
     return answer, payload
 
 
-def exchange(child: subprocess.Popen, data: bytes, name: str) -> tuple[dict[str, object], bytes, list[str] | None]:
+def exchange(child: subprocess.Popen, data: bytes, name: str,
+             *wishes: int) -> tuple[dict[str, object], bytes, list[str] | None]:
     """Send a file, read (answer, payload, what a UserError said). Raises EOFError or BrokenPipeError when the child ends."""
-    child.stdin.write(json.dumps([name, len(data), LIMIT_S]).encode() + b"\n")
+    child.stdin.write(json.dumps([name, len(data), LIMIT_S, *wishes]).encode() + b"\n")
     child.stdin.write(data)
     child.stdin.flush()
     head = child.stdout.readline()
@@ -114,10 +115,10 @@ def end(child: subprocess.Popen) -> None:
     child.wait()
 
 
-def serve(work: Callable[[bytes, str], Answer]) -> None:
+def serve(work: Callable[..., Answer]) -> None:
     """Be the child: answer files from stdin until it ends. Work that takes too long ends this process.
 
-    A request is a JSON line [name, number of bytes, seconds it may take] and the bytes; the answer a JSON line
+    A request is a JSON line [name, number of bytes, seconds it may take, wishes...] and the bytes; the answer a JSON line
     [number of bytes, what work() found, what a UserError of it said or null] and the bytes it gave.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the parent: this process ends when the pipe is closed
@@ -125,12 +126,12 @@ def serve(work: Callable[[bytes, str], Answer]) -> None:
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints does not get between the answers
     while line := source.readline():
-        name, length, limit_s = json.loads(line)
+        name, length, limit_s, *wishes = json.loads(line)
         data = source.read(length)
         faulthandler.dump_traceback_later(limit_s, exit=True)  # a thread in C: it acts even while a decoder hangs
         refused = None
         try:
-            answer, payload = work(data, name)
+            answer, payload = work(data, name, *wishes)
         except UserError as error:
             answer, payload, refused = {}, b"", [error.message, error.hint]
         faulthandler.cancel_dump_traceback_later()

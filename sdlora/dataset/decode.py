@@ -16,6 +16,7 @@ import numpy as np
 import pillow_heif
 from PIL import Image, ImageCms
 
+from sdlora.dataset.buckets import square_crop
 from sdlora.dataset.child import AGAIN, Answer, serve
 from sdlora.errors import UserError
 
@@ -59,11 +60,17 @@ pillow_heif.register_heif_opener()
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
-def pixels(data: bytes, name: str) -> Answer:
-    """The answer to picture.py: {"size": (w, h), "digest", "lossless", "remarks"} and the w * h * 3 bytes. Raises UserError."""
+def pixels(data: bytes, name: str, side: int | None = None) -> Answer:
+    """The answer to picture.py: {"size": (w, h), "digest", "lossless", "remarks"} and the w * h * 3 bytes. Raises UserError.
+
+    side: the bytes of the square_crop of this many px instead, none for 0.
+    """
     image, facts = decode(data, name)
-    raw = image.tobytes()
-    return facts | {"size": image.size, "digest": sha256(repr(image.size).encode() + raw).hexdigest()}, raw
+    raw, digest = image.tobytes(), sha256(repr(image.size).encode())
+    digest.update(raw)
+    if side is not None:
+        raw = square_crop(image, side)[0].tobytes() if side else b""
+    return facts | {"size": image.size, "digest": digest.hexdigest()}, raw
 
 
 def decode(data: bytes, name: str) -> tuple[Image.Image, dict[str, object]]:
@@ -235,6 +242,10 @@ def to_srgb(image: Image.Image) -> tuple[Image.Image | None, list[str]]:
     if alpha is not None and not alpha.getbbox():
         return None, []
     colour, remarks = apply_profile(colour, image.info.get("icc_profile"))
+    if alpha is None:
+        clean = colour.convert("RGB")
+        clean.info = {}
+        return clean, remarks
     clean = Image.new("RGB", image.size, (255, 255, 255))
     clean.paste(colour.convert("RGB"), mask=alpha)
     return clean, remarks

@@ -15,9 +15,10 @@ import pillow_heif
 from PIL import Image
 
 from sdlora.dataset.buckets import square_crop
-from sdlora.dataset.picture import decoded, read_bytes, read_picture, shown_name
+from sdlora.dataset.kept import store
+from sdlora.dataset.picture import glimpse, read_bytes, read_picture, shown_name
 from sdlora.errors import UserError
-from sdlora.storage import home, write_atomic
+from sdlora.storage import home
 
 DECODER = f"1 {PIL.__version__} {pillow_heif.__version__}"
 ROOM_BYTES = 2**30  # for squares: 340 at 1024 px
@@ -43,11 +44,12 @@ def look(path: Path, name: str = "", side: int | None = None) -> Look:
     entry = folder() / f"{sha256(data + DECODER.encode()).hexdigest()[:40]}.json"
     known = remembered(entry)
     if known is None:
-        picture = decoded(data, name)
-        known = (picture.digest, *picture.image.size, list(picture.remarks))
+        wanted = side if side and len(SQUARES) * side * side * 3 < ROOM_BYTES else 0
+        facts, square = glimpse(data, name, wanted)
+        known = (facts["digest"], *facts["size"], facts["remarks"])
         keep(entry, json.dumps(known).encode())
-        if side is not None and len(SQUARES) * side * side * 3 < ROOM_BYTES:
-            SQUARES[picture.digest, side] = square_crop(picture.image, side)[0]
+        if square is not None:
+            SQUARES[facts["digest"], wanted] = square
     digest, width, height, remarks = known
     return Look(digest, width, height, tuple(name + remark for remark in remarks))
 
@@ -86,8 +88,8 @@ def forget_squares() -> None:
 def keep(path: Path, content: bytes) -> None:
     """Write an entry if the disk allows it."""
     try:
-        write_atomic(path, content)
-    except (UserError, OSError):
+        store(path, content)
+    except OSError:
         pass  # it would only have saved time; what needs the disk says so itself
 
 

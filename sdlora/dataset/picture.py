@@ -16,7 +16,7 @@ from sdlora.errors import UserError, told_apart
 from sdlora.storage import MAX_NAME, clean_text, open_regular
 
 __all__ = ["DAMAGED", "EXPORT", "MAX_BYTES", "MAX_PIXELS", "MAX_SIDE", "SUFFIXES", "Picture", "check_size", "decoded",
-           "open_picture", "read_bytes", "read_picture", "shown_name", "thumbnail"]
+           "glimpse", "open_picture", "read_bytes", "read_picture", "shown_name", "thumbnail"]
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif", ".hif")
 MAX_BYTES = 50 * 1024 * 1024
 
@@ -70,6 +70,15 @@ def decoded(data: bytes, name: str) -> Picture:
     facts, pixels = child.ask("sdlora.dataset.decode", data, name)
     image = Image.frombytes("RGB", tuple(facts["size"]), pixels)
     return Picture(image, facts["digest"], facts["lossless"], tuple(facts["remarks"]), name)
+
+
+def glimpse(data: bytes, name: str, side: int) -> tuple[dict[str, object], Image.Image | None]:
+    """({"size", "digest", "lossless", "remarks"}, the square_crop at `side` px, None for 0) of a picture file. Raises UserError.
+
+    The square is cut in the child process, so that the picture itself does not have to come through the pipe.
+    """
+    facts, pixels = child.ask("sdlora.dataset.decode", data, name, side)
+    return facts, Image.frombytes("RGB", (side, side), pixels) if side else None
 
 
 def read_bytes(path: Path, name: str) -> bytes:

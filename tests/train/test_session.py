@@ -179,9 +179,9 @@ def decodes(monkeypatch):
     """The names of the pictures that were decoded for training, in order: samples of the run are opened by another name."""
     asked, real = [], child.ask
 
-    def counted(module, data, name):
+    def counted(module, data, name, *wishes):
         asked.append(name)
-        return real(module, data, name)
+        return real(module, data, name, *wishes)
 
     monkeypatch.setattr(child, "ask", counted)
     return lambda: sorted(name for name in asked if re.fullmatch(r"0\d\.png", name))
@@ -201,7 +201,7 @@ def test_a_run_on_a_set_decodes_each_picture_of_it_once(make, folders, monkeypat
     made = sets.create("Mine")
     sets.add_pictures(made.id, sorted(folders[1].iterdir()))
     asked, real = [], child.ask
-    monkeypatch.setattr(child, "ask", lambda module, data, name: asked.append(name) or real(module, data, name))
+    monkeypatch.setattr(child, "ask", lambda module, data, name, *wishes: asked.append(name) or real(module, data, name, *wishes))
     for number in range(2):
         train(make(f"run{number}", images=sets.path(made.id)))
         assert sorted(name for name in asked if re.fullmatch(r"0\d\.png", name)) == ["00.png", "01.png", "02.png", "03.png"]
