@@ -27,9 +27,14 @@ def share(
     """Pack a LoRA with its card, its sidecars and pictures; private metadata stays at home."""
     from sdlora.dataset.picture import open_picture
     from sdlora.lora import card, layout, metadata
+    from sdlora.lora.report import summary
     from sdlora.lora.write import rewrite
 
     check_out(out, [file, *(picture or [])], ".zip")
+    found = summary(file)
+    if found["burnt"]:
+        raise UserError(f"{file.name} is a burnt style: {found['burnt'][0]} holds values that are no numbers.",
+                        "Share an earlier saved point of it.")
     told = layout.told(file)
     hidden = metadata.private(told)
     new = told if keep_private else metadata.stripped(told)
@@ -45,9 +50,10 @@ def share(
         copy = rewrite(file, Path(folder) / file.name, new)
         card.pack(copy, out, pictures, base_model)
     kept = "went along" if keep_private else "left out"
-    report = {"out": str(out), "bytes_out": out.stat().st_size, "private": hidden, "stripped": not keep_private}
+    report = {"out": str(out), "bytes_out": out.stat().st_size, "private": hidden, "stripped": not keep_private,
+              "problems": found["problems"]}
     lines = [f"{out}: {file.name}, its card, its sidecars and {len(pictures)} pictures, {report['bytes_out'] / 1e6:.2f} MB",
-             *(f"  {key}: {why}; {kept}" for key, why in hidden.items())]
+             *(f"  {key}: {why}; {kept}" for key, why in hidden.items()), *(f"! {problem}" for problem in found["problems"])]
     typer.echo(json.dumps(report, ensure_ascii=False) if as_json else "\n".join(lines))
 
 

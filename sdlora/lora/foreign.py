@@ -66,24 +66,26 @@ ALIKE = {  # {title: (width of the attention's inputs, the least number that its
     SIX: ((1536, 0, "Stable Diffusion 3"), (2432, 0, "Stable Diffusion 3"), (3072, 20, "Qwen-Image"),
           (3072, 0, "Flux or Qwen-Image"), (3584, 0, "HunyuanImage"), (2048, 0, "HunyuanVideo 1.5"),
           (6144, 0, "Flux.2 or Krea 2")),
-    CROSS: ((1152, 0, "PixArt"), (2048, 0, "LTX-Video"), (4096, 0, "LTX-2 or Cosmos"), (2240, 0, "Sana"), (1920, 0, "CogVideoX"),
-            (2560, 0, "CogView 4")),
+    CROSS: ((1152, 0, "PixArt"), (2048, 0, "LTX-Video"), (4096, 0, "LTX-2, Cosmos or CogView 4"), (2240, 0, "Sana"),
+            (1920, 0, "CogVideoX"), (2560, 0, "CogView 3")),
     NEXT: ((3840, 0, "Z-Image"), (2304, 0, "Lumina"), (4608, 0, "Ideogram 4")),
     ZIMAGE: ((3840, 0, "Z-Image"), (4608, 0, "Ideogram 4"))}
 PAIR = re.compile(r"lora\d?[._]?(a|b|up|down|mid|linear)(?![a-z])", re.IGNORECASE)
 BASE = "a whole base model"
 NO_LORA = (
     (("ip_adapter.", "image_proj."), "an IP-Adapter"),
-    (("control_model.", "controlnet_", "input_hint_block"), "a ControlNet"),
+    (("control_model.", "controlnet_", "input_hint_block", "lllite_", "lora_controlnet"), "a ControlNet"),
+    (("adapter.body.", "body.0.in_conv", "adapter.conv_in"), "a T2I-Adapter"),
     (("model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conditioner."), BASE),
     (("down_blocks.0.resnets.0.conv1.weight", "conv_in.weight"), "a whole UNet"),
-    (("encoder.down", "decoder.up", "decoder.mid", "post_quant_conv"), "a VAE"),
+    (("encoder.down", "encoder.conv", "decoder.up", "decoder.mid", "decoder.conv", "post_quant_conv"), "a VAE"),
     (("text_model.",), "a whole text encoder"),
     (("emb_params", "string_to_param", "clip_l", "clip_g", "<"), "a textual inversion embedding"))
 UNET_MARKS = ("lora_unet_", "oft_unet_", "lycoris_", "unet.", "diffusion_model.", "base_model.model.", "model.diffusion_model.",
               "transformer.", "lora_transformer_")
 TEXT_MARKS = ("lora_te", "text_encoder", "text_encoders.")
 BLOCKS = ("down_blocks.", "mid_block.", "up_blocks.")
+EMBEDDED = (768, 1024, 1280)  # widths of the words of CLIP-L, OpenCLIP-H and OpenCLIP-G
 CHOOSE = "Choose a LoRA for Stable Diffusion 1.x, 2.x or XL."
 AS_BASE = "Choose it as the base (--base), and a smaller file as the LoRA. To make a LoRA of it: sdlora extract."
 
@@ -100,8 +102,9 @@ def refuse(name: str, found: Header, names: Spelled) -> None:
         raise UserError(f"{name} is a LoRA for {strange}, not for Stable Diffusion 1.x, 2.x or XL.", CHOOSE)
     pairs = [key for key in names.unknown if is_pair(key)]
     alone = not any(path.startswith(BLOCKS) for path in names.modules)
-    title = model_of(pairs, found) if pairs and alone else ""
     of_text = all(key.startswith(TEXT_MARKS) for key in pairs)
+    drawing = pairs if of_text else [key for key in pairs if not key.startswith(TEXT_MARKS)]  # not T5 beside PixArt
+    title = model_of(drawing, found) if pairs and alone else ""
     if pairs and alone and (not names.modules or not of_text and (title or any(key.startswith(UNET_MARKS) for key in pairs))):
         title = title or f"{UNKNOWN}{said(found.metadata)}"
         raise UserError(f"{name} is a LoRA for {title}, not for Stable Diffusion 1.x, 2.x or XL: it changes {pairs[0][:80]!r}.",
@@ -109,12 +112,20 @@ def refuse(name: str, found: Header, names: Spelled) -> None:
     if names.modules:
         return
     what = next((what for marks, what in NO_LORA if any(key.startswith(marks) for key in found.tensors)), None)
+    what = what or embedding(found)
     other = None if what and what != BASE else model_of(found.tensors, found)
     what = f"a whole model ({other})" if other else what
     if what:
         raise UserError(f"{name} is {what}, not a LoRA that sdlora reads.", AS_BASE if what == BASE else CHOOSE)
     example = next(iter(found.tensors))
     raise UserError(f"{name} holds no LoRA: none of its names is known (the first is {example[:80]!r}).", CHOOSE)
+
+
+def embedding(found: Header) -> str | None:
+    """What a file of one tensor is whose rows are as wide as the words of a text encoder: an embedding under its own name."""
+    (name, (_, shape)), *more = found.tensors.items()
+    rows = not more and "." not in name and len(shape) == 2 and shape[0] <= 128 and shape[1] in EMBEDDED
+    return "a textual inversion embedding" if rows else None
 
 
 def is_pair(key: str) -> bool:

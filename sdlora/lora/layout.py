@@ -178,7 +178,8 @@ def contradictions(metadata: dict[str, str], modules: dict[str, Module], alphas:
             told = float(metadata.get(key, ""))
         except ValueError:
             continue                                           # "Dynamic", "None" or nothing at all
-        if there and (title == "rank" or alphas) and not any(math.isclose(told, value, rel_tol=1e-2) for value in there):
+        known = there if math.isfinite(told) and (title == "rank" or alphas) else ()
+        if known and not any(math.isclose(told, value, rel_tol=1e-2) for value in known):
             found.append(f"Its metadata tells the {title} {told:g}, its tensors have {span(there)}: the tensors count.")
     return found
 
@@ -295,7 +296,8 @@ class Reader:
         """The one value of a tensor. Raises ValueError unless it is one, and finite."""
         values = array(self.found, self.data, key)
         if values.size != 1 or not math.isfinite(values.reshape(-1)[0]):
-            raise ValueError(f"has a {key.rpartition('.')[2]} that is not one number")
+            role = key.rpartition(".")[2]
+            raise ValueError(f"has a{'n' * (role[0] in 'aeiou')} {role} that is not one number")
         return float(values.reshape(-1)[0])
 
 

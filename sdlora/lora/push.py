@@ -12,6 +12,7 @@ from sdlora.lora.delta import Adapter, Adapters, is_linear, norm
 from sdlora.lora.modules import Table
 
 ABSURD = 100.0  # |dW| / |W|: from about 1 on, pictures are lost; this much is a damaged file, not a strong style
+NOTHING = 1e-7  # what rounding takes from weights in fp32
 MOST = 1e100  # what is told of a change whose size fp64 cannot hold
 Sizes = dict[str, tuple[float, float]]                        # {path: (norm of dW, norm of W)}
 

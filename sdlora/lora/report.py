@@ -45,8 +45,11 @@ def inspect(path: Path, base: Path | None = None, *, weights: "Mapping[str, Tens
     sizes = push.sizes(adapters, table, there)
     if fitting and not any(moved for moved, _ in sizes.values()) and not report["burnt"]:
         report["problems"].append("It changes nothing: all its values are zero.")
-    if (times := push.total(sizes)) > push.ABSURD:
+    times = push.total(sizes)
+    if times > push.ABSURD:
         report["problems"].append(push.absurd(times))
+    elif 0 < times < push.NOTHING and not report["burnt"]:
+        report["problems"].append(f"It changes next to nothing: {times:.1g} of the weights, which no picture shows.")
     if identity and "mini" in plan.families:
         report["problems"] += other_build(found.metadata, identity)
     blocks = push.by_block(sizes, plan.families[0]) if plan.families else {}

@@ -15,6 +15,8 @@ from sdlora.lora.write import TORCH_NAMES
 
 SCALED = {"full": ("diff", "diff_b"), "lokr": ("w1",), "ia3": ("weight",)}  # what carries a scale where no alpha can
 
+OUTER = {"lora": ("up",), "loha": ("w1_a",), "lokr": ("w1", "w1_a"), "glora": ("a1", "b1")}  # a change is 0 where these are
+
 
 def adapters_of(found: Header, data: bytearray, modules: Mapping[str, Module]) -> Adapters:
     """{path: Adapter} of these modules. Tensors share the private copy `data` where nothing had to be computed."""
@@ -44,9 +46,13 @@ def adapter_of(module: Module, tensors: Mapping[str, Tensor], part: str) -> Adap
         tensors |= {"weight": factors.float().flatten() - 1, "on_input": torch.tensor(factors.shape[0] == 1)}
     if "oft_R" in tensors:
         tensors["inputs"] = rotations(tensors.pop("oft_R").float(), module.terms)
+    alpha = module.alpha
+    if module.rank and not alpha:                              # a file says 0 for "the rank": a change of nothing is kept so
+        tensors |= {role: tensors[role] * 0 for role in OUTER[module.kind] if role in tensors}
+        alpha = float(module.rank)
     if module.factor != 1.0:
         tensors |= {role: tensors[role].float() * module.factor for role in SCALED.get(module.kind, ()) if role in tensors}
-    return Adapter(module.kind, tensors, module.alpha, module.rank, part)
+    return Adapter(module.kind, tensors, alpha, module.rank, part)
 
 
 def rotations(packed: Tensor, terms: int) -> Tensor:

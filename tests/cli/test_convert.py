@@ -7,6 +7,7 @@ import pytest
 import typer
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from sdlora.base import catalog
@@ -124,3 +125,16 @@ def test_a_copy_of_a_peft_file_takes_its_strength_along(run, tmp_path):
     for copy in (tmp_path / "b.safetensors", tmp_path / "c" / "adapter_model.safetensors"):
         adapter, = file.read(copy).adapters.values()
         assert adapter.scale == 4.0 and "home/me" not in str(file.header(copy).metadata)
+
+
+def test_share_refuses_what_nobody_can_use_and_tells_what_is_odd(run, lora, tmp_path):
+    tensors = load_file(lora)
+    name = next(name for name in tensors if "lora_up" in name)
+    save_file(tensors | {name: tensors[name] * float("nan")}, tmp_path / "burnt.safetensors")
+    save_file({"encoder.down.0.weight": tensors[name]}, tmp_path / "vae.safetensors")
+    for file_name, says in (("burnt", "is a burnt style"), ("vae", "is a VAE, not a LoRA")):
+        with pytest.raises(UserError, match=says):
+            run("share", tmp_path / f"{file_name}.safetensors", "--out", tmp_path / "s.zip")
+        assert not (tmp_path / "s.zip").exists()
+    save_file(tensors | {"odd": tensors[name].clone()}, tmp_path / "odd.safetensors")
+    assert "! 1 tensor is left out" in run("share", tmp_path / "odd.safetensors", "--out", tmp_path / "s.zip").stdout

@@ -212,3 +212,19 @@ def test_a_pickle_is_refused_with_a_safe_way_to_convert_it(tmp_path):
     with pytest.raises(UserError) as caught:
         file.read(tmp_path / "old.pt")
     assert "weights_only=True" in caught.value.hint and "old.safetensors" in caught.value.hint
+
+
+@pytest.mark.parametrize("kind", ["lora", "loha", "lokr", "glora"])
+def test_a_scale_of_zero_stays_a_change_of_nothing_in_what_is_made_of_it(tmp_path, kind):
+    given = {"lora": {"lora_down.weight": (4, 64), "lora_up.weight": (64, 4)},
+             "loha": {"hada_w1_a": (64, 4), "hada_w1_b": (4, 64), "hada_w2_a": (64, 4), "hada_w2_b": (4, 64)},
+             "lokr": {"lokr_w1": (8, 8), "lokr_w2_a": (8, 4), "lokr_w2_b": (4, 8)},
+             "glora": {"a1.weight": (64, 4), "a2.weight": (4, 64), "b1.weight": (64, 4), "b2.weight": (4, 64)}}[kind]
+    generator = torch.Generator().manual_seed(0)
+    name = f"lora_unet_{PATHS[0].replace('.', '_')}"
+    tensors = {f"{name}.{leaf}": torch.randn(shape, generator=generator) for leaf, shape in given.items()}
+    save_file(tensors | {f"{name}.scale": torch.tensor(0.0)}, tmp_path / "a.safetensors")
+    found = file.read(tmp_path / "a.safetensors")
+    again = file.read(file.write(tmp_path / "b.safetensors", found.adapters, {}, family="mini"))
+    for adapters in (found.adapters, again.adapters):
+        assert not delta(adapters[PATHS[0]], torch.ones(64, 64)).any()

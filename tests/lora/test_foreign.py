@@ -147,3 +147,32 @@ def test_one_module_of_an_unknown_model_is_a_lora_all_the_same(tmp_path, module,
     save_file({module + leaf: np.ones((4, 4), np.float16) for leaf in leaves}, tmp_path / "x.safetensors")
     with pytest.raises(UserError, match="a LoRA for a model that sdlora does not know"):
         file.read(tmp_path / "x.safetensors")
+
+
+def test_the_language_model_beside_a_model_that_draws_does_not_name_the_file(tmp_path):
+    for text, own in (("text_encoder.encoder.block.0.layer.0.SelfAttention.q", "transformer.transformer_blocks.0.attn1.to_q"),
+                      ("lora_te_encoder_block_0_layer_0_SelfAttention_q", "lora_unet_transformer_blocks_0_attn1_to_q"),
+                      ("text_encoder.model.layers.0.self_attn.q_proj", "transformer.transformer_blocks.0.attn1.to_q")):
+        with pytest.raises(UserError, match="a LoRA for PixArt"):
+            file.read(saved(tmp_path, [text, own], KOHYA, 1152))
+
+
+@pytest.mark.parametrize(("names", "says"), [
+    (["lllite_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q.conditioning1.0.weight"], "a ControlNet"),
+    (["lora_controlnet", "input_blocks.1.1.proj_in.up"], "a ControlNet"), (["adapter.body.0.in_conv.weight"], "a T2I-Adapter"),
+    (["encoder.conv1.weight", "decoder.head.0.gamma"], "a VAE"), (["decoder.conv_in.weight"], "a VAE")])
+def test_other_files_of_a_picture_studio_are_called_what_they_are(tmp_path, names, says):
+    save_file({name: np.zeros((8, 8), np.float16) for name in names}, tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match=rf"is {says}, not a LoRA"):
+        file.read(tmp_path / "a.safetensors")
+
+
+def test_an_embedding_may_have_any_name(tmp_path):
+    save_file({"my cat": np.zeros((4, 768), np.float16)}, tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match="is a textual inversion embedding"):
+        file.read(tmp_path / "a.safetensors")
+    for tensors in ({"head.weight": np.zeros((4, 768))}, {"cat": np.zeros((4, 700))},
+                    {"a": np.zeros((4, 768)), "b": np.zeros((4, 768))}):
+        save_file(tensors, tmp_path / "a.safetensors")
+        with pytest.raises(UserError, match="holds no LoRA"):
+            file.read(tmp_path / "a.safetensors")

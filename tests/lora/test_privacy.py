@@ -1,5 +1,7 @@
 """What other trainers write into their files about the artist's computer and pictures is found; what is of use stays."""
 
+import time
+
 import pytest
 
 from sdlora.config import TrainConfig
@@ -40,3 +42,11 @@ def test_our_own_files_hold_little_that_is_private():
     told = metadata.build(config, BaseFacts("mini", "Mini", "ab" * 32, "epsilon", 128),
                           Making(12, "cd" * 32, 300, 0.1, "run-1", "2026-11-22T03:00:00+00:00"))
     assert set(private(told)) == {"sdlora_run", "ss_training_started_at", "ss_training_comment"}
+
+
+@pytest.mark.parametrize("letters", ["x", "x.", "x@", "@x.", "a-b_", "\\\\", "?key="])
+def test_long_words_are_searched_in_no_time_and_to_their_end(letters):
+    value = letters * 200_000
+    began = time.monotonic()
+    private({"my_key": value})
+    assert set(private({"my_key": f"{value} /home/ann/x"})) == {"my_key"} and time.monotonic() - began < 3

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -116,3 +117,26 @@ def test_another_build_of_mini_is_refused_and_the_same_is_not():
     report.refuse_other_build({}, "a" * 64, "frog.safetensors")
     with pytest.raises(UserError, match="frog.safetensors was made for another build of mini"):
         report.refuse_other_build({"sdlora_base_identity": "b" * 64}, "a" * 64, "frog.safetensors")
+
+
+def test_a_change_too_small_for_any_picture_is_told(tmp_path):
+    for size, told in ((1e-9, True), (1e-4, False)):
+        made = {path: replace(adapter, tensors=adapter.tensors | {"up": adapter.tensors["up"] * size})
+                for path, adapter in style(PATHS).items()}
+        problems = report.inspect(file.write(tmp_path / "a.safetensors", made, {}, dtype="fp32", family="mini"))["problems"]
+        assert any("next to nothing" in problem for problem in problems) == told
+
+
+@pytest.mark.parametrize(("alpha", "says"), [(float("nan"), "has an alpha that is not one number"), (-2.0, "has the alpha -2")])
+def test_an_impossible_alpha_is_a_sentence(tmp_path, alpha, says):
+    file.write(tmp_path / "a.safetensors", style(PATHS), {}, family="mini")
+    tensors = load_file(tmp_path / "a.safetensors")
+    changed = {name: torch.tensor(alpha) for name in tensors if name.endswith("alpha")}
+    save_file(tensors | changed, tmp_path / "b.safetensors")
+    with pytest.raises(UserError, match=says):
+        report.inspect(tmp_path / "b.safetensors")
+
+
+def test_metadata_that_tells_no_number_contradicts_nothing(tmp_path):
+    told = {"ss_network_dim": "nan", "ss_network_alpha": "inf"}
+    assert report.inspect(file.write(tmp_path / "a.safetensors", style(PATHS), told, family="mini"))["problems"] == []
