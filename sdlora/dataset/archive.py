@@ -3,6 +3,7 @@
 Knows nothing about pictures but their suffixes. Counts while it reads, because what a zip says about itself may be a lie.
 """
 
+import re
 import shutil
 import stat
 import struct
@@ -16,6 +17,7 @@ from sdlora.dataset.captions import MAX_CAPTION_BYTES, MAX_METADATA_BYTES
 from sdlora.dataset.encoding import LABELS, NAME_CODECS, plausible_readings
 from sdlora.dataset.kept import store
 from sdlora.dataset.listing import MAX_FILES, MAX_PICTURES, Listing, Skipped, is_picture, set_apart, shown
+from sdlora.dataset.metadata import SUFFIXES as TABLES
 from sdlora.dataset.picture import MAX_BYTES, SUFFIXES
 from sdlora.errors import UserError
 from sdlora.storage import MAX_NAME, clean_text, open_regular, place, read_json, write_json
@@ -24,10 +26,11 @@ MAX_TEXTS = 3 * MAX_PICTURES
 MAX_DIRECTORY_BYTES = 8 * 2**20  # the zip's own table of contents
 MAX_TOTAL_BYTES = 4 * 2**30
 MAX_RATIO = 200
+MAX_DEPTH = 60  # folders of a name that are looked at one by one
 SLACK_BYTES = 2**20  # small files may shrink better than MAX_RATIO and still be honest
-LIMITS = {".txt": MAX_CAPTION_BYTES, ".caption": MAX_CAPTION_BYTES, ".jsonl": MAX_METADATA_BYTES, ".csv": MAX_METADATA_BYTES}
+LIMITS = {".txt": MAX_CAPTION_BYTES, ".caption": MAX_CAPTION_BYTES, **dict.fromkeys(TABLES, MAX_METADATA_BYTES)}
 ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst")
-INDEX = "index-2.json"  # the number grows with what it holds: what an older sdlora unpacked is unpacked anew
+INDEX = "index-3.json"  # the number grows with what it holds: what an older sdlora unpacked is unpacked anew
 BROKEN = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, OSError, RuntimeError, NotImplementedError, EOFError, ValueError,
           OverflowError, struct.error)
 
@@ -99,7 +102,8 @@ def read_entries(handle: BinaryIO, name: str, folder: Path) -> dict[str, list]:
     total = 0
     try:
         with zipfile.ZipFile(handle) as archive:
-            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+            # not is_dir(), which breaks over an entry without a name
+            entries = [entry for entry in archive.infolist() if not entry.filename.endswith(("/", "\\"))]
             names, notes = names_of(entries)
             kept, skipped = set_apart(names)
             check_count(name, [names[number] for number in kept])
@@ -142,8 +146,10 @@ def check_directory(handle: BinaryIO, name: str) -> None:
     size = handle.seek(0, 2)
     handle.seek(max(0, size - 65_557))
     tail = handle.read()
-    at = tail.rfind(b"PK\5\6")
-    if at < 0 or len(tail) < at + 22:
+    ends = [match.start() for match in re.finditer(b"PK\5\6", tail) if len(tail) >= match.start() + 22]
+    whole = [at for at in ends if at + 22 + int.from_bytes(tail[at + 20:at + 22], "little") == len(tail)]  # with its comment
+    at = next(iter([*whole, *reversed(ends)]), None)
+    if at is None:
         raise UserError(f"{name} is damaged or not a zip.", "Pack it again as an ordinary zip.")
     count, directory_bytes = struct.unpack_from("<HI", tail, at + 10)
     if count > MAX_FILES or directory_bytes > MAX_DIRECTORY_BYTES:
@@ -193,9 +199,12 @@ def said_name(entry: zipfile.ZipInfo) -> str | None:
 def clean_name(raw: str) -> PurePosixPath:
     """The whole name of an entry in clean parts without drive, root or `..`; it never becomes a path on disk.
 
-    Nothing is cut off: pictures deep in a zip are told apart by all of their folders.
+    Nothing is lost: pictures deep in a zip are told apart by all of their folders, the outer ones of many by a hash.
     """
-    parts = [clean_text(part, 2**16) for part in raw.replace("\\", "/").replace(":", "/").split("/")]
+    parts = raw.replace("\\", "/").replace(":", "/").split("/")
+    if len(parts) > MAX_DEPTH:
+        parts = [sha256("/".join(parts[:-MAX_DEPTH]).encode("utf-8", "replace")).hexdigest()[:16], *parts[-MAX_DEPTH:]]
+    parts = [clean_text(part, 2**16) for part in parts]
     parts = [part for part in parts if part.strip(". ")]
     if parts and parts[-1].lower() in SUFFIXES:
         parts[-1] = f"unnamed{parts[-1]}"

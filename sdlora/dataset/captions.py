@@ -30,6 +30,8 @@ def read_caption(path: Path, name: str = "", usual: str = "") -> tuple[str, str]
     """
     name = name or path.name
     text, guessed = read_text(path, name, MAX_CAPTION_BYTES, TOO_LONG.format(name=name), usual)
+    if text.startswith("{\\rtf"):
+        raise UserError(f"{name} is a document with fonts and styles (RTF), not plain text.", "Save it as plain text.")
     return checked_caption(text, name), guessed
 
 

@@ -24,6 +24,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF")
 MAX_PIXELS = 40_000_000
 MIN_SIDE, MAX_SIDE, MAX_ASPECT = 64, 16_384, 8  # px, px, long side / short side
 EXPORT = "Save it as PNG or JPEG and add that."
+FRAME = "Save a picture of it as PNG or JPEG and add that."
 
 # Start of a scan with the length that belongs to its 1 to 4 components (ITU T.81, B.2.3). Cameras and editors write 1 to 12 of
 # them; each goes over all pixels once more, at 36 megapixels for at least 22 ms.
@@ -43,11 +44,16 @@ TURNS = {
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+MAC = "the second half of a file of a Mac, not the picture itself"
+# Brands of pictures after "ftyp" (ISO/IEC 23008-12); the others are videos and camera raw files.
+STILLS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis", b"miaf")
 # How files begin that are often taken for one of ours: first bytes, what it is.
 STRANGERS = (
     (b"GIF8", "a GIF"), (b"BM", "a BMP"), (b"II*\0", "a TIFF or camera raw file"), (b"MM\0*", "a TIFF or camera raw file"),
     (b"8BPS", "a Photoshop file"), (b"\0\0\1\0", "an icon"), (b"%!PS", "a PostScript file"), (b"%PDF", "a PDF"),
     (b"\xff\x0a", "a JPEG XL file"), (b"\0\0\0\x0cJXL ", "a JPEG XL file"), (b"PK\3\4", "a zip archive"),
+    (b"\0\0\0\x0cjP  ", "a JPEG 2000 file"), (b"Rar!", "an archive"), (b"7z\xbc\xaf", "an archive"), (b"\x1f\x8b", "an archive"),
+    (b"\x1a\x45\xdf\xa3", "a video"), (b"gimp xcf", "a GIMP file"), (b"v/1\1", "an OpenEXR file"), (b"\0\5\x16\7", MAC),
     (b"P5", "a PPM"), (b"P6", "a PPM"), (b"FUJIFILM", "a camera raw file"), (b"version https://git-lfs", "a git-lfs pointer"),
 )
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
@@ -196,6 +202,11 @@ def refusal(name: str, data: bytes, error: Exception) -> UserError:
         return UserError(f"{name} is a web page, not a picture.", "The download failed: fetch the picture itself.")
     if b"<svg" in start or start.startswith(b"<?xml"):
         return UserError(f"{name} is a vector drawing (SVG).", EXPORT)
+    if data[4:8] == b"ftyp" and not any(data[at:at + 4] in STILLS for at in range(8, min(len(data), 64), 4)):
+        kind = "a camera raw file" if data[8:11] == b"crx" else "a video"
+        return UserError(f"{name} is {kind}, which sdlora does not read.", EXPORT if kind != "a video" else FRAME)
+    if data.startswith(b"RIFF") and data[8:12] != b"WEBP":
+        return UserError(f"{name} is a video or a sound, which sdlora does not read.", FRAME)
     for magic, what in STRANGERS:
         if data.startswith(magic):
             return UserError(f"{name} is {what}, which sdlora does not read.", EXPORT)

@@ -4,6 +4,7 @@ Knows nothing about training. Reads loose files, kohya folders (`10_name`), `met
 """
 
 import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,9 +12,9 @@ from pathlib import Path
 from sdlora.dataset.buckets import cut_share
 from sdlora.dataset.captions import resolve_caption, trigger_notes
 from sdlora.dataset.listing import MAX_PICTURES, Skipped
-from sdlora.dataset.looks import look_or_refusal
+from sdlora.dataset.looks import Look, look_or_refusal
 from sdlora.dataset.names import words_in_name
-from sdlora.dataset.pairing import list_files, pair, pairing_notes
+from sdlora.dataset.pairing import Found, list_files, pair, pairing_notes
 from sdlora.errors import UserError
 
 
@@ -56,14 +57,13 @@ def read_dataset(path: Path, *, trigger: str = "", default_caption: str = "", si
     examples: list[Example] = []
     skipped = findings.skipped
     notes = findings.notes + pairing_notes(findings) + trigger_notes(trigger)
-    first: dict[str, str] = {}
+    kept = worth_keeping(zip(found_here, looked, strict=True))
     for found, seen in zip(found_here, looked, strict=True):
         if isinstance(seen, UserError):
             skipped.append(Skipped(found.name, str(seen)))
-        elif seen.digest in first:
-            skipped.append(Skipped(found.name, f"{found.name} is the same picture as {first[seen.digest]}."))
+        elif kept[seen.digest] is not found:
+            skipped.append(Skipped(found.name, twin(found, kept[seen.digest])))
         else:
-            first[seen.digest] = found.name
             caption = resolve_caption(found.text, found.name, default_caption or words_in_name(found.concept), trigger)
             examples.append(Example(found.name, found.path, caption, found.repeats, seen.digest, seen.width, seen.height))
             notes += seen.notes
@@ -71,6 +71,21 @@ def read_dataset(path: Path, *, trigger: str = "", default_caption: str = "", si
         raise nothing_left(path, skipped)
     notes += dataset_notes(examples)
     return Dataset(tuple(examples), tuple(skipped), tuple(notes))
+
+
+def worth_keeping(pairs: Iterable[tuple[Found, Look | UserError]]) -> dict[str, Found]:
+    """{digest: the one of equal pictures that is used}: the first with a text of its own, else the first."""
+    kept: dict[str, Found] = {}
+    for found, seen in pairs:
+        if isinstance(seen, Look) and (seen.digest not in kept or found.text and not kept[seen.digest].text):
+            kept[seen.digest] = found
+    return kept
+
+
+def twin(found: Found, kept: Found) -> str:
+    """The sentence for a picture that is there twice."""
+    lost = " Its own caption is not used." if found.text and found.text != kept.text else ""
+    return f"{found.name} is the same picture as {kept.name}.{lost}"
 
 
 def dataset_notes(examples: list[Example]) -> list[str]:

@@ -155,7 +155,7 @@ def folder_left_out(folder: PurePosixPath, what: str, pictures: int) -> Skipped:
 
 def shown(name: PurePosixPath) -> str:
     """A name for people: clean, at most MAX_NAME letters, of which the file's own name and its suffix always stay."""
-    parts = [short(clean_text(part)) for part in name.parts]
+    parts = [short(clean_text(part)) for part in name.parts[-MAX_NAME:]]
     while len(parts) > 1 and len("/".join(parts)) > MAX_NAME:
         parts = parts[1:]
     return "/".join(parts)

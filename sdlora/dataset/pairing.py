@@ -1,23 +1,21 @@
 """Which text belongs to which picture of one folder or zip, before any picture is opened.
 
-Knows nothing about pixels. Conventions: `name.txt`, `name.caption` or `name.png.txt` beside `name.png`, kohya's `10_name`
-folders, Hugging Face metadata.jsonl and metadata.csv. A text that could belong to two pictures is given to neither.
+Knows nothing about pixels. Conventions: `name.txt`, `name.caption`, `name.png.txt` or `name.json` beside `name.png`, kohya's
+`10_name` folders, files with the captions of many pictures (metadata.py). A text that could belong to two pictures is given to
+neither.
 """
 
-import csv
-import io
-import json
-import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from sdlora.dataset.archive import ARCHIVES, unpack
 from sdlora.dataset.captions import MAX_METADATA_BYTES, checked_caption, read_caption
-from sdlora.dataset.encoding import lines_of, read_text
+from sdlora.dataset.encoding import read_text
 from sdlora.dataset.listing import Listing, Skipped, is_picture, list_folder, same, shown
+from sdlora.dataset.metadata import STRICT, caption_in, entries, file_in, parsed, target_of
+from sdlora.dataset.metadata import SUFFIXES as TABLES
 from sdlora.dataset.picture import EXPORT, SUFFIXES
 from sdlora.errors import UserError
 from sdlora.storage import clean_text, read_json
@@ -45,7 +43,7 @@ class Text:
     target: PurePosixPath
     origin: str
     text: str
-    rank: int  # metadata before .txt before .caption
+    rank: int  # metadata before .txt before .caption before .json
 
     @property
     def listed(self) -> bool:
@@ -109,14 +107,17 @@ def pair(listing: Listing) -> Findings:
     texts: list[Text] = []
     pictures: list[tuple[Path, PurePosixPath]] = []
     text_files: list[tuple[Path, PurePosixPath]] = []
+    stems = {same(known) for _, name in listing.files if is_picture(name.name) for known in (name, name.with_suffix(""))}
     for file, name in listing.files:
         suffix = name.suffix.lower()
         if is_picture(name.name):
             pictures.append((file, name))
         elif suffix in TEXTS:
             text_files.append((file, name))
-        elif name.name.lower() in METADATA:
-            texts += read_metadata(file, name, findings)
+        elif suffix == ".json" and same(name.with_suffix("")) in stems:
+            texts += read_sidecar(file, name, findings)
+        elif suffix in TABLES and name.name != SET:
+            texts += read_metadata(file, name, listing.root, findings)
         elif suffix in OTHER_PICTURES:
             findings.skipped.append(Skipped(shown(name), f"{shown(name)} is of a kind that sdlora does not read. {EXPORT}"))
         elif name.name != SET:
@@ -195,7 +196,7 @@ def reading_notes(findings: Findings) -> list[str]:
     notes = [f"Not marked as any encoding and read as {encoding}: {some(names, 8)}. Check the captions."
              for encoding, names in findings.guessed.items()]
     if findings.outranked:
-        notes.append("Not used, because the picture has another text (metadata comes first, then .txt, then .caption): "
+        notes.append("Not used, because the picture has another text (metadata comes first, then .txt, .caption, .json): "
                      f"{some(findings.outranked)}.")
     return notes
 
@@ -251,59 +252,46 @@ def kohya(name: PurePosixPath) -> tuple[int, str]:
     return 1, ""
 
 
-def read_metadata(file: Path, name: PurePosixPath, findings: Findings) -> list[Text]:
-    """The captions of a Hugging Face imagefolder metadata.jsonl or metadata.csv; an entry that cannot be used is listed."""
+def read_metadata(file: Path, name: PurePosixPath, root: str, findings: Findings) -> list[Text]:
+    """The captions in a file of many; an entry that cannot be used is listed, a file that holds none is another file."""
     captions: list[Text] = []
     said = shown(name)
     try:
         text, guessed = read_text(file, said, MAX_METADATA_BYTES, f"{said} is larger than {MAX_METADATA_BYTES >> 20} MB.")
+        found = entries(name.name, text)
     except UserError as refused:
+        found, guessed = [], ""
         findings.skipped.append(Skipped(said, str(refused)))
+    if not found and name.name.lower() not in STRICT:
+        findings.others += [said] if said not in {one.name for one in findings.skipped} else []
         return captions
     if guessed:
         findings.guessed[guessed].append(said)
-    for place, entry in METADATA[name.name.lower()](text):
+    for place, entry in found:
+        picture, caption = file_in(entry), caption_in(entry)
+        where = f"{place[:1].upper()}{place[1:]} of {said}"
         try:
-            target = posixpath.normpath(str(name.parent / entry["file_name"].replace("\\", "/")))
-            caption = next((entry[key] for key in ("text", "caption", "prompt") if isinstance(entry.get(key), str)), "")
-            captions.append(Text(PurePosixPath(target), said, checked_caption(caption, f"in {place} of {said}"), 0))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            findings.skipped.append(Skipped(said, f"{place.capitalize()} of {said} is not an entry with file_name and text."))
+            if picture is None:
+                findings.skipped.append(Skipped(said, f"{where} is not an entry with file_name and text."))
+            elif caption is None:
+                one = shown(PurePosixPath(picture))
+                findings.skipped.append(Skipped(said, f"{where} has no caption, or several: {one} goes on without it."))
+            else:
+                target = target_of(picture, name.parent, root)
+                captions.append(Text(target, said, checked_caption(caption, f"in {place} of {said}"), 0))
         except UserError as refused:
             findings.skipped.append(Skipped(said, str(refused)))
     return captions
 
 
-def json_lines(text: str) -> Iterator[tuple[str, object]]:
-    """(place, entry) of each line of a metadata.jsonl that is not empty; None for a line that is no JSON."""
-    for number, line in enumerate(lines_of(text), start=1):
-        try:
-            if line.strip():
-                yield f"line {number}", json.loads(line)
-        except (ValueError, RecursionError):
-            yield f"line {number}", None
-
-
-def csv_rows(text: str) -> Iterator[tuple[str, object]]:
-    """(place, entry) of each row of a metadata.csv; columns are apart by the comma, semicolon or tab of its first line."""
-    first = lines_of(text)[0]
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
-    head: list[str] | None = None
-    while True:
-        try:
-            row = next(rows)
-        except StopIteration:
-            return
-        except csv.Error:
-            yield f"line {rows.line_num}", None
-            continue
-        if head is None:
-            head = [cell.strip().lower() for cell in row]
-            if "file_name" not in head:
-                yield "line 1", None  # no row below can be used
-                return
-        elif any(cell.strip() for cell in row):
-            yield f"line {rows.line_num}", dict(zip(head, row, strict=False))
-
-
-METADATA = {"metadata.jsonl": json_lines, "metadata.csv": csv_rows}
+def read_sidecar(file: Path, name: PurePosixPath, findings: Findings) -> list[Text]:
+    """The caption in a JSON file beside a picture; one that holds none is another file."""
+    try:
+        text, _ = read_text(file, shown(name), MAX_METADATA_BYTES, f"{shown(name)} is too large for a caption.")
+        caption = caption_in(parsed(text))
+        if caption is not None:
+            return [Text(name.with_suffix(""), shown(name), checked_caption(caption, shown(name)), 1 + len(TEXTS))]
+        findings.others.append(shown(name))
+    except UserError as refused:
+        findings.skipped.append(Skipped(shown(name), f"{refused} Its picture is used without it."))
+    return []

@@ -176,9 +176,13 @@ def keep(set_id: str, found: Found, copy: Copy | UserError) -> str:
     if isinstance(copy, UserError):
         raise copy
     with changing(set_id) as about:
-        twin = next((entry["name"] for entry in about["pictures"] if entry["digest"] == copy.digest), None)
+        twin = next((entry for entry in about["pictures"] if entry["digest"] == copy.digest), None)
         if twin is not None:
-            raise UserError(f"{found.name} is the same picture as {twin}.", "It is in the set once.")
+            given = found.text and not (path(set_id) / text_name(twin["id"])).exists()
+            if given:
+                write_text(path(set_id) / text_name(twin["id"]), found.text)
+            raise UserError(f"{found.name} is the same picture as {twin['name']}.",
+                            "It is in the set once, and got the caption." if given else "It is in the set once.")
         if len(about["pictures"]) >= MAX_PICTURES:
             raise UserError(f"{found.name} is one too many: a set holds {MAX_PICTURES} pictures.", "Make another set.")
         folder, picture_id = path(set_id), f"{about['next']:03d}"

@@ -80,7 +80,7 @@ HOSTILE = {
     "git lfs pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git-lfs"),
     "zip": (b"PK\3\4" + b"\0" * 60, "a zip"),
     "text": (b"hello", "not a picture"),
-    "video": (b"\0\0\0\x18ftypisom" + b"\0" * 60, "damaged"),
+    "video": (b"\0\0\0\x18ftypisom" + b"\0" * 60, "a video"),
 }
 
 

@@ -1,6 +1,7 @@
 """Names in zips: whatever program packed them, a picture and its text keep one name, and a guess is told."""
 
 import struct
+import time
 import unicodedata
 import zipfile
 import zlib
@@ -13,6 +14,7 @@ from PIL import Image
 from sdlora.dataset.archive import unpack
 from sdlora.dataset.folder import read_dataset
 from sdlora.dataset.pairing import pair
+from sdlora.errors import UserError
 
 
 def png(seed=0):
@@ -117,3 +119,29 @@ def test_what_is_no_picture_is_told_as_in_a_folder(pack):
                                 ("set.json", b"1")))
     assert [s.name for s in dataset.skipped] == ["b.gif"]
     assert any("a_sdxl.npz" in note and "config.json" in note and "set.json" not in note for note in dataset.notes)
+
+
+def test_an_entry_without_a_name_costs_only_itself(pack):
+    path = pack((Raw(b""), png(1)), (Raw(b"a.png"), png(2)), (Raw(b"/"), b""))
+    assert [one.name for one in read_dataset(path).examples] == ["a.png"]
+
+
+def test_a_comment_that_looks_like_the_end_of_a_zip_is_not_taken_for_it(pack):
+    path = pack(("a.png", png()))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.comment = b"PK\5\6 said the fox" + b"!" * 60
+    with pytest.raises(UserError, match="damaged or not a zip"):  # zipfile itself falls for it
+        unpack(path)
+
+
+def test_names_in_thousands_of_folders_are_read_in_no_time_and_told_apart(pack):
+    deep = [b"/".join([start, *[b"d"] * 5000, b"a"]) for start in (b"one", b"two")]
+    began = time.monotonic()
+    findings = pair(unpack(pack(*((Raw(name + suffix), data) for name, text in zip(deep, (b"a fox", b"an owl"), strict=True)
+                                  for suffix, data in ((b".png", png(len(text))), (b".txt", text))))))
+    assert sorted(one.text for one in findings.found) == ["a fox", "an owl"] and time.monotonic() - began < 2
+
+
+def test_a_set_of_an_older_trainer_keeps_its_captions_in_json(pack):
+    found = read_dataset(pack(("10_fox/a.png", png()), ("meta_cap.json", '{"10_fox/a": {"caption": "a fox"}}')))
+    assert [(one.caption, one.repeats) for one in found.examples] == [("a fox", 10)]

@@ -289,3 +289,21 @@ def test_a_metadata_file_without_end_is_not_read(loose):
         file.truncate(2**33)
     dataset = read_dataset(loose)
     assert len(dataset.examples) == 4 and any("metadata.jsonl is larger than 8 MB" in skip.reason for skip in dataset.skipped)
+
+
+@pytest.mark.parametrize("texts", [{"2.txt": "a fox"}, {"2.txt": "a fox", "3.txt": "an owl"},
+                                   {"1.txt": "a fox", "2.txt": "a fox"}])
+def test_of_equal_pictures_one_with_a_caption_is_kept(tmp_path, texts):
+    for name in ("1.png", "2.png", "3.png"):
+        Image.radial_gradient("L").save(tmp_path / name)
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    dataset = read_dataset(tmp_path)
+    assert [one.caption for one in dataset.examples] == ["a fox"]
+    lost = "an owl" in texts.values()
+    assert [one.reason.endswith("Its own caption is not used.") for one in dataset.skipped] == [False, lost]
+
+
+def test_a_document_with_fonts_is_no_caption(loose):
+    (loose / "red house.txt").write_text(r"{\rtf1\ansi\deff0 a red house}")
+    assert any("red house.txt is a document with fonts" in one.reason for one in read_dataset(loose).skipped)

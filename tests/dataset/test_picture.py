@@ -362,3 +362,16 @@ def test_thumbnail_is_small_and_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     assert thumbnail(saved(tmp_path, noise(400, 200), "a.jpg", exif=exif), 100).size == (50, 100)
+
+
+@pytest.mark.parametrize(("data", "says"), [
+    (b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom", "is a video"), (b"\0\0\0\x14ftypqt  \0\0\0\0qt  ", "is a video"),
+    (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "is a camera raw file"), (b"RIFF\x24\0\0\0AVI LIST", "is a video or a sound"),
+    (b"\x1a\x45\xdf\xa3\x9f\x42\x86", "is a video"), (b"\0\0\0\x0cjP  \r\n\x87\n", "is a JPEG 2000 file"),
+    (b"Rar!\x1a\7\1\0", "is an archive"),
+    (b"7z\xbc\xaf\x27\x1c", "is an archive"), (b"gimp xcf v011\0", "is a GIMP file"),
+    (b"\0\5\x16\7\0\2\0\0Mac OS X", "is the second half of a file of a Mac")])
+def test_files_of_other_kinds_are_called_what_they_are(tmp_path, data, says):
+    (tmp_path / "a.jpg").write_bytes(data + bytes(200))
+    with pytest.raises(UserError, match=rf"a\.jpg {says}"):
+        read_picture(tmp_path / "a.jpg")

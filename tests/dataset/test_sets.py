@@ -375,7 +375,7 @@ def test_a_set_deleted_during_an_upload_stays_deleted(drop, monkeypatch):
     reading = sets.read_picture
 
     def read_then_lose(path, name):
-        shutil.rmtree(sets.path(made), ignore_errors=True) if name == "IMG_10.webp" else None
+        sets.delete(made) if name == "IMG_10.webp" else None
         return reading(path, name)
     monkeypatch.setattr(sets, "read_picture", read_then_lose)
     with pytest.raises(UserError, match="no longer there"):
@@ -400,3 +400,17 @@ def test_an_unpacked_zip_leaves_the_cache_once_its_pictures_are_in_the_set(tmp_p
     assert not list(place("cache", "zips").iterdir())
     assert [(p.name, p.caption) for p in sets.load(made).pictures] == [("a/deep/red house.png", "a house")]
     assert len(read_dataset(tmp_path / "a.zip").examples) == 1 and list(place("cache", "zips").iterdir())
+
+
+def test_a_caption_that_comes_with_a_copy_goes_to_the_picture_that_has_none(tmp_path):
+    made, picture = sets.create("Mine"), tmp_path / "one" / "1.png"
+    for folder, text in (("one", ""), ("two", "a fox"), ("three", "an owl")):
+        (tmp_path / folder).mkdir()
+        Image.radial_gradient("L").save(tmp_path / folder / "1.png")
+        if text:
+            (tmp_path / folder / "1.txt").write_text(text)
+    assert len(sets.add_pictures(made.id, [picture])[0]) == 1
+    for folder, hint in (("two", "got the caption"), ("three", "in the set once.")):
+        skipped = sets.add_pictures(made.id, [tmp_path / folder])[1]
+        assert any(hint in one.reason for one in skipped)
+        assert [one.caption for one in sets.load(made.id).pictures] == ["a fox"]
