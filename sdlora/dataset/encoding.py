@@ -15,12 +15,13 @@ BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.
         (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 LABELS = {"utf-16-le": "UTF-16", "utf-16-be": "UTF-16", "utf-32-le": "UTF-32", "utf-32-be": "UTF-32", "cp932": "Shift-JIS",
           "euc_jp": "EUC-JP", "gb18030": "GBK", "cp950": "Big5", "cp949": "EUC-KR", "cp1251": "Windows-1251",
-          "cp1252": "Windows-1252", "cp437": "code page 437", "cp866": "code page 866"}
+          "cp1252": "Windows-1252", "cp437": "code page 437", "cp866": "code page 866", "koi8_r": "KOI8-R",
+          "cp1253": "Windows-1253", "cp1255": "Windows-1255"}
 CJK_MARKS = r"\u3001-\u301f\uff01-\uff5e\u2018-\u201d\u2026\u2014\u00b7"
 WESTERN = "ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜÝàáâãäåæçèéêëìíîïñòóôõöøùúûüýßŒœŠšŽž"
 WESTERN_MARKS = "‘’“”–—…«»€£§©®°´·¿¡½²³"
 COMMON = 0.8  # share of the letters that must be everyday ones
-CAPTION_CODECS = ("cp932", "euc_jp", "gb18030", "cp950", "cp949", "cp1251", "cp1252")
+CAPTION_CODECS = ("cp932", "euc_jp", "gb18030", "cp950", "cp949", "cp1251", "koi8_r", "cp1253", "cp1255", "cp1252")
 NAME_CODECS = ("cp932", "gb18030", "cp950", "cp949", "cp866", "cp1251", "cp437", "cp1252")
 
 
@@ -159,21 +160,25 @@ def western(text: str) -> bool:
     """Latin words with a few accents in them and quotes where quotes stand."""
     if any(c not in WESTERN + WESTERN_MARKS for c in text if not c.isascii()):
         return False
+    if re.search("[ÝýÐðÞþ]", text):  # Turkish, Czech or Icelandic, and the first two have encodings of their own
+        return False
     misplaced = re.search(r"”[^\W\d_]|[^\W\d_]“|[^\W\d_][¿¡²³½°´·§£€][^\W\d_]", text)
     many = re.search(rf"[{WESTERN}]{{3}}|[^\x00-\x7f]{{4}}", text)
     return not misplaced and not many and all(cased(word) for word in re.findall(r"[^\W\d_]+", text) if not word.isascii())
 
 
-def cyrillic(text: str) -> bool:
-    """Words of Cyrillic letters alone, more of them than of other words; KOI8-R read as Windows-1251 turns to capitals."""
-    if sum(map(str.isupper, text)) > sum(map(str.islower, text)):
-        return False
-    if any(not re.match(r"[ЁёА-яІіЇїЄєҐґ«»„“”’–—…№°·]", c) for c in text if not c.isascii()):
-        return False
-    words = re.findall(r"[^\W\d_]+", text)
-    own = [word for word in words if re.fullmatch("[ЁёА-яІіЇїЄєҐґ]+", word) and cased(word)]
-    mixed = [word for word in words if not word.isascii() and word not in own]
-    return not mixed and 2 * len(own) >= len(words) and any(len(word) > 2 for word in own)
+def alphabet(letters: str) -> Callable[[str], bool]:
+    """A check for words of these letters alone, more of them than of other words, with capitals where they may stand."""
+    def check(text: str) -> bool:
+        if sum(map(str.isupper, text)) > sum(map(str.islower, text)):
+            return False
+        if any(not re.match(rf"[{letters}«»„“”’–—…№°·]", c) for c in text if not c.isascii()):
+            return False
+        words = re.findall(r"[^\W\d_]+", text)
+        own = [word for word in words if re.fullmatch(f"[{letters}]+", word) and cased(word)]
+        mixed = [word for word in words if not word.isascii() and word not in own]
+        return not mixed and 2 * len(own) >= len(words) and any(len(word) > 2 for word in own)
+    return check
 
 
 def apart(check: Callable[[str], bool], other: str) -> Callable[[str], bool]:
@@ -181,9 +186,51 @@ def apart(check: Callable[[str], bool], other: str) -> Callable[[str], bool]:
     return lambda text: check(text) and not re.search(other, text)
 
 
+def frequent(text: str) -> int:
+    """How many letters are the most frequent ones of Russian; capitals and small letters change places in another encoding."""
+    return sum(c in "оеаинтср" for c in text.lower())
+
+
+def windows_cyrillic(text: str) -> bool:
+    """Cyrillic words that do not, in more than a few letters, look far more like Russian as KOI8-R."""
+    other = frequent(text.encode("cp1251", "replace").decode("koi8_r", "replace"))
+    return CYRILLIC(text) and (len(text) < 11 or 3 * frequent(text) >= 2 * other)
+
+
+def koi8(text: str) -> bool:
+    """Cyrillic words that look more like Russian than as Windows-1251."""
+    return CYRILLIC(text) and frequent(text) > frequent(text.encode("koi8_r", "replace").decode("cp1251", "replace"))
+
+
+def greek(text: str) -> bool:
+    """Greek words, most of them with their accent, and the s that ends a word only there."""
+    words = re.findall(r"[^\W\d_]{3,}", text)
+    accented = sum(bool(re.search("[άέήίόύώΆΈΉΊΌΎΏ]", word)) for word in words)
+    return GREEK(text) and 2 * accented > len(words) > 1 and not re.search(r"ς\B|σ\b", text)
+
+
+def hebrew(text: str) -> bool:
+    """Hebrew words, those letters that have a form for the end of a word in it only there, and no Russian in its encoding."""
+    letters = "".join(re.findall("[א-ת]", text))
+    russian = 5 * frequent(letters.encode("cp1255").decode("cp1251", "replace")) > 2 * len(letters)
+    return alphabet("א-ת")(text) and len(letters) > 3 and not russian and not re.search(r"[ךםןףץ]\B", text)
+
+
+def not_korean(check: Callable[[str], bool], codec: str) -> Callable[[str], bool]:
+    """As `check`, but for six letters or more between spaces that all are common syllables when the same bytes are Korean."""
+    def checked(text: str) -> bool:
+        letters = [c for c in text.encode(codec, "ignore").decode("cp949", "replace") if not c.isascii()]
+        korean = len(letters) >= 6 and " " in text.strip() and all(map(common_hangul, letters))
+        return not korean and check(text)
+    return checked
+
+
+CYRILLIC = alphabet("ЁёА-яІіЇїЄєҐґ")
+GREEK = alphabet("\u0386\u0388-\u038f\u0391-\u03af\u03b1-\u03ce")
 KANA = r"\u3041-\u30fe\u3005"
 PLAUSIBLE: dict[str, Callable[[str], bool]] = {
     "cp932": east_asian(common_kanji, KANA), "euc_jp": apart(east_asian(common_kanji, KANA), rf"^[^{KANA}]*$"),
-    "gb18030": east_asian(common_hanzi), "cp949": east_asian(common_hangul, share=1),
-    "cp950": apart(east_asian(common_traditional, share=1), r"[a-z][^\x00-\x7f]|[^\x00-\x7f][a-z]"),
-    "cp1251": cyrillic, "cp866": cyrillic, "cp1252": western, "cp437": western}
+    "gb18030": not_korean(east_asian(common_hanzi), "gb18030"), "cp949": east_asian(common_hangul, share=1),
+    "cp950": not_korean(apart(east_asian(common_traditional, share=1), r"[a-z][^\x00-\x7f]|[^\x00-\x7f][a-z]"), "cp950"),
+    "cp1251": windows_cyrillic, "cp866": CYRILLIC, "koi8_r": koi8, "cp1253": greek, "cp1255": hebrew, "cp1252": western,
+    "cp437": western}

@@ -30,7 +30,10 @@ def test_utf_32_without_a_mark():
     ("红色房子", "gbk", "GBK"), ("一只猫坐在窗台上，水彩", "gbk", "GBK"), ("a girl, 红色房子, 水彩", "gbk", "GBK"),
     ("桜と橋、春の川", "cp932", "Shift-JIS"), ("ガラスの家, blue", "cp932", "Shift-JIS"), ("桜", "cp932", "Shift-JIS"),
     ("紅色的房子，在海邊", "big5", "Big5"), ("一隻貓, watercolor, 綠色的樹", "big5", "Big5"),
-    ("Красный дом, лодка", "cp1251", "Windows-1251")])
+    ("Красный дом, лодка", "cp1251", "Windows-1251"), ("дом", "cp1251", "Windows-1251"), ("был кот", "cp1251", "Windows-1251"),
+    ("красный дом на лугу", "koi8-r", "KOI8-R"), ("Мост через реку, осень", "koi8-r", "KOI8-R"),
+    ("κόκκινο σπίτι στο λιβάδι", "cp1253", "Windows-1253"),
+    ("빨간 집과 초록 나무", "cp949", "EUC-KR"), ("초가집 옆 나무와 하늘", "cp949", "EUC-KR")])
 def test_older_encodings_are_guessed_and_told(text, codec, label):
     assert decode(text.encode(codec), "a.txt") == (text, label)
 
@@ -77,7 +80,7 @@ def test_a_pipe_makes_nobody_wait(tmp_path):
         read_text(tmp_path / "a.txt", "a.txt", 9, "too long")
 
 
-@pytest.mark.parametrize("codec, text", [("koi8-r", "дом у моря, акварель"), ("cp1251", "КРАСНЫЙ ДОМ")])
+@pytest.mark.parametrize("codec, text", [("koi8-r", "КРАСНЫЙ ДОМ"), ("cp1251", "КРАСНЫЙ ДОМ"), ("cp1251", "СНЕГ В ГОРАХ")])
 def test_russian_in_capitals_may_be_another_encoding(codec, text):
     with pytest.raises(UserError, match="not readable"):
         decode(text.encode(codec), "a.txt")
@@ -99,3 +102,10 @@ def test_many_nuls_are_never_read_as_utf8():
     with pytest.raises(UserError, match="not readable"):
         decode("a \ue000\ue001\ue002 cat".encode("utf-16-le"), "a.txt")  # private letters: no plain UTF-16
     assert decode(b"a red house\0", "a.txt") == ("a red house\0", "")
+
+
+@pytest.mark.parametrize("text, codec", [("סירה ירוקה על האגם", "cp1255"), ("kırmızı ev", "cp1254"), ("modrý dům", "cp1250"),
+                                         ("한국어 자막", "cp949"), ("ένας άνθρωπος", "cp1253")])
+def test_one_language_is_never_read_as_another_that_its_bytes_spell_too(text, codec):
+    with pytest.raises(UserError, match="not readable"):
+        decode(text.encode(codec), "a.txt")
