@@ -27,7 +27,7 @@ TRAINERS = {
     "model": "models and samples", "sample": "sample pictures", "samples": "sample pictures",
     "validation_images": "sample pictures",
     "masked_loss": "masks", "mask": "masks", "masks": "masks",
-    "conditioning": "control pictures", "_controls": "control pictures",
+    **dict.fromkeys(("conditioning", "conditioning_images", "control_images", "_controls"), "control pictures"),
     "_latent_cache": "caches", "_t_e_cache": "caches", "_clip_vision_cache": "caches", "workspace-cache": "caches"}
 LABELS = re.compile(r".[-_](mask|cond)label$", re.IGNORECASE)  # OneTrainer's masks and conditioning pictures
 MASK = re.compile(r"(.+)[-_. ]mask$", re.IGNORECASE)

@@ -16,7 +16,8 @@ from sdlora.ui import words
 from sdlora.ui.guard import QUIET, an_id, fields, guarded, guarded_server, text, uploads
 from sdlora.ui.look import shown, widget
 
-ENDINGS = [".png", ".jpg", ".jpeg", ".webp", ".avif", ".heic", ".heif", ".zip", ".txt", ".caption", ".jsonl", ".csv"]
+ENDINGS = [".png", ".jpg", ".jpeg", ".webp", ".avif", ".heic", ".heif", ".zip", ".txt", ".caption", ".jsonl", ".csv", ".tsv",
+           ".json"]
 THUMBNAIL = 256
 
 

@@ -15,7 +15,8 @@ def kept(*names):
 
 
 @pytest.mark.parametrize("folder", ["reg/1_style", "log/run", "model/sample", "sample", "Samples", "masked_loss", "mask",
-                                    "validation_images", "_latent_cache", "_controls", "class_images", "conditioning"])
+                                    "validation_images", "_latent_cache", "_controls", "class_images", "conditioning",
+                                    "conditioning_images", "control_images"])
 def test_folders_of_other_trainers_are_named(folder):
     names, skipped = kept("img/10_fox/a.png", "img/10_fox/a.txt", f"{folder}/b.png", f"{folder}/b.txt")
     top = folder.split("/")[0]
