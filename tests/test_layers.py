@@ -18,8 +18,8 @@ LIGHT = ["errors.py", "config.py", "storage.py", "train/events.py", "train/plan.
          "lora/write.py", "lora/metadata.py", "lora/privacy.py", "lora/header.py", "lora/dialects.py", "lora/modules.py",
          "lora/layout.py", "lora/report.py", "lora/blocks.py", "lora/leaves.py", "lora/sgm.py",
          "lora/positional.py", "lora/peft_config.py", "lora/shapes.py", "lora/foreign.py",
-         "draw/a1111.py", "draw/comfy.py", "draw/flat.py", "draw/invoke.py", "draw/workflow.py", "draw/embedded.py",
-         "draw/infotext.py", "draw/grammar.py", "draw/grid.py", "draw/sheet.py", "draw/samplers.py"]
+         "draw/a1111.py", "draw/comfy.py", "draw/nodes.py", "draw/flat.py", "draw/invoke.py", "draw/workflow.py",
+         "draw/embedded.py", "draw/infotext.py", "draw/grammar.py", "draw/grid.py", "draw/sheet.py", "draw/samplers.py"]
 LIGHT_FOLDERS = ["ui", "library", "dataset", "cli"]
 
 

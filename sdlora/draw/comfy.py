@@ -1,34 +1,18 @@
 """A graph of ComfyUI -> settings under the keys of pipeline.Picture: from the picture back to its sampler, and on to its words.
 
 Knows nothing about files. A graph is what ComfyUI queues (`prompt`, "API format"): {id: {"class_type", "inputs"}}, an input is a
-value or a link [id, output]. Nodes are known by the names of their inputs (nodes.py, comfy_extras/), which most custom nodes
-share; a node whose words cannot be known, since it makes them while drawing, is named and nothing is guessed.
+value or a link [id, output]. Nodes are known by the names of their inputs (see nodes.py); a node whose words cannot be known,
+since it makes or changes them while drawing, is named and nothing is guessed.
 """
 
 import re
 
-from sdlora.draw import samplers
+from sdlora.draw import nodes, samplers
 from sdlora.draw.a1111 import take_tags
 from sdlora.draw.flat import MAX_TAGS, as_list, as_number, file_name, is_number, words
+from sdlora.draw.nodes import as_lora, is_link, is_text
 
 MAX_NODES, MAX_DEPTH, MAX_STEPS, MAX_SAMPLERS = 3000, 60, 20_000, 64
-SEED, TEXTS = ("seed", "noise_seed"), ("populated_text", "text", "value", "string", "String", "Text", "prompt",
-                                       "prompt_text", "multiline_text", "source", "anything")
-NUMBERS = ("value", "int", "float", "number", "Number", "Value", "a", "")
-MAKES_WORDS = re.compile(r"generate|llm|ollama|chat|gpt|gemini|claude|qwen|vision|caption|florence|interrogat|tagger|wildcard"
-                         r"|random|dynamic|translat|deepseek|joy|describe|enhance", re.I)
-JOINS = re.compile(r"concat|combine|join|append|stringfunction", re.I)
-SEPARATORS = ("delimiter", "separator", "delimeter")
-MERGES = re.compile(r"^(conditioning|cond)(_?\d+|_?[a-z]|_to|_from)?$")  # inputs that carry conditioning on
-NO_WORDS = re.compile(r"model|clip|vae|image|pixels|net|mask|latent|samples|noise|sigmas|sampler|vision|start|end|strength|width"
-                      r"|height|guidance|gligen")
-PIPES = re.compile(r"pipe|ctx|context|guider|^any|^$|script", re.I)  # inputs that carry everything on
-ENCODERS = (("text_g", "text_l"), ("t5xxl", "clip_l", "clip_g"), ("llama", "clip_l"))  # one prompt for each text encoder
-UNET_STRENGTH = ("strength_model", "model_weight", "model_str", "lora_model_strength", "lora_wt", "strength", "weight")
-TEXT_STRENGTH = ("strength_clip", "clip_weight", "clip_str", "lora_clip_strength")
-LORA = re.compile(r"^lora_?(?:name)?_?(\d{0,2})$")
-ACTS = re.compile(r"controlnet|ipadapter|ip_adapter|unclip|stylemodel|gligen|hypernet|setarea|setmask|regional|average"
-                  r"|timesteprange|inpaint|instructpix|referencelatent|modelmerge|detailer|styler", re.I)
 TOO_LARGE = "its graph is too large to be followed"
 
 
@@ -49,18 +33,20 @@ class Graph:
                       for key, node in list(graph.items())[:MAX_NODES]
                       if isinstance(node, dict) and isinstance(node.get("inputs"), dict)}
         self.remarks: dict[str, str] = {}
+        self.read_tags: set[str] = set()  # the LoRAs that a node read from `<lora:...>` among words
         self.steps = 0
 
     def settings(self) -> dict[str, object]:
         key = self.first_sampler()
         inputs = self.nodes[key]["inputs"]
-        sigmas = self.spacing(inputs)
+        sigmas, loras = self.spacing(inputs), self.loras(key)
         found: dict[str, object] = {
             "prompt": self.prompt(key, "positive"), "negative": self.prompt(key, "negative"),
             "seed": self.seed(inputs), "steps": self.number(sigmas.get("steps"), "steps"),
-            "guidance": self.number(self.held(key, "cfg"), "cfg"), "loras": self.loras(key), **self.size(key)}
-        if sampler := self.text_value(inputs.get("sampler_name", self.held_at(inputs.get("sampler"), "sampler_name"))):
-            found["sampler"] = samplers.title(sampler, self.text_value(sigmas.get("scheduler")))
+            "guidance": self.number(self.held(key, "cfg"), "cfg"), "loras": loras, **self.size(key)}
+        sampler = inputs.get("sampler_name", self.held_at(inputs.get("sampler"), "sampler_name"))
+        if sampler := self.text_value(sampler, "sampler", "sampler_name"):
+            found["sampler"] = samplers.title(sampler, self.text_value(sigmas.get("scheduler"), "scheduler"))
         found |= self.drawn_over(key, sigmas)
         if model := self.model(key):
             found["model"] = model
@@ -110,8 +96,9 @@ class Graph:
 
     def is_sampler(self, key: str) -> bool:
         inputs = self.nodes[key]["inputs"]
-        return bool({"seed", "noise_seed", "noise"} & inputs.keys()) and bool({"steps", "sigmas"} & inputs.keys()) and (
-            bool({"positive", "guider"} & inputs.keys()) or any("pipe" in name or "context" in name for name in inputs))
+        drawn = bool({"seed", "noise_seed", "noise"} & inputs.keys()) and bool({"steps", "sigmas"} & inputs.keys())
+        given = bool({"positive", "guider"} & inputs.keys()) or any(re.search("pipe|context|tuple", name) for name in inputs)
+        return drawn and given and not self.nodes[key]["class_type"].lower().startswith("context")
 
     def first_sampler(self) -> str:
         """The sampler that begins the saved picture: no other one is on its way from the noise."""
@@ -134,7 +121,7 @@ class Graph:
         if name in inputs or depth > MAX_DEPTH:
             return inputs.get(name)
         for given, link in inputs.items():
-            if is_link(link) and PIPES.search(given) and (found := self.held_at(link, name, depth + 1)) is not None:
+            if is_link(link) and nodes.PIPES.search(given) and (found := self.held_at(link, name, depth + 1)) is not None:
                 return found
         return None
 
@@ -147,8 +134,9 @@ class Graph:
             return as_number(given, float if name in ("cfg", "denoise", "strength") else int)
         key = self.node(given)
         inputs = self.nodes[key]["inputs"] if key else {}
-        for candidate in (name, *(SEED if name in SEED else ()), *NUMBERS):
-            given = inputs.get(candidate) if candidate in NUMBERS else self.held(key, candidate)
+        computed = bool(key) and len(inputs) > 1 and nodes.COMPUTES.search(self.nodes[key]["class_type"])
+        for candidate in (name, *(nodes.SEED if name in nodes.SEED else ()), *(() if computed else nodes.NUMBERS)):
+            given = inputs.get(candidate) if candidate in nodes.NUMBERS else self.held(key, candidate)
             value = self.number(given, name, depth + 1) if given is not None and depth < MAX_DEPTH else None
             if value is not None:
                 return value
@@ -157,7 +145,7 @@ class Graph:
         return None
 
     def seed(self, inputs: dict[str, object]) -> int | None:
-        given = next((inputs[name] for name in SEED if name in inputs), self.held_at(inputs.get("noise"), "noise_seed"))
+        given = next((inputs[name] for name in nodes.SEED if name in inputs), self.held_at(inputs.get("noise"), "noise_seed"))
         return self.number(given, "seed")
 
     def spacing(self, inputs: dict[str, object]) -> dict[str, object]:
@@ -211,10 +199,15 @@ class Graph:
             self.remarks["denoise"] = f"{denoise:g}"
         return {}
 
-    def text_value(self, given: object) -> str:
-        """A short text such as a sampler's name, "" where it is computed."""
-        given = self.plain(given)
-        return given if isinstance(given, str) else ""
+    def text_value(self, given: object, *names: str) -> str:
+        """A short text such as a sampler's name, also from a node that has it under one of `names`; "" where it is computed."""
+        if not is_link(given):
+            return given if isinstance(given, str) else ""
+        key = self.node(given)
+        found = next((value for name in ("value", *names) if isinstance(value := self.held(key, name), str)), "")
+        if key and names and not found:
+            self.remarks[names[0]] = f"comes from {self.nodes[key]['class_type']}"
+        return found
 
     def prompt(self, key: str, role: str) -> str:
         """The words that a sampler is given. Raises UnknownNode."""
@@ -227,8 +220,8 @@ class Graph:
         if len(parts) > 1:
             self.remarks[f"{role} prompts"] = f"{len(parts)} joined into one"
         text, tags = take_tags(", ".join(part.rstrip(", ") for part in parts) if len(parts) > 1 else "".join(parts), strict=False)
-        if tags:  # ComfyUI itself takes them for words
-            self.remarks[f"LoRA tags in the {role} prompt"] = ", ".join(str(tag["name"]) for tag in tags)
+        if left := [str(tag["name"]) for tag in tags if tag["name"] not in self.read_tags]:  # ComfyUI itself takes them for words
+            self.remarks[f"LoRA tags in the {role} prompt"] = ", ".join(left)
         if embeddings := re.findall(r"embedding:([^\s,:()]{1,60})", text):
             self.remarks["embeddings"] = ", ".join(embeddings[:9])
         return re.sub(r"(?<!\\)([\[\]])", r"\\\1", words(text))  # square brackets are letters there
@@ -243,7 +236,7 @@ class Graph:
         name, inputs = self.nodes[key]["class_type"], self.nodes[key]["inputs"]
         if name == "ConditioningZeroOut":
             return [""]
-        onward = [value for given, value in inputs.items() if is_link(value) and MERGES.match(given)]
+        onward = [value for given, value in inputs.items() if is_link(value) and nodes.MERGES.match(given)]
         if not onward and is_link(inputs.get("positive")) and is_link(inputs.get("negative")):
             onward = [inputs[("positive", "negative")[output] if output in (0, 1) else role]]  # of a pipe: the one asked for
         if not onward:
@@ -251,18 +244,20 @@ class Graph:
                 return texts
             held = self.held(key, role)
             onward = [held] if held is not None and held != link else [
-                value for given, value in inputs.items() if is_link(value) and not NO_WORDS.search(given)]
+                value for given, value in inputs.items() if is_link(value) and not nodes.NO_WORDS.search(given)]
             if len(onward) != 1:
                 raise UnknownNode(f"its prompt goes through the node {name}, which sdlora does not know")
         return [text for value in onward for text in self.conditioning(value, role, depth + 1)]
 
     def encoded(self, name: str, inputs: dict[str, object], role: str) -> list[str]:
-        """The texts that a text encoder's node is given, different ones for each encoder; [] for other nodes."""
+        """The texts that a text encoder's node is given, different ones for each encoder; [] for others. Raises UnknownNode."""
+        if "schedul" in name.lower():
+            raise UnknownNode(f"its prompt is a schedule of prompts in the node {name}, which sdlora does not know")
         if not is_text(inputs.get("text")):
-            for group in ENCODERS:
+            for group in nodes.ENCODERS:
                 if set(group[:2]) <= inputs.keys():
                     return [self.text(inputs[given], role) for given in group if given in inputs]
-        given = next((inputs[key] for key in (f"text_{role}", role, *TEXTS) if key in inputs), None)
+        given = next((inputs[key] for key in (f"text_{role}", role, *nodes.TEXTS) if key in inputs), None)
         reads = {"clip", "opt_clip", "pipe"} & inputs.keys() or "TextEncode" in name or isinstance(given, str)
         return [self.text(given, role)] if given is not None and reads else []
 
@@ -276,18 +271,33 @@ class Graph:
         if not key or depth > MAX_DEPTH:
             raise UnknownNode(TOO_LARGE if key else "a link of its prompt leads nowhere")
         name, inputs = self.nodes[key]["class_type"], self.nodes[key]["inputs"]
-        if JOINS.search(name):
+        if (told := self.replaced(name, inputs, role, depth)) is not None:
+            return told
+        if nodes.JOINS.search(name) and inputs.get("action") != "replace":
             return self.joined(inputs, role, depth)
-        if "populated_text" not in inputs and MAKES_WORDS.search(name):
+        if "populated_text" not in inputs and nodes.MAKES_WORDS.search(name):
             raise UnknownNode(f"its prompt was made by the node {name} while drawing, and is not in the file")
-        texts = (f"text_{role}", role, *TEXTS)
+        if nodes.CHANGES.search(name):
+            raise UnknownNode(f"its prompt was changed by the node {name} while drawing, in a way that sdlora does not know")
+        texts = (f"text_{role}", role, *nodes.TEXTS)
         value = next((inputs[text] for text in texts if isinstance(inputs.get(text), str) or is_link(inputs.get(text))), None)
         if value is None:
             raise UnknownNode(f"its prompt comes from the node {name}, which sdlora does not know")
         return self.text(value, role, depth + 1)
 
+    def replaced(self, name: str, inputs: dict[str, object], role: str, depth: int) -> str | None:
+        """The text of a node that puts words in the place of others; None for other nodes, and where it looks for a pattern."""
+        if inputs.get("action") == "replace":
+            given: tuple[str, ...] | None = ("text_a", "text_b", "text_c")
+        else:
+            given = next((names for names in nodes.REPLACES if set(names) <= inputs.keys()), None)
+        if given is None or not all(is_link(inputs.get(part)) or isinstance(inputs.get(part), str) for part in given):
+            return None
+        text, find, instead = (self.text(inputs[part], role, depth + 1) for part in given)
+        return text.replace(find, instead) if name == "StringReplace" or not nodes.PATTERN.search(find) else None
+
     def joined(self, inputs: dict[str, object], role: str, depth: int) -> str:
-        between = next((str(inputs[name]) for name in SEPARATORS if isinstance(inputs.get(name), str)), ", ")
+        between = next((str(inputs[name]) for name in nodes.SEPARATORS if isinstance(inputs.get(name), str)), ", ")
         parts = [self.text(value, role, depth + 1) for name, value in inputs.items()
                  if (isinstance(value, str) or is_link(value)) and re.match(r"(text|string|str|part|prompt|input|value)", name)]
         return between.replace("\\n", "\n").join(part for part in parts if part)
@@ -298,7 +308,7 @@ class Graph:
         for near in waiting:
             inputs = self.nodes[near]["inputs"]
             links = [value for name, value in inputs.items() if is_link(value) and (
-                PIPES.search(name) or name.startswith("model") or "lora_stack" in name or name == "unet_model")]
+                nodes.PIPES.search(name) or name.startswith(("model", "unet_model", "opt_model")) or "lora_stack" in name)]
             for following in filter(None, map(self.node, links)):
                 if following not in keys:
                     keys[following] = None
@@ -317,10 +327,20 @@ class Graph:
         found: list[dict[str, object]] = []
         for near in reversed(self.models(key)):
             inputs, name = self.nodes[near]["inputs"], self.nodes[near]["class_type"]
-            found += [lora for given in inputs for lora in self.loras_in(inputs, given) if lora]
-            if ACTS.search(name):
+            found += [lora for given in inputs for lora in self.loras_in(inputs, given) if lora] or self.tagged(near)
+            if nodes.ACTS.search(name):
                 self.remarks.setdefault("ComfyUI nodes", name)
         return found[:MAX_TAGS]
+
+    def tagged(self, key: str) -> list[dict[str, object]]:
+        """The LoRAs that a node on the model's way reads from `<lora:...>` in its text."""
+        inputs = self.nodes[key]["inputs"]
+        carries = is_link(inputs.get("model", inputs.get("opt_model"))) and not self.is_sampler(key)
+        names = ("loras", *nodes.TEXTS) if carries else ("loras",)
+        text = next((inputs[name] for name in names if isinstance(inputs.get(name), str)), "")
+        loras = [as_lora(str(tag["name"]), tag["strength"], tag.get("text_strength")) for tag in take_tags(text, strict=False)[1]]
+        self.read_tags |= {lora["name"] for lora in loras if lora}
+        return [lora for lora in loras if lora]
 
     def loras_in(self, inputs: dict[str, object], given: str) -> list[dict[str, object] | None]:
         """The LoRAs in one input: a name with strengths beside it, {"on", "lora", "strength"}, or [{"name", "strength"}]."""
@@ -331,7 +351,7 @@ class Graph:
             listed = as_list(value.get("__value__") if isinstance(value, dict) else value)
             return [as_lora(one["name"], one.get("strength"), one.get("clipStrength")) for one in listed
                     if isinstance(one, dict) and isinstance(one.get("name"), str) and one.get("active", True)]
-        matched, name = LORA.match(given), self.text_value(value)
+        matched, name = nodes.LORA.match(given), self.text_value(value)
         if not matched or not name:
             return []
         end = f"_{matched[1]}" if matched[1] else ""
@@ -340,8 +360,8 @@ class Graph:
                 is_number(count) and matched[1] and int(matched[1]) > count):
             return []
         simple = inputs.get("input_mode") == "simple"
-        strength = self.strength(inputs, [f"{key}{end}" for key in (("lora_wt",) if simple else UNET_STRENGTH)])
-        text = strength if simple else self.strength(inputs, [f"{key}{end}" for key in TEXT_STRENGTH])
+        strength = self.strength(inputs, [f"{key}{end}" for key in (("lora_wt",) if simple else nodes.UNET_STRENGTH)])
+        text = strength if simple else self.strength(inputs, [f"{key}{end}" for key in nodes.TEXT_STRENGTH])
         if text is None and "strength_model" in inputs:
             text = 0.0  # LoraLoaderModelOnly leaves the text encoders alone
         return [as_lora(name, strength, text)]
@@ -355,30 +375,12 @@ class Graph:
         if others > 0:
             self.remarks.setdefault("ComfyUI samplers", f"{others} more in its graph")
         acting = dict.fromkeys(node["class_type"] for near in self.upstream(key) for node in [self.nodes[near]]
-                               if ACTS.search(node["class_type"]) and "loader" not in node["class_type"].lower())
+                               if nodes.ACTS.search(node["class_type"]) and "loader" not in node["class_type"].lower())
         if acting:
             self.remarks["ComfyUI nodes"] = ", ".join(acting)[:100]
         for near in self.upstream(key):
             inputs = self.nodes[near]["inputs"]
             if self.nodes[near]["class_type"] == "CLIPSetLastLayer" and is_number(inputs.get("stop_at_clip_layer")):
                 self.remarks["Clip skip"] = str(-int(inputs["stop_at_clip_layer"]))
-            if self.nodes[near]["class_type"] == "FluxGuidance":
+            if self.nodes[near]["class_type"] in ("FluxGuidance", "CLIPTextEncodeFlux"):
                 self.remarks["Flux guidance"] = str(self.plain(inputs.get("guidance")))
-
-
-def is_link(value: object) -> bool:
-    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str | int) and isinstance(value[1], int)
-
-
-def is_text(value: object) -> bool:
-    return is_link(value) or (isinstance(value, str) and bool(value.strip()))
-
-
-def as_lora(name: str, strength: object, text_strength: object) -> dict[str, object] | None:
-    """None for no file and for a strength of 0 in both."""
-    strength, text_strength = as_number(strength, float), as_number(text_strength, float)
-    strength = 1.0 if strength is None else strength
-    text = strength if text_strength is None else text_strength
-    if not file_name(name) or (strength == 0 and text == 0):
-        return None
-    return {"name": file_name(name), "strength": strength, "hash": ""} | ({"text_strength": text} if text != strength else {})

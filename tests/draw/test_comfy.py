@@ -392,3 +392,84 @@ def test_circles_and_heaps_end():
         with pytest.raises(UnknownNode):
             from_comfy(odd)
     assert time.monotonic() - began < 5
+
+
+def worded(given, **nodes):
+    return graph(n6=node("CLIPTextEncode", text=given, clip=["4", 1]), **nodes)
+
+
+@pytest.mark.parametrize("change, words", [
+    (node("StringReplace", string="a RED house", find="RED", replace="blue"), "a blue house"),
+    (node("Text Find and Replace", text=["11", 0], find="RED", replace="blue"), "a blue house"),
+    (node("StringFunction|pysssss", action="replace", tidy_tags="no", text_a="a RED house", text_b="RED", text_c="blue"),
+     "a blue house"),
+    (node("StringFunction|pysssss", action="append", tidy_tags="yes", text_a="a house", text_b="sea", text_c=""), "a house, sea"),
+    (node("StringTrim", string="  a house ", mode="Both"), None),
+    (node("StringSubstring", string="a RED house", start=0, end=1), None),
+    (node("RegexReplace", string="a RED house", regex_pattern="[A-Z]+", replace="blue"), None),
+    (node("StringFunction|pysssss", action="replace", text_a="a RED house", text_b="/[A-Z]+/", text_c="blue"), None),
+    (node("Text Load Line From File", multiline_text="one\ntwo", mode="index", index=1), None),
+    (node("CR Prompt List", multiline_text="one\ntwo", start_index=0), None),
+    (node("easy promptLine", prompt="one\ntwo", start_index=1, max_rows=1), None),
+    (node("CaseConverter", string="RED", mode="lowercase"), None),
+    (node("CR Multi-Line Prompt", prompt="one\ntwo"), "one\ntwo"),
+    (node("Primitive string multiline [Crystools]", string="one\ntwo"), "one\ntwo"),
+])
+def test_a_node_that_changes_words_never_passes_for_one_that_holds_them(change, words):
+    told = worded(["10", 0], n10=change, n11=node("PrimitiveString", value="a RED house"))
+    if words is not None:
+        assert from_comfy(told)["prompt"] == words
+        return
+    with pytest.raises(UnknownNode, match=change["class_type"].split("|")[0]):
+        from_comfy(told)
+
+
+def test_a_schedule_of_prompts_is_no_prompt():
+    with pytest.raises(UnknownNode, match="BatchPromptSchedule"):
+        from_comfy(graph(n6=node("BatchPromptSchedule", text='"0": "a house",\n"24": "a boat"', max_frames=48, clip=["4", 1])))
+
+
+@pytest.mark.parametrize("counts", [
+    node("SimpleMath+", value="a*2", a=10), node("CR Math Operation", a=20, b=2, operation="subtract"),
+    node("MathExpression|pysssss", expression="a+5", a=15), node("RandomInt", value=4, min=1, max=30, seed=9)])
+def test_a_computed_number_is_named_and_not_guessed(counts):
+    found = from_comfy(graph(n3=sampler(steps=["10", 0]), n10=counts))
+    assert "steps" not in found and counts["class_type"] in found["other"]["steps"]
+
+
+def test_the_name_of_a_sampler_from_another_node():
+    context = node("Context Big (rgthree)", model=["4", 0], positive=["6", 0], negative=["7", 0], latent=["5", 0], seed=5,
+                   steps=9, cfg=3.5, sampler="euler_ancestral", scheduler="normal")
+    linked = sampler(model=["10", 1], positive=["10", 4], negative=["10", 5], latent_image=["10", 6], seed=["10", 8],
+                     steps=["10", 9], cfg=["10", 11], sampler_name=["10", 12], scheduler=["10", 13])
+    assert from_comfy(graph(n10=context, n3=linked)) == FOUND | {
+        "seed": 5, "steps": 9, "guidance": 3.5, "sampler": "Euler a"}
+    config = node("KSampler Config (rgthree)", steps_total=30, cfg=8, sampler_name="dpmpp_2m", scheduler="karras")
+    assert from_comfy(graph(n10=config, n3=sampler(sampler_name=["10", 3], scheduler=["10", 4]))) == FOUND
+    unknown = from_comfy(graph(n10=node("Sampler Roulette", odds=3), n3=sampler(sampler_name=["10", 0])))
+    assert "sampler" not in unknown and unknown["other"] == {"sampler": "comes from Sampler Roulette"}
+
+
+@pytest.mark.parametrize("loader", [
+    node("LoraTagLoader", model=["4", 0], clip=["4", 1], text="<lora:ink:0.7> and words", normalize_weight=False),
+    node("ImpactWildcardEncode", model=["4", 0], clip=["4", 1], wildcard_text="{a|b} <lora:other:1>",
+         populated_text="b <lora:ink:0.7>", mode="populate", seed=4),
+    node("Power Prompt (rgthree)", prompt="a boat <lora:ink:0.7>", opt_model=["4", 0], opt_clip=["4", 1]),
+    node("ttN pipeLoader_v2", ckpt_name="sea.safetensors", loras="<lora:ink:0.7>", positive="a boat", negative="", seed=3)])
+def test_tags_that_a_node_on_the_models_way_reads_are_loras(loader):
+    chained = {"model_pipe" if "pipe" in loader["class_type"] else "model": ["10", 0]}
+    found = from_comfy(graph(n10=loader, n3=sampler(**chained)))
+    assert found["loras"] == [{"name": "ink", "strength": 0.7, "hash": ""}]
+    said = from_comfy(graph(n6=loader, n3=sampler(model=["6", 0]))) if "prompt" in loader["inputs"] else None
+    assert said is None or said["prompt"] == "a boat" and "other" not in said
+
+
+def test_the_tuple_of_efficient_sdxl():
+    found = from_comfy({
+        "1": node("Eff. Loader SDXL", base_ckpt_name="xl.safetensors", refiner_ckpt_name="r.safetensors", positive="a dog",
+                  negative="fog", empty_latent_width=1024, empty_latent_height=768),
+        "2": node("KSampler SDXL (Eff.)", noise_seed=9, steps=24, cfg=6.5, sampler_name="dpmpp_2m", scheduler="karras",
+                  start_at_step=0, refine_at_step=20, sdxl_tuple=["1", 0], latent_image=["1", 1]),
+        "3": node("SaveImage", images=["2", 3])})
+    assert found == {"prompt": "a dog", "negative": "fog", "seed": 9, "steps": 24, "guidance": 6.5, "loras": [], "width": 1024,
+                     "height": 768, "sampler": "DPM++ 2M Karras", "model": "xl", "version": "ComfyUI"}
