@@ -21,7 +21,7 @@ KEY = r"\w[\w \-/]{1,60}:"
 PAIR = re.compile(rf'\s{{0,9}}({KEY})[ \t]{{0,9}}("(?:\\.|[^\\"])+"|[^,\n]*(?:\n(?!\s{{0,9}}{KEY})[^,\n]*)*)(?:,|\n|$)', re.S)
 STEPS = re.compile(r"(?:^|[\s,.])Steps: ?\d{1,4}(?=\s*(?:,|\n|$))")  # within a line: how Civitai and chats flatten an infotext
 NOTHING = ("None", "null", "undefined", "unknown")  # what programs write where a setting is not set
-TAG = re.compile(r"<(?:lora|lyco):([^>]{1,2000})>", re.IGNORECASE)
+TAG = re.compile(r"<(?:lora|lyco):([^<>]{1,2000})>", re.IGNORECASE)
 BARE_NAMES = ("Hashes", "Civitai resources", "Civitai metadata")
 BARE = re.compile(rf"(?:^|[,\n]\s{{0,9}})({'|'.join(BARE_NAMES)}):\s{{0,9}}(?=[\[{{])")
 NEGATIVE = "Negative prompt:"
@@ -29,8 +29,10 @@ NAMES = {"Steps": "steps", "Sampler": "sampler", "CFG scale": "guidance", "Seed"
          "Model": "model", "Denoising strength": "init_strength", "Lora method": "method", "Lora switch every": "switch_every",
          "Version": "version"}
 FIRST = tuple(f"{name.lower()}: " for name in (*NAMES, "Sampler", "Schedule type", "Size", "RNG"))
+DRAW_THINGS = {"Guidance Scale", "Seed Mode"}
 NUMBERS = {"steps": int, "seed": int, "guidance": float, "init_strength": float, "switch_every": int}
 SCHEDULES = ("Karras", "Exponential", "Polyexponential", "SGM Uniform", "Beta", "Simple", "KL Optimal", "Align Your Steps")
+SCHEDULE = ("Schedule type", "Scheduler", "Schedule", "Sampler sigma")
 OWN_SCHEDULE = ("DPM", "Euler", "Heun", "LMS")  # samplers for which A1111 asks for a schedule
 
 
@@ -123,6 +125,8 @@ def from_text(text: str) -> dict[str, object]:
     sdlora has no name for are under "other". Never raises: a text without pairs gives nothing but "prompt", "negative", "loras".
     """
     lines, pairs, bare = split(text[:MAX_LETTERS].replace("\r\n", "\n"))
+    if DRAW_THINGS <= pairs.keys():
+        lines, pairs = draw_things(lines, pairs)
     prompt, negative = [], []
     for place, line in enumerate(map(str.strip, lines)):
         if line.startswith(NEGATIVE) or (place and line.lower().startswith(NEGATIVE.lower())):  # ours are tamed in the first line
@@ -138,7 +142,7 @@ def from_text(text: str) -> dict[str, object]:
     if pairs.get("RNG") == "CPU":
         pairs.pop("RNG")
     sampler = pairs.pop("Sampler", "")
-    schedule = next((pairs.pop(name) for name in ("Schedule type", "Scheduler", "Sampler sigma") if name in pairs), "")
+    schedule = next((pairs.pop(name) for name in SCHEDULE if name in pairs), "")
     if sampler:
         found["sampler"] = samplers.title(sampler, schedule)
     if size := re.fullmatch(r"(\d{1,5}) ?[x×] ?(\d{1,5})", pairs.get("Size", "")):
@@ -151,6 +155,21 @@ def from_text(text: str) -> dict[str, object]:
             found[key] = value
             pairs.pop(name)
     return found | ({"other": pairs} if pairs else {})
+
+
+def draw_things(lines: list[str], pairs: dict[str, str]) -> tuple[list[str], dict[str, str]]:
+    """What Draw Things writes for people, in A1111's words: a line that begins with "-" is the negative prompt."""
+    minus = next((place for place, line in enumerate(lines) if line.startswith("-")), len(lines))
+    lines = [f"{NEGATIVE} {line[1:]}" if place == minus else line for place, line in enumerate(lines)]
+    pairs = dict(pairs) | {"CFG scale": pairs["Guidance Scale"]}
+    strength, named = pairs.pop("Strength", "1"), (key for key in list(pairs) if re.fullmatch(r"LoRA \d{1,2} Model", key))
+    if (number(strength, float) or 1) < 1:
+        pairs["Denoising strength"] = strength
+    loras = [(pairs.pop(key).removesuffix(".ckpt"), pairs.pop(key.replace("Model", "Weight"), "1")) for key in named]
+    if loras:
+        pairs["Lora weights"] = ", ".join(f"{name}: {weight}" for name, weight in loras)
+    pairs.pop("Guidance Scale")
+    return lines, pairs
 
 
 def told(text: str | None) -> str:

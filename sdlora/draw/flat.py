@@ -213,7 +213,8 @@ def first(told: dict[str, object], names: Iterable[str]) -> object:
 
 
 def size_of(text: object) -> dict[str, int]:
-    """"(896, 1152)", "1024 x 1024", "512x768" or "896×1152 ∣ 7:9"."""
+    """"(896, 1152)", [896, 1152], "1024 x 1024", "512x768" or "896×1152 ∣ 7:9"."""
+    text = "x".join(map(str, text[:2])) if isinstance(text, list) else text
     found = re.match(r"\D{0,2}(\d{1,5})\s{0,3}[,x×*]\s{0,3}(\d{1,5})", words(text))
     return {"width": int(found[1]), "height": int(found[2])} if found else {}
 
@@ -228,9 +229,10 @@ def file_name(name: object) -> str:
 
 
 def as_list(value: object) -> list:
-    """A list as it is, the parts of "a, b", one thing alone; [] for nothing."""
+    """A list as it is, the parts of "a, b" or "['a', 'b']", one thing alone; [] for nothing."""
     if isinstance(value, str):
-        value = [part.strip() for part in value.split(",") if part.strip()]
+        value = re.sub(r"^\s*\[(.*)\]\s*$", r"\1", value[:MAX_LETTERS], flags=re.S)
+        value = [part for whole in value.split(",") if (part := whole.strip(" '\"\n"))]
     return value[:1000] if isinstance(value, list) else [] if value is None else [value]
 
 
@@ -257,7 +259,8 @@ def words(text: object) -> str:
 def brief(value: object) -> str:
     """A setting of theirs in a few words; "" where it is not set."""
     text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
-    return "" if value in (False, 0, [], {}, None) or text.strip().lower() in NOTHING | {"default (model)", "[]"} else text[:100]
+    unset = NOTHING | {"default (model)", "[]", "false"}
+    return "" if value in (False, 0, [], {}, None) or text.strip().lower() in unset else text[:100]
 
 
 def json_object(text: str) -> dict[str, object]:

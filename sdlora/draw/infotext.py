@@ -37,7 +37,8 @@ REFUSED = {  # what pictures of other programs and services say of themselves
     "Midjourney": r"[Mm]idjourney|Job ID: [0-9a-f]{8}-| --(?:v|ar|niji|stylize|chaos) \d",
     "Adobe Firefly": "Adobe Firefly", "Ideogram": "[Ii]deogram",
     "Leonardo.Ai": r"Leonardo\.?[Aa][Ii]", "ChatGPT or DALL-E": "DALL.E|ChatGPT|OpenAI",
-    "Grok": r"^Signature: [\w+/=]{20}|xAI Grok"}
+    "Gemini or Imagen": "Made with Google AI", "Grok": r"^Signature: [\w+/=]{20}|xAI Grok"}
+GENERATED = "trainedAlgorithmicMedia"  # IPTC's digital source type, in XMP: all that Midjourney and others say
 MAX_SEED = 2**32 - 1
 SHEET = {"Script", "X Type", "X Values", "Y Type", "Y Values"}  # of a grid: about the sheet, not about a picture
 
@@ -65,7 +66,8 @@ def read_infotext(path: Path) -> dict[str, object]:
     program = next((title for title, mark in (READ | REFUSED).items() if any(re.search(mark, part) for part in said)), "")
     if program in READ:
         raise UserError(f"{name} was drawn in {program}, but its settings could not be read.", FROM_WHERE)
-    if program := program or texts.get("c2pa", ""):
+    service = "an AI service" if GENERATED in texts.get("xmp", "") else ""
+    if program := program or texts.get("c2pa", "") or service:
         raise UserError(f"{name} was drawn by {program}, which tells no settings that sdlora could use.", NO_SETTINGS)
     if any(json_object(texts.get(key, "")) for key in JSON_KEYS):
         raise UserError(f"{name} carries settings of a program that sdlora does not know.", FROM_WHERE)
@@ -147,6 +149,8 @@ def settings_from(found: dict[str, object]) -> dict[str, object]:
     """
     prompt = {"prompts": (found["prompt"],)} if found.get("prompt") else {}
     wanted: dict[str, object] = {**prompt, **{key: found[key] for key in FIELDS if key in found}}
+    if not prompt and not wanted.get("negative"):
+        wanted.pop("negative", None)  # words that are not told are no empty words
     fields = {key: value for key, value in wanted.items() if fits(DrawConfig, {key: value})}
     if "sampler" in fields and fields["sampler"] not in samplers.NAMES:  # `not_taken` names what is left out
         fields["sampler"] = samplers.without_schedule(str(fields["sampler"]))[0]

@@ -198,3 +198,20 @@ def test_tags_of_a_prompt():
 def test_numbers_keep_their_digits_without_exponents():
     assert [decimal(value) for value in (1.0, 0.1 + 0.2, 1e-05, -4, 100.0, 0.0)] == [
         "1", "0.30000000000000004", "0.00001", "-4", "100", "0"]
+
+
+def test_the_schedule_of_stable_diffusion_cpp():
+    found = from_text("a red house\nSteps: 20, CFG scale: 7.0, Seed: 42, Size: 512x512, Sampler: dpm++2m, Schedule: karras, "
+                      "Version: stable-diffusion.cpp")
+    assert found["sampler"] == "DPM++ 2M Karras" and "other" not in found
+
+
+def test_the_words_of_draw_things():
+    text = ("a red house,\nby the sea\n-fog, rain\nSteps: 20, Sampler: DPM++ 2M Karras, Guidance Scale: 6.5, Seed: 7, "
+            "Size: 512x768, Model: sea_f16.ckpt, Strength: 0.4, Seed Mode: Scale Alike, LoRA 1 Model: ink_lora_f16.ckpt, "
+            "LoRA 1 Weight: 0.8, LoRA 2 Model: wood.ckpt, LoRA 2 Weight: 1.0")
+    found = from_text(text)
+    assert (found["prompt"], found["negative"], found["guidance"]) == ("a red house,\nby the sea", "fog, rain", 6.5)
+    assert [(one["name"], one["strength"]) for one in found["loras"]] == [("ink_lora_f16", 0.8), ("wood", 1.0)]
+    assert found["init_strength"] == 0.4 and found["other"] == {"Seed Mode": "Scale Alike"}
+    assert from_text("a house\n-5 degrees\nSteps: 20, Seed: 7, CFG scale: 7")["prompt"] == "a house\n-5 degrees"

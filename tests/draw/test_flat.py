@@ -298,3 +298,14 @@ def test_odd_values_are_left_out():
         "guidance": 2.0,
         "loras": [],
     }
+
+
+@pytest.mark.parametrize("names, weights", [
+    ("['fins', 'ink']", "[0.5, -0.2]"), ('["fins", "ink"]', "[0.5, -0.2]"), (["fins", "ink"], [0.5, -0.2]),
+    ("fins, ink", "0.5, -0.2")])
+def test_lists_written_as_text(names, weights):
+    found = from_flat({"prompt": "a red house", "seed": "7", "num_inference_steps": "20", "use_stable_diffusion_model": "sea",
+                       "use_lora_model": names, "lora_alpha": weights, "clip_skip": "False", "use_vae_model": "None"})
+    assert found["loras"] == [lora("fins", 0.5), lora("ink", -0.2)] and "other" not in found
+    sized = from_flat({"prompt": "a red house", "seed": 7, "steps": 20, "resolution": [896, 1152], "styles": []})
+    assert (sized["width"], sized["height"]) == (896, 1152)

@@ -188,3 +188,21 @@ def test_what_has_no_infotext_is_a_sentence(tmp_path):
     for name, words in said.items():
         with pytest.raises(UserError, match=words):
             read_infotext(tmp_path / name)
+
+
+@pytest.mark.parametrize("texts", [
+    {"invokeai_metadata": {"type": "noise", "seed": 5}}, {"parameters": "Steps: 20, Seed: 5, Size: 64x64"}])
+def test_a_picture_without_a_prompt_clears_no_field(tmp_path, texts):
+    fields = settings_from(read_infotext(png(tmp_path / "x.png", texts)))
+    assert fields["seed"] == 5 and not {"prompts", "negative"} & fields.keys()
+
+
+@pytest.mark.parametrize("said, service", [
+    ("<photoshop:Credit>Made with Google AI</photoshop:Credit>", "Gemini or Imagen"),
+    ('<rdf:Description DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"/>',
+     "an AI service"),
+    ("<Iptc4xmpExt:AISystemUsed>Leonardo.Ai</Iptc4xmpExt:AISystemUsed>", "Leonardo.Ai")])
+def test_services_that_name_themselves_in_xmp(tmp_path, said, service):
+    packet = f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF>{said}</rdf:RDF></x:xmpmeta>'
+    with pytest.raises(UserError, match=f"drawn by {service}, which tells no settings"):
+        read_infotext(png(tmp_path / "x.png", {"XML:com.adobe.xmp": packet}))
