@@ -24,6 +24,7 @@ from sdlora.train.points import LORA, NUMBERS, OK, STATE, file_hash, point_folde
 VERSION = 1
 MOST_STEPS = 20_000  # TrainConfig.steps takes no more
 KEPT = 2
+GENERATORS = ("noise", "dropout", "shuffle")
 MAY_CHANGE = {"name", "steps", "save_every", "sample_every", "sample_prompts", "sample_steps", "sample_guidance", "file_dtype"}
 
 
@@ -90,18 +91,20 @@ class TrainState:
             kept = snapshot.tensors.get(name)
             if kept is None or kept.shape != tensor.shape:
                 return "holds adapters of another shape"
-            if not bool(torch.isfinite(kept.float()).all()):
+            if kept.dtype != tensor.dtype:
+                return "holds adapters of another type of number"
+            if not bool(torch.isfinite(kept).all()):
                 return "holds values that are no numbers"
-        states = {name: getattr(self, name).get_state().shape for name in ("noise", "dropout", "shuffle")}
-        if any(f"rng.{name}" not in snapshot.tensors or snapshot.tensors[f"rng.{name}"].shape != shape
-               for name, shape in states.items()):
-            return "holds random generators of another kind"
-        return None
+            below = (kept <= 0) if name == "adam.scale" else (kept < 0)
+            if name.startswith(("adam.s", "adam.updates")) and bool(below.any()):
+                return "holds impossible values of Adam"
+        fits = all(accepts(getattr(self, name), snapshot.tensors.get(f"rng.{name}")) for name in GENERATORS)
+        return None if fits else "holds random generators of another kind"
 
     def snapshot(self) -> Snapshot:
         """A copy of everything, on the CPU."""
         tensors = {name: tensor.to("cpu", copy=True) for name, tensor in self.tensors().items()}
-        tensors |= {f"rng.{name}": getattr(self, name).get_state().clone() for name in ("noise", "dropout", "shuffle")}
+        tensors |= {f"rng.{name}": getattr(self, name).get_state().clone() for name in GENERATORS}
         numbers = {name: getattr(self, name) for name in ("step", "loss_average", "rate_factor", "rewinds")}
         return Snapshot(tensors, {**numbers, "queue": list(self.queue), "best": self.best and list(self.best)})
 
@@ -114,12 +117,21 @@ class TrainState:
             raise UserError("The saved point does not fit this run's settings.", "Start a new run with these settings.")
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
-        for name in ("noise", "dropout", "shuffle"):
+        for name in GENERATORS:
             getattr(self, name).set_state(tensors[f"rng.{name}"])
         for name in ("step", "loss_average", "rate_factor", "rewinds"):
             setattr(self, name, numbers[name])
         self.queue = list(numbers["queue"])
         self.best = tuple(numbers["best"]) if numbers["best"] else None
+
+
+def accepts(generator: torch.Generator, kept: Tensor | None) -> bool:
+    """Whether a generator of this device can go on from the state `kept`."""
+    try:
+        torch.Generator(generator.device).set_state(kept)
+        return True
+    except (RuntimeError, TypeError):
+        return False
 
 
 def save_checkpoint(run_folder: Path, snapshot: Snapshot, identity: dict[str, object],

@@ -278,6 +278,7 @@ def number(name, value):
     return lambda told, tensors: told["numbers"].update({name: value})
 
 
+SECOND = "adam.square.0"
 LIES = {
     "a step of 1e9": (number("step", 10**9), "impossible step"), "half a step": (number("step", 10.5), "impossible step"),
     "a negative step": (number("step", -1), "impossible step"), "a step as text": (number("step", "10"), "impossible step"),
@@ -293,7 +294,15 @@ LIES = {
     "another run": (lambda told, tensors: told["identity"].update(run="20260101-000000-other"), "belongs to the run"),
     "another shape": (lambda told, tensors: tensors.update({"lora.0": torch.zeros(32)}), "adapters of another shape"),
     "NaN weights": (lambda told, tensors: tensors["lora.0"].fill_(float("nan")), "values that are no numbers"),
+    "weights of another type": (lambda told, tensors: tensors.update({"lora.0": tensors["lora.0"].half()}), "another type"),
+    "Adam in whole numbers": (lambda told, tensors: tensors.update({SECOND: tensors[SECOND].int()}), "another type"),
+    "Adam below 0": (lambda told, tensors: tensors[SECOND].fill_(-1), "impossible values of Adam"),
+    "a loss scale of 0": (lambda told, tensors: tensors["adam.scale"].fill_(0), "impossible values of Adam"),
+    "NaN in Adam": (lambda told, tensors: tensors[SECOND].fill_(float("nan")), "values that are no numbers"),
     "no generator": (lambda told, tensors: tensors.pop("rng.noise"), "random generators"),
+    "a generator of noise": (lambda told, tensors: tensors["rng.shuffle"].fill_(255), "random generators"),
+    "a generator of another type": (lambda told, tensors: tensors.update({"rng.noise": tensors["rng.noise"].int()}),
+                                    "random generators"),
     "numbers that are a list": (lambda told, tensors: told.update(numbers=[]), "unreadable"),
 }
 
