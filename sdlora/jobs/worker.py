@@ -121,13 +121,18 @@ class Worker:
         sweep(self.home)
         prune_cache()
         self.recover()
+        told = ""
         while not self.ending and (self.home / WORKER_LOCK).exists():
             try:
-                if not self.turn():
-                    break
+                needed, problem = self.turn(), ""
             except (UserError, OSError) as error:
-                # a full disk or a vanished folder: the runs go on, the next turn looks again
-                logging.getLogger("sdlora").warning("%s", error)
+                # a full disk, a damaged job list, a vanished folder: the runs go on, the next turn looks again
+                needed, problem = self.needed(), str(error)
+            if problem not in ("", told):
+                logging.getLogger("sdlora").warning("%s", problem)
+            told = problem
+            if not needed:
+                break
             time.sleep(POLL_SECONDS)
         self.leave()
 
@@ -158,6 +163,7 @@ class Worker:
 
     def turn(self) -> bool:
         """One look at everything; False when nobody needs a worker any more."""
+        asked = bool(self.table.jobs("draw", "queued", "running"))  # first: without a job list no drawing process lives long
         self.keep_drawer()
         for handle, job in list(self.active.items()):
             code = self.backend.poll(handle)
@@ -174,7 +180,12 @@ class Worker:
             self.beat_at = now
             for job in self.active.values():
                 self.table.heartbeat(job)
-        if self.active or web_is_there(self.home) or self.table.jobs("draw", "queued", "running"):
+        return self.needed(asked)
+
+    def needed(self, asked: bool = False) -> bool:
+        """Whether anybody needs a worker, or did a moment ago. asked: somebody waits for a drawing."""
+        now = time.monotonic()
+        if asked or self.active or web_is_there(self.home):
             self.needed_at = now
         return now - self.needed_at < self.linger_seconds
 

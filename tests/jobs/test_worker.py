@@ -271,3 +271,19 @@ def test_the_end_of_a_run_that_cannot_be_written_down_is_written_later(own_home,
     assert [job.state for job in Table().jobs("train")] == ["stopped"] and view(run).resumable
     made.drawer.kill()
     made.drawer.wait()
+
+
+def test_a_damaged_job_list_is_told_once_starts_nothing_and_keeps_no_worker(own_home, monkeypatch, caplog):
+    drawers = []
+    monkeypatch.setattr(worker_module, "POLL_SECONDS", 0.01)
+    busy = worker_module.Worker(Local(), 0.3, lambda folder: drawers.append(folder))
+    (home() / "worker.lock").touch()
+    for path in home().glob("jobs.sqlite*"):
+        path.unlink()
+    (home() / "jobs.sqlite").write_bytes(b"no list " * 1000)
+    monkeypatch.setattr(busy, "recover", lambda: None)
+    thread = threading.Thread(target=busy.run, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive() and not drawers
+    assert caplog.text.count("is damaged") == 1
