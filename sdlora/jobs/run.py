@@ -66,7 +66,7 @@ def twin_of(table: Table, config: TrainConfig, images: Path, out: Path | None) -
               "out": str(Path(out).absolute()) if out else None}
     for job in reversed(table.jobs("train", "queued", "running")):
         spec = place("runs") / job.target / SPEC
-        if time.time() - job.created < AGAIN_SECONDS and spec.is_file() and wanted.items() <= read_json(spec).items():
+        if abs(time.time() - job.created) < AGAIN_SECONDS and spec.is_file() and wanted.items() <= read_json(spec).items():
             return job.target
     return None
 

@@ -228,7 +228,7 @@ def state_of(running: bool, last: events.Event | None, job: Job | None, told_at:
     """
     if running:
         return "running"
-    starting = job and job.state == "running" and told_at < job.claimed and time.time() - job.claimed < STARTING_SECONDS
+    starting = job and job.state == "running" and told_at < job.claimed and abs(time.time() - job.claimed) < STARTING_SECONDS
     if job and (job.state == "queued" or starting) and not isinstance(last, events.Done):
         return "queued"
     return "done" if isinstance(last, events.Done) else "failed" if isinstance(last, events.Failed) else "stopped"

@@ -1,6 +1,7 @@
 """Making, queueing, pausing, stopping and deleting runs."""
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -85,6 +86,13 @@ def test_five_presses_at_once_are_one_run(tmp_path):
     with ThreadPoolExecutor(5) as pool:
         runs = set(pool.map(lambda number: start_run(CONFIG, tmp_path, once=f"press-{number}"), range(5)))
     assert len(runs) == 1 and len(list_runs()) == 1 and len(Table().jobs("train")) == 1
+
+
+def test_a_clock_that_was_set_back_makes_no_twins(tmp_path, monkeypatch):
+    first = start_run(CONFIG, tmp_path, once="before")
+    now = time.time()
+    monkeypatch.setattr("sdlora.jobs.run.time.time", lambda: now - 3600)
+    assert start_run(CONFIG, tmp_path, once="after") != first
 
 
 def test_another_order_or_a_later_one_is_a_run_of_its_own(tmp_path, monkeypatch):
