@@ -222,6 +222,16 @@ def short_names(namesakes: Sequence[LoraEntry]) -> list[str]:
     return ["/".join(each) for each in parts]
 
 
+def titles(entries: Sequence[LoraEntry]) -> list[str]:
+    """What to call these files beside each other: their names, with the file behind it where two have the same name."""
+    shared: dict[str, list[LoraEntry]] = {}
+    for entry in entries:
+        shared.setdefault(entry.name.casefold(), []).append(entry)
+    files = {entry.id: file for alike in shared.values() if len(alike) > 1
+             for entry, file in zip(alike, short_names(alike), strict=True)}
+    return [f"{entry.name} ({files[entry.id]})" if entry.id in files else entry.name for entry in entries]
+
+
 def names() -> list[str]:
     """What files are called here, and the names of the files themselves, as of the last look."""
     with connected() as db:

@@ -26,6 +26,7 @@ from sdlora.library.entries import (
     select,
     state,
     tags,
+    titles,
 )
 from sdlora.library.folders import OWN, Folder, add_folder, find_folder, folders, forget_folder, note
 from sdlora.library.hashes import file_hashes, hash_files
@@ -41,7 +42,7 @@ from sdlora.storage import MAX_NAME, clean_text, place, slug, write_atomic, writ
 
 __all__ = ["Folder", "LoraEntry", "State", "UserError", "add", "add_folder", "annotate", "background", "by_file", "by_hash",
            "by_name", "count_loras", "delete", "duplicates", "find", "folders", "hash_files", "index_path", "list_loras",
-           "remove_folder", "rename", "scan", "state", "tags", "undo_delete"]
+           "remove_folder", "rename", "scan", "state", "tags", "titles", "undo_delete"]
 
 TITLES = {"mini": "sdlora_mini", "sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}  # "sd version" as A1111 and Forge write it
 WRITTEN = {"name": 80, "trigger": 200, "notes": 2000, "description": 2000}  # what an artist may write, in letters

@@ -104,7 +104,7 @@ def reopened(remembered: object) -> gr.HTML:
 def filled(rows: list[dict]) -> gr.HTML:
     """The desk with these rows and nothing else."""
     entries = [index.find(row["id"]) for row in rows]
-    return gr.HTML(value=rows, data=data_of({entry.id: shelf.card_of(entry) for entry in entries}))
+    return gr.HTML(value=rows, data=data_of({card["id"]: card for card in shelf.cards_of(entries)}))
 
 
 def base_spec(rows: list[Row]) -> str:

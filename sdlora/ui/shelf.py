@@ -3,6 +3,7 @@
 Knows nothing about blending: what is chosen goes to the mixing desk inside the browser. library/index.py keeps the files.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import gradio as gr
@@ -112,13 +113,17 @@ def connect(shelf: Shelf) -> None:
     shelf.upload.upload(guarded(add), [shelf.upload, *shelf.looking], [shelf.cards, shelf.upload], **adding)
 
 
-def card_of(entry: index.LoraEntry) -> dict:
-    """What gallery.js draws of one file, on the shelf and on the desk."""
+def cards_of(entries: Sequence[index.LoraEntry]) -> list[dict]:
+    """What gallery.js draws of files beside each other, on the shelf and on the desk."""
+    return [card_of(entry, title) for entry, title in zip(entries, index.titles(entries), strict=True)]
+
+
+def card_of(entry: index.LoraEntry, title: str) -> dict:
     kind = gallery_words.KIND_RANK.format(kind=entry.kind, rank=entry.rank) if entry.rank else entry.kind
     line = (words.FAMILIES.get(entry.family, entry.family), kind, gallery_words.MEGABYTES.format(size=entry.file_bytes / 1e6))
     return {
         "id": entry.id,
-        "title": entry.name,
+        "title": title,
         "trigger": entry.trigger,
         "line": " · ".join(part for part in line if part),
         "src": shown(entry.thumbnail, COVER) if entry.thumbnail else "",
@@ -138,7 +143,7 @@ def read_shelf(query: str, sort: str, most: int, only: dict[str, object]) -> dic
     narrowed, state = bool(query or any(only.values())), index.state()
     unread = gallery_words.READING_SHELF.format(unread=state.unread, files=state.files)
     return {
-        "cards": [card_of(entry) for entry in found[:most]],
+        "cards": cards_of(found[:most]),
         "more": gallery_words.MORE_STYLES if len(found) > most else "",
         "none": gallery_words.NO_MATCH if narrowed else gallery_words.NO_STYLES,
         "reading": unread if state.unread and state.busy else "",

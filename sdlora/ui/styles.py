@@ -91,4 +91,5 @@ def menu(extra: str | None = None) -> list[tuple[str, str]]:
 
 
 def newest() -> list[tuple[str, str]]:
-    return [(entry.name, f"lora:{entry.id}") for entry in index.list_loras(limit=MENU) if not entry.problem]
+    entries = [entry for entry in index.list_loras(limit=MENU) if not entry.problem]
+    return [(title, f"lora:{entry.id}") for title, entry in zip(index.titles(entries), entries, strict=True)]

@@ -19,7 +19,7 @@ from sdlora.jobs.table import Table
 from sdlora.library import index
 from sdlora.lora.modules import family_table
 from sdlora.storage import place, write_json
-from sdlora.ui import blend, canvas, desk, gallery_words, grid, recall, report, shelf
+from sdlora.ui import blend, canvas, desk, gallery_words, grid, recall, report, shelf, styles
 
 KEY = "lora_unet_" + next(path for path in family_table("mini") if path.endswith("attn1.to_q")).replace(".", "_")
 SIZE = next(shape for path, shape in family_table("mini").items() if path.endswith("attn1.to_q"))
@@ -64,6 +64,18 @@ def test_the_shelf_sends_a_page_of_cards_at_a_time(monkeypatch):
     assert most == 6 and len(shelf.shelf_data(most=9)["cards"]) == 7 and not shelf.shelf_data(most=9)["more"]
     assert [card["title"] for card in shelf.shelf_data("style-4")["cards"]] == ["style-4"]
     assert shelf.shelf_data("nothing")["none"] != shelf.shelf_data()["none"]
+
+
+def test_styles_of_one_name_are_told_apart_on_shelf_and_desk_and_in_the_menu():
+    put("ink", "wood", "sea")
+    for name in ("ink", "wood"):
+        index.rename(index.find(name).id, "Öl <b>")
+    meant = {"Öl <b> (ink)", "Öl <b> (wood)", "sea"}
+    assert {card["title"] for card in shelf.shelf_data()["cards"]} == meant
+    assert {title for title, _ in styles.newest()} == meant
+    rows = [row(name) for name in ("ink", "wood")]
+    assert {card["title"] for card in desk.filled(rows).props["data"]["cards"].values()} == meant - {"sea"}
+    assert [card["title"] for card in desk.filled(rows[:1]).props["data"]["cards"].values()] == ["Öl <b>"]
 
 
 def test_the_shelf_is_narrowed_to_a_tag_or_a_folder(tmp_path):
@@ -233,7 +245,7 @@ def test_what_a_picture_does_not_tell_stays_in_the_form(tmp_path, monkeypatch):
     _, prompt, every, *values, notes, _ = recall.taken(tmp_path / "x.png")
     told = dict(zip(recall.FIELDS, values, strict=True))
     assert prompt == every == gr.skip()
-    assert [told.pop(key) for key in ("steps", "negative", "method", "height")] == [8, "", "sum", 64]
+    assert [told.pop(key) for key in ("steps", "method", "height")] == [8, "sum", 64]
     assert all(value == gr.skip() for value in told.values())
     assert notes.props["data"]["notes"][1] == "The picture tells no prompt."
     assert "18446744073709551615" in notes.props["data"]["notes"][2] and "Restart" in notes.props["data"]["notes"][2]
