@@ -165,7 +165,7 @@ def test_what_does_not_act_and_what_could_not_be_drawn_is_told(monkeypatch):
     drawing.again(job)
     assert len(told) == 2 and told[0].startswith("&lt;hypernet:x:1&gt; is left out")
     view = replace(draws.view_draw(job), bad=(("01-00", "PLMS cannot draw in 3 steps."),))
-    assert drawing.told_bad(view)["note"] == "Row 2, column 1: PLMS cannot draw in 3 steps."
+    assert drawing.told_cells(view.bad)["note"] == "Row 2, column 1: PLMS cannot draw in 3 steps."
 
 
 def test_notes_on_a_run_are_shown_as_they_are_written():
