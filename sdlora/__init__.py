@@ -1,14 +1,36 @@
 """sdlora: a studio in the browser where artists teach Stable Diffusion their style."""
 
 import os
+import sys
 
 # How long a waiting OpenMP thread spins before it sleeps; read once, when torch is first imported. Two torch processes on one
 # machine are the normal case here (a run and the drawer), so the default of libgomp (about 300,000 turns) starves the
 # neighbour, and not spinning at all wakes both threads in the kernel hundreds of times a step.
-# Measured on two cores, 2026-11-27, a mini step of batch 4: not spinning 0.195 s, 1,000 turns 0.129 s, 10,000 0.129 s,
-# spinning for ever 0.128 s. Two trainings at once: 0.26 s at 1,000, 1.0 s at 10,000, 7.3 s at 100,000.
+# What counts is time, about 50 us, and a turn is one PAUSE: 140 cycles on Intel since Skylake, 65 on AMD since Zen 2, and
+# nothing on ARM, where a turn is three or four cycles. Measured on two cores, a mini step of batch 4:
+# Intel, 2026-11-27: not spinning 0.195 s, 1,000 turns 0.129 s, 10,000 0.129 s, spinning for ever 0.128 s. Two trainings at once:
+# 0.26 s at 1,000, 1.0 s at 10,000, 7.3 s at 100,000.
+# AMD, 2026-11-30: 1,000 turns 0.30-0.46 s, 2,000 0.24-0.26 s, 3,000 0.23-0.25 s. Two at once: 0.39, 0.39, 0.60 s (4,000).
+# ARM's number is by its cycles, not measured.
 # Intel's and LLVM's runtime counts milliseconds: 0 0.192 s, 1 0.139 s, its default of 200 0.132 s; two at once at 1 ms: 0.23 s.
-THREAD_WAITING = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
+TURNS = {"GenuineIntel": "1000", "AuthenticAMD": "2000", "ARM": "30000"}
+
+
+def processor() -> str:
+    """Who made the CPU, as its own registers say ("GenuineIntel"); "ARM" for all of those. Only Linux has libgomp."""
+    if sys.platform != "linux":
+        return "GenuineIntel"
+    if os.uname().machine in ("aarch64", "arm64"):
+        return "ARM"
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            about = file.read(400)
+    except OSError:
+        return "GenuineIntel"
+    return next((maker for maker in TURNS if maker in about), "GenuineIntel")
+
+
+THREAD_WAITING = {"GOMP_SPINCOUNT": TURNS[processor()], "KMP_BLOCKTIME": "1"}
 
 
 def spin_a_little(environment: "os._Environ[str] | dict[str, str]") -> None:
