@@ -6,6 +6,7 @@ Knows nothing about torch or about what the weights mean: it reads folders, JSON
 import difflib
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -257,5 +258,6 @@ def identity(path: Path) -> str:
             handle.seek(8 + int.from_bytes(handle.read(8), "little"))
             while chunk := handle.read(1 << 20):
                 digest.update(chunk)
-    storage.write_json(kept, {"sha256": digest.hexdigest(), "files": [fact[0] for fact in facts]})
+    with suppress(UserError):  # a full or read-only data folder: it is computed again next time
+        storage.write_json(kept, {"sha256": digest.hexdigest(), "files": [fact[0] for fact in facts]})
     return digest.hexdigest()

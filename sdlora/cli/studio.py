@@ -121,6 +121,18 @@ def data_folder() -> Check:
     return Check("data folder", "ok", f"{home()} can be written")
 
 
+def job_list() -> Check:
+    """Opens the list of runs and drawings, as the worker would; a damaged one is told with what to do."""
+    from sdlora.jobs.table import Table
+
+    with Table().connected() as db:
+        healthy = db.execute("PRAGMA quick_check").fetchone()[0] == "ok"
+        waiting = db.execute("SELECT COUNT(*) FROM jobs WHERE state = 'queued'").fetchone()[0]
+    if not healthy:
+        return Check("job list", "problem", "jobs.sqlite is damaged.", "Remove it; finished runs and styles are kept.")
+    return Check("job list", "ok", f"{waiting} waiting")
+
+
 def disk_space() -> Check:
     from sdlora.storage import home
 
@@ -159,4 +171,4 @@ def presets() -> Check:
     return Check("presets", "ok", ", ".join(found))
 
 
-CHECKS = (versions, graphics_card, device, data_folder, disk_space, cache, embedded_base, presets)
+CHECKS = (versions, graphics_card, device, data_folder, job_list, disk_space, cache, embedded_base, presets)

@@ -23,14 +23,23 @@ MAX_NAME = 300
 BLOCK = 2**20
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I64": 8, "I32": 4, "I16": 2, "I8": 1,
               "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1}
+RARE = ("F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F4", "F6_E2M3", "F6_E3M2", "C64")  # the other formats of safetensors
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 PLAIN = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "<i1",
          "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "<u1", "BOOL": "<u1"}
 PICKLES = {".pt", ".pth", ".ckpt", ".bin", ".pkl"}
+MAGIC = {b"\x1f\x8b": "a gzip archive", b"7z\xbc\xaf\x27\x1c": "a 7z archive", b"Rar!": "a RAR archive",
+         b"\x28\xb5\x2f\xfd": "a zstd archive", b"\x89PNG": "a picture", b"\xff\xd8\xff": "a picture",
+         b"RIFF": "a picture or sound", b"%PDF": "a PDF"}
+ANOTHER = ", not a LoRA."
 AGAIN = "Download or export it again."
 CONVERT = ("Ask for the .safetensors version, or make one, which reads numbers only and runs nothing: python -c \"import torch, "
            "safetensors.torch as s; w = torch.load('{name}', weights_only=True); s.save_file(w.get('state_dict', w), "
            "'{stem}.safetensors')\"")
+
+
+class RareFormat(ValueError):
+    """The name of a number format that safetensors knows and no LoRA of ours has."""
 
 
 @dataclass(frozen=True)
@@ -89,17 +98,25 @@ def read_header(file, path: Path) -> Header:
     length = int.from_bytes(first[:8], "little")
     if len(first) < 9 or first[8:9] != b"{" or length > size - 8:
         file.seek(0)
-        raise UserError(f"{path.name} {what_else(file.read(512), length, size)}", AGAIN)
+        why = what_else(file.read(512), length, size)
+        raise UserError(f"{path.name} {why}", "Choose the .safetensors file of the LoRA." if why.endswith(ANOTHER) else AGAIN)
     if length > MAX_HEADER_BYTES:
         raise UserError(f"{path.name} has a header of {length / 1e6:.0f} MB; a LoRA file has far less.", AGAIN)
     file.seek(8)
     try:
         parsed = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=unique, parse_constant=no_constant)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path.name} has a damaged header: it is no JSON from character {error.pos + 1} on.", AGAIN) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path.name} has a damaged header: it is no text from byte {error.start + 1} on.", AGAIN) from error
     except (ValueError, RecursionError) as error:
-        reason = "nested too deep" if isinstance(error, RecursionError) else str(error)[:100]
+        reason = "nested too deep" if isinstance(error, RecursionError) else error
         raise UserError(f"{path.name} has a damaged header ({reason}).", AGAIN) from error
     try:
         return checked(parsed, 8 + length, size)
+    except RareFormat as error:
+        raise UserError(f"{path.name} keeps its numbers as {error}, which sdlora does not read.",
+                        "Ask for the file in fp16, bf16 or fp32.") from error
     except ValueError as error:
         raise UserError(f"{path.name} is damaged or was tampered with: {error}.", AGAIN) from error
 
@@ -120,7 +137,9 @@ def what_else(start: bytes, length: int, size: int) -> str:
     if start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05":
         return "is a pickle file renamed to safetensors; it was not opened."
     if start.startswith(b"GGUF"):
-        return "is a GGUF model, not a LoRA."
+        return f"is a GGUF model{ANOTHER}"
+    if kind := next((kind for magic, kind in MAGIC.items() if start.startswith(magic)), None):
+        return f"is {kind}{ANOTHER}"
     return "is no safetensors file, or an incomplete download."
 
 
@@ -166,6 +185,8 @@ def checked_entry(name: str, entry: object) -> tuple[tuple[str, tuple[int, ...]]
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         raise ValueError(f"the entry of {name!r} is not a tensor")
     dtype, shape, span = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if isinstance(dtype, str) and dtype in RARE:
+        raise RareFormat(dtype)
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
         raise ValueError(f"{name!r} has the unknown number format {str(dtype)[:20]}")
     for values, most in ((shape, 8), (span, 2)):

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from sdlora import storage
 from sdlora.base import catalog
-from sdlora.errors import UserError
+from sdlora.errors import DiskFull, UserError
 
 ROOT = Path(__file__).parents[2]
 MINI = storage.shipped("assets", "mini")
@@ -108,6 +108,17 @@ def test_added_bases_and_those_in_the_folder_are_listed_once(tmp_path):
         catalog.remove_base("my-base")
     assert catalog.remove_base(added.id) == added
     assert added.id not in {entry.id for entry in catalog.list_bases()} and (folder / "unet").is_dir()
+
+
+def test_a_full_data_folder_does_not_keep_a_base_from_being_used(monkeypatch):
+    def full(*_):
+        raise DiskFull("The disk is full.", "Free some space.")
+
+    known = catalog.identity(MINI)
+    for kept in storage.place("cache").glob("identity-*.json"):
+        kept.unlink()
+    monkeypatch.setattr("sdlora.storage.write_json", full)
+    assert catalog.identity(MINI) == known
 
 
 def test_identity_is_the_hash_of_the_weights_and_nothing_else(tmp_path):

@@ -29,9 +29,17 @@ def test_a_healthy_computer(sdlora):
     code, told, _ = sdlora("doctor", "--json")
     found = checks(told)
     assert code == 0 and json.loads(told)["ok"] and {check["state"] for check in found.values()} <= {"ok", "warning"}
-    assert set(found) == {"versions", "graphics card", "device", "data folder", "disk space", "cache", "embedded base", "presets"}
+    assert set(found) == {"versions", "graphics card", "device", "data folder", "job list", "disk space", "cache",
+                          "embedded base", "presets"}
     assert str(home()) in found["data folder"]["text"] and "tensors" in found["embedded base"]["text"]
     assert "quick" in found["presets"]["text"] and list(home().glob("doctor-*")) == []
+
+
+def test_a_damaged_job_list_is_a_problem(sdlora):
+    (home() / "jobs.sqlite").write_bytes(b"SQLite format 3\0" + b"\7" * 4096)
+    code, told, _ = sdlora("doctor", "--json")
+    found = checks(told)["job list"]
+    assert code == 1 and found["state"] == "problem" and "damaged" in found["text"] and "Remove" in found["mend"]
 
 
 def test_for_people(sdlora):

@@ -157,4 +157,5 @@ def test_deep_and_long_prompts_are_read_at_once():
 def test_a_prompt_that_cannot_be_drawn_is_quoted():
     assert problem("time (12:30)").message == (
         'The prompt "time (12:30)" cannot be drawn. A word in the prompt has the weight 30; it must be from 0 to 10.')
+    assert "has the weight 10.00001; it must be from 0 to 10." in problem("a (red:10.00001) house").message
     assert problem("a (red:1.2) house") is None
