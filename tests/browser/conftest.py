@@ -32,8 +32,9 @@ def chromium():
     if path is None:
         missing = "no Chromium on this machine: install it (apt install chromium) to test the page"
         pytest.fail(missing) if os.environ.get("CI") == "true" else pytest.skip(missing)
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=90_000)  # one number for all modules: a slow machine with other work starts a drawing in 20 s
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser

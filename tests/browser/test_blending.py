@@ -15,7 +15,6 @@ from sdlora.lora.modules import family_table
 
 pytestmark = pytest.mark.browser
 PROMPT = "a red house and a blue boat, meadow, in daylight"
-expect.set_options(timeout=90_000)
 
 
 def write_style(file: Path, seed: int, trigger: str) -> None:

@@ -14,7 +14,6 @@ pytestmark = pytest.mark.browser
 THINGS = [f"{colour} {thing}" for colour in ("red", "blue", "green", "yellow") for thing in ("house", "boat", "cat")]
 
 EDITED = "a blue boat, by the sea"
-expect.set_options(timeout=90_000)
 
 
 def draw_pictures(folder: Path) -> list[Path]:

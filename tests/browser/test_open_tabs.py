@@ -17,7 +17,6 @@ from sdlora.jobs.lock import hold
 from sdlora.train import events
 
 pytestmark = pytest.mark.browser
-expect.set_options(timeout=15_000)
 
 
 @pytest.fixture
