@@ -16,21 +16,21 @@ import sys
 TURNS = {"GenuineIntel": "1000", "AuthenticAMD": "2000", "ARM": "30000"}
 
 
-def processor() -> str:
-    """Who made the CPU, as its own registers say ("GenuineIntel"); "ARM" for all of those. Only Linux has libgomp."""
+def turns() -> str:
+    """How many turns take about 50 us on this CPU; Intel's number where nothing is known, and off Linux, where no libgomp is."""
     if sys.platform != "linux":
-        return "GenuineIntel"
+        return TURNS["GenuineIntel"]
     if os.uname().machine in ("aarch64", "arm64"):
-        return "ARM"
+        return TURNS["ARM"]
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
             about = file.read(400)
     except OSError:
-        return "GenuineIntel"
-    return next((maker for maker in TURNS if maker in about), "GenuineIntel")
+        return TURNS["GenuineIntel"]
+    return next((count for maker, count in TURNS.items() if maker in about), TURNS["GenuineIntel"])
 
 
-THREAD_WAITING = {"GOMP_SPINCOUNT": TURNS[processor()], "KMP_BLOCKTIME": "1"}
+THREAD_WAITING = {"GOMP_SPINCOUNT": turns(), "KMP_BLOCKTIME": "1"}
 
 
 def spin_a_little(environment: "os._Environ[str] | dict[str, str]") -> None:

@@ -143,24 +143,29 @@ def test_a_browser_that_shows_something_else_is_sent_all_again(folder, monkeypat
     assert [type(part) for part in watching.glance(tab, event)] == [type(part) for part in everything]
 
 
-def test_a_tick_that_began_before_a_choice_answers_with_the_choice(folder, monkeypatch):
+def test_a_choice_waits_for_a_tick_that_is_being_answered_and_is_sent_last(folder, monkeypatch):
     monkeypatch.setattr(watching, "points_of", lambda view, step: [step] * 3)
     monkeypatch.setattr(strip, "choosable", lambda view: {0, 20})
     tab, reading, chosen = watching.Showing(), Event(), Event()
     watching.first(tab)
-    tick, answers = told_by(tab), []
+    tick, points, updates = told_by(tab), [], watching.updates
 
     def slow(run_id):
         reading.set()
         chosen.wait(0.5)  # the choice is made meanwhile
         return runs.view(folder.name)
 
+    def watched(tab, view):
+        points.append(tab.point)
+        return updates(tab, view)
+
     monkeypatch.setattr(watching, "recent", slow)
-    ticking = Thread(target=lambda: answers.append(watching.glance(tab, tick)))
+    monkeypatch.setattr(watching, "updates", watched)
+    ticking = Thread(target=lambda: watching.glance(tab, tick))
     ticking.start()
     reading.wait(5)
     watching.choose(tab, gr.EventData(None, {"step": 0}))
     chosen.set()
     ticking.join(5)
     assert tab.point == 0 and tab.sent["strip"][2] == 0
-    assert answers == [gr.skip()], "it had its turn before the choice, which is sent last"
+    assert points == [None, 0], "the tick had its turn before the choice"
