@@ -5,7 +5,7 @@ Knows nothing about the page itself; `sdlora studio` does the same from an insta
 
 import sys
 
-from sdlora.ui.door import run
+from sdlora.ui.launch import run
 
 if __name__ == "__main__":
     sys.exit(run())

@@ -42,8 +42,9 @@ COMMANDS = {
     "resize": "resize first.safetensors --rank 4 --out smaller.safetensors --json",
     "inspect": "inspect blended.safetensors --base mini --json",
 }
-VOLATILE = re.compile(r"(?i)ss_session_id|ss_training_(started|finished)_at|modelspec\.date|sdlora_run|.*hash.*|.*version.*|run|run_id|id"
-                      r"|when|date|at|time|.*seconds.*|.*speed.*|eta|left|.*memory.*|.*bytes.*|.*per_second.*")
+VOLATILE = re.compile(
+    r"(?i)ss_session_id|ss_training_(started|finished)_at|modelspec\.date|sdlora_run|.*hash.*|.*version.*|run|run_id|id|when|date|at|time"
+    r"|.*seconds.*|.*speed.*|eta|left|.*memory.*|.*bytes.*|.*per_second.*")
 
 
 def steady(value):

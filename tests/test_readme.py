@@ -7,20 +7,27 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_every_module_stands_in_the_tree():
-    tree = README.split("app.py                   starts", 1)[1].split("```", 1)[0]
-    named = set(re.findall(r"[\w/]+\.py", tree))
-    for path in (ROOT / "sdlora").rglob("*.py"):
-        if path.parent.name != "cli" and not path.name.startswith("__"):
-            relative = path.relative_to(ROOT / "sdlora").as_posix()
-            assert {path.name, relative, f"{path.parent.name}/{path.name}"} & named, f"{relative} is not in the README's tree"
+def tree_lines() -> list[tuple[str, str, int]]:
+    """Return (full path, comment, column of the comment) of every line of the README's tree."""
+    text = README.split("app.py  ", 1)[1].split("```", 1)[0]
+    folders: list[str] = []
+    found = []
+    for line in ("app.py  " + text).rstrip().split("\n"):
+        parts = re.fullmatch(r"( *)(\S+)( *)(.*)", line)
+        depth = len(parts[1]) // 2
+        folders[depth:] = [parts[2]]
+        found.append(("".join(folders[:depth]) + parts[2], parts[4], parts.start(4)))
+    return found
 
 
-def test_the_tree_names_nothing_that_is_gone():
-    names = {path.name for path in ROOT.rglob("*.py")}
-    tree = README.split("app.py                   starts", 1)[1].split("```", 1)[0]
-    for name in re.findall(r"[\w]+\.py", tree):
-        assert name in names, f"the README names {name}, which does not exist"
+def test_the_tree_is_the_tree():
+    """One line a file, by its full path; one comment each, in one column."""
+    named = [path for path, _, _ in tree_lines() if path.endswith(".py") and path.startswith("sdlora/")]
+    there = {path.relative_to(ROOT).as_posix() for path in (ROOT / "sdlora").rglob("*.py") if not path.name.startswith("__")}
+    assert sorted(named) == sorted(there)
+    assert all((ROOT / path).exists() for path, _, _ in tree_lines())
+    assert {column for path, comment, column in tree_lines() if comment} == {26}
+    assert not [path for path, comment, _ in tree_lines() if not comment and path.endswith(".py")]
 
 
 def test_its_commands_and_pictures_exist():

@@ -21,8 +21,8 @@ from statistics import median
 from sdlora.errors import UserError
 from sdlora.library import index
 from sdlora.library.table import index_path
-from sdlora.lora import dialects
-from sdlora.lora.modules import family_table
+from sdlora.lora.formats import dialects
+from sdlora.lora.formats.module_tables import family_table
 from sdlora.storage import home
 
 NAMES_PER_FILE = 10

@@ -28,9 +28,9 @@ from sdlora.base.catalog import FAMILIES
 from sdlora.base.load import Base, frozen, load_base, pick_device
 from sdlora.bench import sides, timed
 from sdlora.draw.apply import Applied
-from sdlora.lora import file as lora_file
-from sdlora.lora.blend import Ingredient
-from sdlora.lora.delta import Adapter, Adapters
+from sdlora.lora.formats import reading as lora_file
+from sdlora.lora.math.blend import Ingredient
+from sdlora.lora.math.delta import Adapter, Adapters
 
 MODELS = {"mini": "mini", "sd15": "sd1", "sdxl": "sdxl"}
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")

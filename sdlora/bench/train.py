@@ -25,12 +25,12 @@ from sdlora.bench.switch import MODELS, hollow
 from sdlora.config import TrainConfig, make
 from sdlora.dataset.folder import read_dataset
 from sdlora.errors import UserError
-from sdlora.lora.layers import attach
 from sdlora.storage import shipped
 from sdlora.train import loop, samples, session
+from sdlora.train.checkpoint import TrainState
+from sdlora.train.layers import attach
 from sdlora.train.loss import Denoiser, alphas_cumprod, denoising_loss
-from sdlora.train.optim import AdamW
-from sdlora.train.state import TrainState
+from sdlora.train.optimizer import AdamW
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 RATE = 1e-4

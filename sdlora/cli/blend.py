@@ -45,8 +45,8 @@ def blend(
     as_json: JsonOption = False,
 ) -> None:
     """Write a blend as one new LoRA that draws what the blend draws."""
-    from sdlora.lora.remake import merge_files
-    from sdlora.lora.ties import Thinning
+    from sdlora.lora.math.ties import Thinning
+    from sdlora.lora.tools.convert import merge_files
 
     chosen = choices(loras)
     check_out(out, [Path(choice.file) for choice in chosen])
@@ -106,10 +106,10 @@ def extract(
 ) -> None:
     """Write the difference of two models as a LoRA, and say how much of it the LoRA holds."""
     from sdlora.base import catalog
-    from sdlora.lora import extract as extraction
-    from sdlora.lora.modules import family_table
-    from sdlora.lora.remake import extracted_file
-    from sdlora.lora.resize import Limit
+    from sdlora.lora.formats.module_tables import family_table
+    from sdlora.lora.math import extract as extraction
+    from sdlora.lora.math.low_rank import Limit
+    from sdlora.lora.tools.convert import extracted_file
 
     before, after = opened_weights(base), opened_weights(tuned)
     check_out(out, [before.path, after.path])

@@ -50,16 +50,16 @@ def convert(
     as_json: JsonOption = False,
 ) -> None:
     """Write a LoRA in another form without loss, or the same form with other metadata, and say what happened."""
-    from sdlora.lora import layout, metadata
-    from sdlora.lora.write import rewrite
+    from sdlora.lora.formats import layout, metadata
+    from sdlora.lora.formats.writing import rewrite
 
     check_out(out, [file])
     source, report = file, {"file": str(file), "out": str(out)}
     if to or plain or dtype or rank is not None or keep is not None:
-        from sdlora.lora import file as lora_file
-        from sdlora.lora.convert import USUAL
-        from sdlora.lora.remake import convert_file
-        from sdlora.lora.resize import Limit
+        from sdlora.lora.formats import reading as lora_file
+        from sdlora.lora.math.low_rank import Limit
+        from sdlora.lora.tools.convert import convert_file
+        from sdlora.lora.tools.forms import USUAL
 
         dialect = to.value if to else "diffusers" if lora_file.read(file).dialect == "diffusers" else "kohya"
         limit = Limit(USUAL.rank if rank is None else rank, USUAL.keep if keep is None else keep)
@@ -107,8 +107,8 @@ def resize(
     if sum(value is not None for value in (rank, keep, fro)) != 1:
         raise UserError("How small should it be?", "Give one of --rank 16, --keep 0.98 and --fro 0.05.")
     check_out(out, [file])
-    from sdlora.lora.remake import resize_file
-    from sdlora.lora.resize import Limit
+    from sdlora.lora.math.low_rank import Limit
+    from sdlora.lora.tools.convert import resize_file
 
     report = resize_file(file, out, Limit(rank, keep, fro), dtype=dtype.value if dtype else None,
                          weights=opened_weights(base, file))
@@ -141,7 +141,7 @@ def span(ends: list[int]) -> str:
 def opened_weights(base: str | None, *files: Path) -> object:
     """The weights of a base by name; where none is named those of mini for `files` made for this mini, else None. UserError."""
     from sdlora.base import catalog
-    from sdlora.lora.header import header
+    from sdlora.lora.formats.header import header
 
     mini = catalog.resolve("mini")
     if base is None and (not files or {header(file).metadata.get("sdlora_base_identity") for file in files}

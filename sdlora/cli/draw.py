@@ -171,7 +171,7 @@ def write_pictures(asked: list[Asked], problems: list[UserError], out: Path, as_
     problems: of the prompts that are known not to be drawn. They are told again at the end; returns how many were not drawn.
     """
     from sdlora.base.load import load_base
-    from sdlora.draw import infotext
+    from sdlora.draw.infotext.picture import write_picture
 
     began = time.monotonic()
     loaded = load_base(asked[0].config.base, asked[0].config.device)
@@ -187,7 +187,7 @@ def write_pictures(asked: list[Asked], problems: list[UserError], out: Path, as_
                 progress.update(bar, completed=drawn + event.step / event.steps)
             else:
                 path = out / f"{each.index:03d}-{event.image_index:02d}.png"
-                infotext.write_picture(path, event.image, event.settings)
+                write_picture(path, event.image, event.settings)
                 drawn += 1
                 progress.update(bar, completed=drawn)
                 facts = {"event": "picture", "prompt_index": each.index, "image_index": event.image_index,

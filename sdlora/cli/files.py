@@ -59,8 +59,8 @@ def same_file(one: Path, other: Path) -> bool:
 
 def is_ours(path: Path) -> bool:
     """Whether sdlora wrote a LoRA or the zip of one."""
-    from sdlora.lora.card import MADE_BY
-    from sdlora.lora.file import header
+    from sdlora.lora.formats.reading import header
+    from sdlora.lora.tools.card import MADE_BY
 
     if path.suffix.lower() == ".zip":
         try:
@@ -76,7 +76,7 @@ def is_ours(path: Path) -> bool:
 
 def is_our_picture(path: Path) -> bool:
     """Whether sdlora drew a picture: it says so in its text."""
-    from sdlora.draw.infotext import read_infotext
+    from sdlora.draw.infotext.picture import read_infotext
 
     try:
         return "sdlora" in str(read_infotext(path).get("version", ""))
@@ -95,7 +95,7 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text")] = False,
 ) -> None:
     """Show what would be kept, skipped and cropped, and the captions that training would read."""
-    from sdlora.dataset.buckets import crop_box, cut_share
+    from sdlora.dataset.crop import crop_box, cut_share
     from sdlora.dataset.folder import read_dataset
 
     dataset = read_dataset(images, trigger=trigger, default_caption=default_caption)

@@ -152,7 +152,7 @@ def draw_cells(cells: list[grid.Cell], bad: dict[tuple[int, int], str], axes: tu
     """
     from sdlora.base.load import load_base
     from sdlora.draw import pipeline, sheet
-    from sdlora.draw.infotext import write_picture
+    from sdlora.draw.infotext.picture import write_picture
 
     began = time.monotonic()
     loaded = load_base(cells[0].config.base, cells[0].config.device)

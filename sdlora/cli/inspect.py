@@ -20,8 +20,8 @@ def inspect(
 ) -> None:
     """Report what a LoRA file holds: kind, family, rank, strength, how many modules fit, and what is wrong with it."""
     from sdlora.base import catalog
-    from sdlora.lora.metadata import file_hashes
-    from sdlora.lora.report import inspect as inspected
+    from sdlora.lora.formats.metadata import file_hashes
+    from sdlora.lora.tools.report import inspect as inspected
 
     resolved, weights, mini = catalog.resolve(base) if base else None, None, catalog.resolve("mini")
     if resolved is not None:

@@ -93,7 +93,7 @@ class Progress:
                 self.tell(f"Sample pictures of step {event.step}: {(self.run.folder / event.path).parent}")
             case events.Rewound():
                 self.tell(f"Step {event.step}: {event.reason} Back to step {event.to_step}.")
-            case events.Warning():
+            case events.Notice():
                 self.tell(event.message)
             case events.Done():
                 self.bar.update(self.task, description="Done", note="")

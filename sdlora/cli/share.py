@@ -26,9 +26,10 @@ def share(
 ) -> None:
     """Pack a LoRA with its card, its sidecars and pictures; private metadata stays at home."""
     from sdlora.dataset.picture import open_picture
-    from sdlora.lora import card, layout, metadata
-    from sdlora.lora.report import summary
-    from sdlora.lora.write import rewrite
+    from sdlora.lora.formats import layout, metadata
+    from sdlora.lora.formats.writing import rewrite
+    from sdlora.lora.tools import card
+    from sdlora.lora.tools.report import summary
 
     check_out(out, [file, *(picture or [])], ".zip")
     found = summary(file)
@@ -59,7 +60,7 @@ def share(
 
 def prompt_of(picture: Path) -> str:
     """The prompt a picture was drawn from; "" for one that does not say (a photograph, say)."""
-    from sdlora.draw.infotext import read_infotext
+    from sdlora.draw.infotext.picture import read_infotext
 
     try:
         return str(read_infotext(picture).get("prompt", ""))

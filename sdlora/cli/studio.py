@@ -36,7 +36,7 @@ def studio(
     proxy: Annotated[list[str] | None, typer.Option(help="Address of a reverse proxy whose X-Forwarded-For is believed")] = None,
 ) -> None:
     """Open the studio in the browser: drop pictures, train, try."""
-    from sdlora.ui.door import main
+    from sdlora.ui.launch import main
 
     try:
         main(host, port, str(data) if data else None, password, str(password_file) if password_file else None,

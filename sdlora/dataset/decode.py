@@ -16,8 +16,8 @@ import numpy as np
 import pillow_heif
 from PIL import Image, ImageCms
 
-from sdlora.dataset.buckets import square_crop
 from sdlora.dataset.child import AGAIN, Answer, serve
+from sdlora.dataset.crop import square_crop
 from sdlora.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF")

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sdlora.dataset.buckets import cut_share
 from sdlora.dataset.captions import resolve_caption, trigger_notes
+from sdlora.dataset.crop import cut_share
 from sdlora.dataset.listing import MAX_PICTURES, Skipped
 from sdlora.dataset.looks import Look, look_or_refusal
 from sdlora.dataset.names import words_in_name

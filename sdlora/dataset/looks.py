@@ -14,7 +14,7 @@ import PIL
 import pillow_heif
 from PIL import Image
 
-from sdlora.dataset.buckets import square_crop
+from sdlora.dataset.crop import square_crop
 from sdlora.dataset.kept import store
 from sdlora.dataset.picture import glimpse, read_bytes, read_picture, shown_name
 from sdlora.errors import UserError

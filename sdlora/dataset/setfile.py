@@ -12,8 +12,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from sdlora.dataset.buckets import Box, crop_box
 from sdlora.dataset.captions import read_caption, resolve_caption
+from sdlora.dataset.crop import Box, crop_box
 from sdlora.dataset.listing import Skipped
 from sdlora.dataset.pairing import SET
 from sdlora.errors import UserError

@@ -16,7 +16,7 @@ from torch import Tensor
 from sdlora.base.load import Base
 from sdlora.draw.fit import BIAS, Matched, Met, find, meet, roots
 from sdlora.draw.ready import Ready, Shelf
-from sdlora.lora.blend import Ingredient, change, product, rounded, strength_at
+from sdlora.lora.math.blend import Ingredient, change, product, rounded, strength_at
 
 CHUNK_BYTES = {"cpu": 4 * 1024**2, "cuda": 256 * 1024**2}  # of fp32 products made at once; on a CPU what its cache holds
 LITTLE_BYTES = 32 * 1024**2  # of weights: up to here one thread merges them

@@ -16,10 +16,10 @@ from sdlora.base import catalog
 from sdlora.base.weights import Weights, write_copy
 from sdlora.config import LoraChoice
 from sdlora.errors import UserError
-from sdlora.lora import blocks
-from sdlora.lora.blend import Ingredient, bias_change, change, parts_of, rounded
-from sdlora.lora.file import LoraFile, read
-from sdlora.lora.report import refuse_other_build
+from sdlora.lora.formats.reading import LoraFile, read
+from sdlora.lora.math import blocks
+from sdlora.lora.math.blend import Ingredient, bias_change, change, parts_of, rounded
+from sdlora.lora.tools.report import refuse_other_build
 
 Parts = dict[str, list]
 BASE_MOST = 0.9

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from sdlora.errors import UserError
-from sdlora.lora.blend import Ingredient, strength_at
-from sdlora.lora.delta import delta
+from sdlora.lora.math.blend import Ingredient, strength_at
+from sdlora.lora.math.delta import delta
 
 Multipliers = tuple[float | Mapping[str, float], ...]
 Scores = Mapping[str, tuple[float, float]]

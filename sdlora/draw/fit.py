@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sdlora.base.catalog import FAMILIES, WIDTHS
 from sdlora.base.load import Base
 from sdlora.errors import UserError
-from sdlora.lora.delta import Adapter, Adapters, delta, shape_of
+from sdlora.lora.math.delta import Adapter, Adapters, delta, shape_of
 
 BIAS = "|bias"  # after the path of a module: its bias, not its weight
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from sdlora.config import DrawConfig, LoraChoice, make, parted
 from sdlora.draw import grammar, samplers
-from sdlora.draw.a1111 import decimal
+from sdlora.draw.infotext.a1111 import decimal
 from sdlora.errors import UserError
-from sdlora.lora import blocks
+from sdlora.lora.math import blocks
 from sdlora.storage import clean_text
 
 MAX_VALUES, MAX_CELLS = 64, 400

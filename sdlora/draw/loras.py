@@ -8,11 +8,11 @@ from sdlora.base import catalog
 from sdlora.base.load import Base
 from sdlora.config import LoraChoice
 from sdlora.errors import UserError
-from sdlora.lora import blocks, push
-from sdlora.lora import file as lora_file
-from sdlora.lora.blend import Ingredient
-from sdlora.lora.modules import family_table
-from sdlora.lora.report import refuse_other_build
+from sdlora.lora.formats import reading as lora_file
+from sdlora.lora.formats.module_tables import family_table
+from sdlora.lora.math import blocks, relative_norm
+from sdlora.lora.math.blend import Ingredient
+from sdlora.lora.tools.report import refuse_other_build
 
 MOST_BYTES, FEWEST_FILES = 2 * 1024**3, 8
 FILES: OrderedDict[tuple[Path, int, int], tuple[lora_file.LoraFile, float]] = OrderedDict()
@@ -26,8 +26,8 @@ def ingredient(choice: LoraChoice, base: Base) -> Ingredient:
     """
     path = Path(choice.file)
     read, size = kept(path, *stamp(path))
-    if size * abs(choice.strength) > push.ABSURD:
-        raise UserError(f"{path.name} would draw only noise. {push.absurd(size * abs(choice.strength))}",
+    if size * abs(choice.strength) > relative_norm.ABSURD:
+        raise UserError(f"{path.name} would draw only noise. {relative_norm.absurd(size * abs(choice.strength))}",
                         "Use another copy of it, or a much lower strength.")
     if base.family == "mini":
         refuse_other_build(read.metadata, base.identity, path.name)
@@ -54,7 +54,7 @@ def kept(path: Path, size: int, changed_ns: int) -> tuple[lora_file.LoraFile, fl
         read = lora_file.read(path)
         table = family_table(read.families[0]) if read.families else {}
         there = {name: adapter for name, adapter in read.adapters.items() if name in table}
-        FILES[key] = read, push.total(push.sizes(there, table, {}))
+        FILES[key] = read, relative_norm.total(relative_norm.sizes(there, table, {}))
     FILES.move_to_end(key)
     while len(FILES) > FEWEST_FILES and sum(file_bytes for _, file_bytes, _ in FILES) > MOST_BYTES:
         FILES.popitem(last=False)

@@ -22,12 +22,12 @@ from sdlora.base.load import Base
 from sdlora.config import DrawConfig
 from sdlora.draw import loras, samplers
 from sdlora.draw.compose import Mix, plan
-from sdlora.draw.easel import Easel, easel_of
 from sdlora.draw.preview import rough
 from sdlora.draw.prompt import encode, together
+from sdlora.draw.session import Easel, easel_of
 from sdlora.draw.start import Start, begin
 from sdlora.errors import UserError
-from sdlora.lora.blend import Ingredient
+from sdlora.lora.math.blend import Ingredient
 
 MOST_LCM = 50  # LCMScheduler's own number of steps to choose from
 MOST_TRIED = 20  # steps, when the smallest number is looked for

@@ -9,8 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from sdlora.lora.blend import digest
-from sdlora.lora.delta import Adapter, Adapters, bias_delta, factors
+from sdlora.lora.math.blend import digest
+from sdlora.lora.math.delta import Adapter, Adapters, bias_delta, factors
 
 MOST_BYTES = 2 * 1024**3
 Stack = tuple[Tensor, Tensor]  # up (n, out, r) and down (n, r, in x k x k), fp32

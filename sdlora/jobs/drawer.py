@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from sdlora.config import DrawConfig
-from sdlora.draw.infotext import write_picture
+from sdlora.draw.infotext.picture import write_picture
 from sdlora.errors import UserError
 from sdlora.jobs.desk import sweep_answers
 from sdlora.jobs.execute import DRAWING_LOCK, explained, log_bug

@@ -119,7 +119,7 @@ class Journal:
             self.on_event = lambda event: None
             message, hint = log_bug(error, self.path.with_name(LOG))
             if type(event) not in CODES:  # the last event stays the last
-                self.write(events.Warning(event.step, f"Showing this run failed, so it goes on unseen. {message} {hint}"))
+                self.write(events.Notice(event.step, f"Showing this run failed, so it goes on unseen. {message} {hint}"))
 
     def append(self, line: bytes) -> None:
         try:
@@ -183,7 +183,7 @@ def follow(folder: Path, journal: Journal, control: Control, training: Training 
 def end_with(error: Exception, folder: Path, journal: Journal, steps: int) -> int:
     """Tell the error as the run's last event. A full disk only stops the run; a bug is told by a code, its traceback logged."""
     if isinstance(error, DiskFull) or isinstance(error, OSError) and error.errno in FULL:
-        journal.last_words(events.Warning(journal.step, "The disk is full. Free 2 GB and continue the run."),
+        journal.last_words(events.Notice(journal.step, "The disk is full. Free 2 GB and continue the run."),
                            events.Stopped(journal.step, steps))
         return STOPPED
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):

@@ -58,8 +58,8 @@ def report(payload: dict, folder: Path, base: Loaded) -> dict:
     The thumbnail that may lie in the metadata is left out.
     """
     from sdlora.base.catalog import identity
-    from sdlora.lora.privacy import private
-    from sdlora.lora.report import inspect
+    from sdlora.lora.formats.privacy import private
+    from sdlora.lora.tools.report import inspect
 
     told = inspect(Path(payload["file"]), identity=identity(shipped("assets", "mini")))
     hidden = private(told["metadata"])
@@ -73,13 +73,13 @@ def interference(payload: dict, folder: Path, base: Loaded) -> dict:
     together: whether the LoRAs are summed. Where they take turns or are averaged each is measured as if it acted alone.
     """
     from sdlora.draw.loras import ingredient
-    from sdlora.lora import overlap
+    from sdlora.lora.tools import interference
 
     loaded = base(payload["base"], "auto")
     ingredients = [ingredient(make(LoraChoice, lora), loaded) for lora in payload["loras"]]
     try:
         known = measured(loaded, ingredients)
-        told = overlap.interference(ingredients if payload["together"] else in_turn(ingredients), measured=known)
+        told = interference.interference(ingredients if payload["together"] else in_turn(ingredients), measured=known)
     except ValueError as error:
         told = f"One of these LoRAs does not fit {loaded.title} ({error})."
         raise UserError(told, "Choose others, or another base.") from error
@@ -94,9 +94,9 @@ def in_turn(ingredients: list) -> list:
 
 def measured(base: object, ingredients: list) -> object:
     """What holds at any strengths, measured once for these files on this base: a slider moves without waiting."""
-    from sdlora.draw.easel import easel_of
     from sdlora.draw.fit import meet
-    from sdlora.lora.geometry import measure
+    from sdlora.draw.session import easel_of
+    from sdlora.lora.tools.geometry import measure
 
     loras = [each.adapters for each in ingredients]
     key = base.identity, *map(id, loras)
@@ -118,7 +118,7 @@ def save(payload: dict, folder: Path, base: Loaded) -> dict:
     """
     from sdlora.base import catalog
     from sdlora.base.weights import Weights
-    from sdlora.lora.remake import merge_files
+    from sdlora.lora.tools.convert import merge_files
 
     choices = [make(LoraChoice, lora) for lora in payload["loras"]]
     out = folder / f"{slug(payload['name'])}.safetensors"
@@ -136,10 +136,11 @@ def convert(payload: dict, folder: Path, base: Loaded) -> dict:
     """
     from sdlora.base import catalog
     from sdlora.base.weights import Weights
-    from sdlora.lora import card, metadata, privacy
-    from sdlora.lora.header import header
-    from sdlora.lora.remake import convert_file
-    from sdlora.lora.write import rewrite
+    from sdlora.lora.formats import metadata, privacy
+    from sdlora.lora.formats.header import header
+    from sdlora.lora.formats.writing import rewrite
+    from sdlora.lora.tools import card
+    from sdlora.lora.tools.convert import convert_file
 
     path, name = Path(payload["file"]), slug(payload["name"])
     if payload["way"] != "zip":

@@ -126,7 +126,7 @@ class Story:
                 self.step = event.to_step
                 self.forget(event.to_step)
                 self.warnings[f"Step {event.step}: {event.reason} Went back to step {event.to_step}."] = None
-            case events.Warning():
+            case events.Notice():
                 self.warnings[event.message] = None
 
     def forget(self, after: int) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 from sdlora.dataset.picture import thumbnail
 from sdlora.errors import UserError
 from sdlora.library.facts import COVER_KEYS
-from sdlora.lora.header import header
+from sdlora.lora.formats.header import header
 from sdlora.storage import TEMPORARY, home, place, write_atomic
 
 SIDE_PX = 320

@@ -11,9 +11,9 @@ from hashlib import sha256
 from pathlib import Path
 
 from sdlora.errors import UserError
-from sdlora.lora.header import MAX_HEADER_BYTES, Header, header, opened
-from sdlora.lora.layout import layout
-from sdlora.lora.report import trigger
+from sdlora.lora.formats.header import MAX_HEADER_BYTES, Header, header, opened
+from sdlora.lora.formats.layout import layout
+from sdlora.lora.tools.report import trigger
 from sdlora.storage import MAX_NAME, clean_text
 
 START = '{"__metadata__":'

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sdlora.library.folders import folders
 from sdlora.library.table import connected, writing
-from sdlora.lora.header import digests
+from sdlora.lora.formats.header import digests
 
 UNHASHED = "tensor_hash = '' AND facts != '' AND data_bytes > 0 AND NOT hash_problem AND NOT gone"
 NOTHING = sha256(b"").hexdigest()  # some trainers wrote the hash of nothing into every file they made

@@ -13,6 +13,7 @@ from filelock import FileLock
 
 from sdlora.errors import UserError
 from sdlora.library import background, facts, sidecars, trash
+from sdlora.library.changes import id_of
 from sdlora.library.entries import (
     LoraEntry,
     State,
@@ -30,14 +31,13 @@ from sdlora.library.entries import (
 )
 from sdlora.library.folders import OWN, Folder, add_folder, find_folder, folders, forget_folder, note
 from sdlora.library.hashes import file_hashes, hash_files
-from sdlora.library.look import id_of
 from sdlora.library.rows import put, shown
 from sdlora.library.scan import forget, refresh, scan
 from sdlora.library.table import connected, index_path, writing
-from sdlora.lora import layout
-from sdlora.lora.header import header, refuse_size
-from sdlora.lora.report import summary
-from sdlora.lora.write import rewrite
+from sdlora.lora.formats import layout
+from sdlora.lora.formats.header import header, refuse_size
+from sdlora.lora.formats.writing import rewrite
+from sdlora.lora.tools.report import summary
 from sdlora.storage import MAX_NAME, clean_text, place, slug, write_atomic, write_json
 
 __all__ = ["Folder", "LoraEntry", "State", "UserError", "add", "add_folder", "annotate", "background", "by_file", "by_hash",

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from sdlora.errors import UserError
 from sdlora.library import background, covers, facts
+from sdlora.library.changes import look
 from sdlora.library.folders import folders
-from sdlora.library.look import look
 from sdlora.library.rows import put, read_row
 from sdlora.library.table import Busy, connected, writing
 from sdlora.storage import home

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sdlora.config import DrawConfig, LoraChoice, make
-from sdlora.draw.a1111 import take_tags
+from sdlora.draw.infotext.a1111 import take_tags
 from sdlora.errors import UserError
 from sdlora.library import index
 from sdlora.library.entries import SOON_SECONDS, by_names, names, short_names
@@ -103,7 +103,7 @@ def recall(picture: Path) -> tuple[dict[str, object], list[str]]:
 
     Raises UserError when the file is no picture or does not say how it was drawn.
     """
-    from sdlora.draw.infotext import not_taken, read_infotext, settings_from  # brings Pillow, which no prompt needs
+    from sdlora.draw.infotext.picture import not_taken, read_infotext, settings_from
 
     found = read_infotext(picture)
     fields = settings_from(found)

@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from sdlora.base.load import Base
-from sdlora.dataset.buckets import crop_box
+from sdlora.dataset.crop import crop_box
 from sdlora.dataset.folder import Example
 from sdlora.dataset.looks import take_square
 from sdlora.errors import UserError

@@ -72,7 +72,7 @@ class Rewound:
 
 
 @dataclass(frozen=True)
-class Warning:
+class Notice:
     """Something the artist should know; the run goes on."""
     step: int
     message: str
@@ -104,14 +104,15 @@ class Done:
     seconds: float
 
 
-EVENTS = {kind.__name__.lower(): kind for kind in
-          (Preparing, Prepared, Step, Sample, Saved, Validated, Rewound, Warning, Stopped, Failed, Done)}
-Event = Preparing | Prepared | Step | Sample | Saved | Validated | Rewound | Warning | Stopped | Failed | Done
+EVENTS = {"preparing": Preparing, "prepared": Prepared, "step": Step, "sample": Sample, "saved": Saved, "validated": Validated,
+          "rewound": Rewound, "warning": Notice, "stopped": Stopped, "failed": Failed, "done": Done}
+NAMES = {kind: name for name, kind in EVENTS.items()}
+Event = Preparing | Prepared | Step | Sample | Saved | Validated | Rewound | Notice | Stopped | Failed | Done
 
 
 def to_json(event: Event) -> str:
     """One line of JSON: `{"event": "step", "step": 12, ...}`."""
-    return json.dumps({"event": type(event).__name__.lower(), **asdict(event)}, ensure_ascii=False)
+    return json.dumps({"event": NAMES[type(event)], **asdict(event)}, ensure_ascii=False)
 
 
 def from_json(line: str) -> Event:

@@ -15,10 +15,10 @@ from torch import Tensor
 from sdlora.config import TrainConfig
 from sdlora.errors import UserError
 from sdlora.train.cache import Items
+from sdlora.train.checkpoint import Snapshot, TrainState
 from sdlora.train.events import Rewound, Step
 from sdlora.train.loss import Denoiser, Features, denoising_loss
-from sdlora.train.optim import rate_at
-from sdlora.train.state import Snapshot, TrainState
+from sdlora.train.optimizer import rate_at
 
 READ_EVERY = {"cpu": 1, "accelerator": 8}  # steps
 

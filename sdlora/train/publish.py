@@ -16,10 +16,10 @@ from sdlora.dataset.folder import Example
 from sdlora.dataset.picture import open_picture
 from sdlora.draw.apply import Applied
 from sdlora.errors import UserError
-from sdlora.lora import file as lora_file
-from sdlora.lora import metadata
-from sdlora.lora.blend import Ingredient
-from sdlora.lora.delta import Adapters
+from sdlora.lora.formats import metadata
+from sdlora.lora.formats import reading as lora_file
+from sdlora.lora.math.blend import Ingredient
+from sdlora.lora.math.delta import Adapters
 from sdlora.storage import place, slug, write_atomic
 from sdlora.train.cache import Items
 from sdlora.train.points import file_hash

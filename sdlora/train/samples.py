@@ -15,12 +15,12 @@ import torch
 from sdlora.base.load import Base, load_base
 from sdlora.config import DrawConfig, TrainConfig, make
 from sdlora.draw.grammar import literal
-from sdlora.draw.infotext import write_picture
+from sdlora.draw.infotext.picture import write_picture
 from sdlora.draw.pipeline import Picture, draw
 from sdlora.draw.prompt import measured
 from sdlora.errors import UserError
 from sdlora.storage import clean_text
-from sdlora.train.events import Sample, Warning
+from sdlora.train.events import Notice, Sample
 from sdlora.train.plan import own_prompts
 
 SMALL_BYTES = 200 * 2**20  # text encoders and VAE below this stay in memory between samples
@@ -75,10 +75,10 @@ def without_trigger(caption: str, trigger: str) -> str:
 
 
 def draw_samples(base: Base, config: TrainConfig, prompts: Sequence[str], folder: Path, step: int,
-                 stop: Callable[[], bool]) -> Iterator[tuple[Sample | Warning, float]]:
+                 stop: Callable[[], bool]) -> Iterator[tuple[Sample | Notice, float]]:
     """Draw those pictures of `step` that `folder`/samples lacks; yields each with the seconds it took. Ends early on stop().
 
-    Whatever goes wrong costs that picture: a Warning says what it was, the memory it took is given back, the run goes on.
+    Whatever goes wrong costs that picture: a Notice says what it was, the memory it took is given back, the run goes on.
     """
     for index, prompt in enumerate(prompts):
         path = Path("samples") / f"{step:06d}-{index}.png"
@@ -92,8 +92,8 @@ def draw_samples(base: Base, config: TrainConfig, prompts: Sequence[str], folder
             write_picture(folder / path, drawn.image, drawn.settings)
             told = Sample(step, index, prompt, drawn.seed, path.as_posix())
         except Exception as error:  # noqa: BLE001  no sample picture is worth a run
-            told = Warning(step, f"A sample picture could not be drawn. {reason_of(error)}")
-        if isinstance(told, Warning):
+            told = Notice(step, f"A sample picture could not be drawn. {reason_of(error)}")
+        if isinstance(told, Notice):
             give_back_memory()
         yield told, time.monotonic() - began
     sleep(base)

@@ -18,14 +18,14 @@ from sdlora.config import TrainConfig, make
 from sdlora.dataset.folder import Dataset, Example, read_dataset
 from sdlora.dataset.looks import forget_squares
 from sdlora.errors import UserError
-from sdlora.lora.layers import Attached, attach
 from sdlora.storage import read_json, write_json
 from sdlora.train import events, loop, publish, samples
 from sdlora.train.cache import Items, cache_captions, cache_latents
+from sdlora.train.checkpoint import TrainState, doubts, newest_checkpoint, save_checkpoint
+from sdlora.train.layers import Attached, attach
 from sdlora.train.loss import Denoiser, alphas_cumprod
-from sdlora.train.optim import AdamW
+from sdlora.train.optimizer import AdamW
 from sdlora.train.plan import Speed, expected_speed, fitted, plan, record_speed, refuse_full_disk
-from sdlora.train.state import TrainState, doubts, newest_checkpoint, save_checkpoint
 from sdlora.train.validation import held_out_index, held_out_loss
 
 Control = Callable[[], str | None]
@@ -141,7 +141,7 @@ def prepare(folder: Path, control: Control) -> Iterator[events.Event]:
     yield events.Prepared(run.state.step, config.steps, len(items.caption_of), held_out and held_out[0], skipped,
                           round(time.monotonic() - began, 2))
     for note in notes:
-        yield events.Warning(run.state.step, note)
+        yield events.Notice(run.state.step, note)
     return run
 
 
@@ -208,11 +208,11 @@ def identity_of(config: TrainConfig, base: Base, examples: list[Example], run: s
             "run": run, "config": config.model_dump(mode="json")}
 
 
-def continue_from_saved(run: Run) -> Iterator[events.Warning]:
+def continue_from_saved(run: Run) -> Iterator[events.Notice]:
     """Become the newest whole point, if the run has one."""
     snapshot, _, problems = newest_checkpoint(run.folder, doubts(run.state, run.identity, len(run.items.repeats)))
     for problem in problems:
-        yield events.Warning(snapshot.numbers["step"], problem)
+        yield events.Notice(snapshot.numbers["step"], problem)
     if snapshot is not None:
         run.state.restore(snapshot)
         run.first_step = run.saved_step = run.state.step
@@ -276,7 +276,7 @@ def finish(run: Run) -> Iterator[events.Event]:
     run.attached.detach()
     path, warnings = publish.publish(run.folder, run.spec["out"], adapters, run.facts(), run.items)
     for warning in warnings:
-        yield events.Warning(run.state.step, warning)
+        yield events.Notice(run.state.step, warning)
     seconds = time.monotonic() - run.began
     if run.pace and run.draw_seconds and run.first_step == 0:
         drawn, steps = run.draw_seconds, run.state.step

@@ -16,8 +16,8 @@ from sdlora.jobs import pictures as draws
 from sdlora.jobs.pictures import DrawView
 from sdlora.jobs.table import Table
 from sdlora.ui import words
-from sdlora.ui.guard import QUIET, TICK, an_id, guarded, silent
-from sdlora.ui.look import shown, widget
+from sdlora.ui.theme import shown, widget
+from sdlora.ui.validation import QUIET, TICK, an_id, guarded, silent
 
 PREVIEW_SIDE = 384
 MOST_BAD = 6

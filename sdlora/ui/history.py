@@ -11,8 +11,8 @@ import gradio as gr
 from sdlora import storage
 from sdlora.jobs.pictures import DrawnPicture, delete_picture, find_picture, list_pictures
 from sdlora.ui import words
-from sdlora.ui.guard import an_id, fields, guarded_server
-from sdlora.ui.look import shown, widget
+from sdlora.ui.theme import shown, widget
+from sdlora.ui.validation import an_id, fields, guarded_server
 
 SMALL, LARGE = 256, 768
 PAGE = 24

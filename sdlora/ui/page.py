@@ -2,9 +2,12 @@
 
 import gradio as gr
 
-from sdlora.ui import blend, desk, gallery, grid, guard, history, past, pictures, shelf, train, try_, watching, words
-from sdlora.ui.guard import QUIET, TICK, guarded, silent
-from sdlora.ui.look import widget
+from sdlora.ui import history, validation, words
+from sdlora.ui.gallery import blend, grid, mixer, shelf, tab
+from sdlora.ui.runs import past, run_view
+from sdlora.ui.studio import compare, pictures, train
+from sdlora.ui.theme import widget
+from sdlora.ui.validation import QUIET, TICK, guarded, silent
 
 
 def build() -> gr.Blocks:
@@ -17,20 +20,20 @@ def build() -> gr.Blocks:
                 act1 = pictures.layout()
                 with gr.Column(elem_classes="act", elem_id="act-train"):
                     form = train.layout()
-                    watch = watching.layout(pill)
-                act3 = try_.layout()
+                    watch = run_view.layout(pill)
+                act3 = compare.layout()
             # children from the start: what arrives while a tab is being opened for the first time may be lost
             with gr.Tab(words.TAB_GALLERY, id="gallery", render_children=True) as gallery_tab:
-                act4 = gallery.layout()
+                act4 = tab.layout()
             with gr.Tab(words.TAB_RUNS, id="runs", render_children=True) as runs_tab:
                 runs = past.layout()
         opened = gr.BrowserState(None, storage_key="sdlora-set", secret="not a secret")
         train.connect(form, act1)
-        watching.connect(watch)
-        try_.connect(act3)
+        run_view.connect(watch)
+        compare.connect(act3)
         remembered = gr.BrowserState(None, storage_key="sdlora-desk", secret="not a secret")
-        gallery.connect(act4, act3.history)
-        act4.desk.kept(silent(desk.kept_rows), None, remembered, **QUIET)
+        tab.connect(act4, act3.history)
+        act4.desk.kept(silent(mixer.kept_rows), None, remembered, **QUIET)
         past.connect(runs)
         between(act1, form, watch, act3)
         from_past(runs, form, act1, watch, tabs)
@@ -47,7 +50,7 @@ def keep_open(set_id: object) -> object:
     return set_id if type(set_id) is str else None
 
 
-def between(act1: pictures.Pictures, form: train.Form, watch: watching.Watch, act3: try_.Try) -> None:
+def between(act1: pictures.Pictures, form: train.Form, watch: run_view.Watch, act3: compare.Try) -> None:
     """What passes from one act to the next: a run that starts, a point to try, a style that is ready."""
     form.start.click(guarded(begin), [watch.tab, form.once, act1.menu, *form.fields], [form.once, *watch.shown], **QUIET)
     watch.try_it.click(guarded(try_point), watch.tab, [act3.style, act3.prompt, act3.slider], **QUIET).success(
@@ -56,28 +59,28 @@ def between(act1: pictures.Pictures, form: train.Form, watch: watching.Watch, ac
     watch.finished.change(guarded(ready), watch.finished, [act3.style, act3.prompt, act3.slider], **QUIET)
 
 
-def begin(tab: watching.Showing, once: object, *values: object) -> tuple:
+def begin(tab: run_view.Showing, once: object, *values: object) -> tuple:
     """Queue the run and look at it at once."""
     run = train.start(once, *values)
-    return train.new_once(), *watching.show(tab, run)
+    return train.new_once(), *run_view.show(tab, run)
 
 
-def try_point(tab: watching.Showing) -> tuple:
-    with watching.turn(tab):
+def try_point(tab: run_view.Showing) -> tuple:
+    with run_view.turn(tab):
         run, point = tab.run, tab.point
-    return try_.show_style(try_.point_style(guard.an_id(run, "run"), point))
+    return compare.show_style(compare.point_style(validation.an_id(run, "run"), point))
 
 
 def ready(run: object) -> tuple:
     """A run has ended well: its style is the one to try."""
-    return try_.show_style(try_.point_style(guard.an_id(run, "run"), None)) if run else gr.skip()
+    return compare.show_style(compare.point_style(validation.an_id(run, "run"), None)) if run else gr.skip()
 
 
-def from_past(runs: past.Past, form: train.Form, act1: pictures.Pictures, watch: watching.Watch, tabs: gr.Tabs) -> None:
+def from_past(runs: past.Past, form: train.Form, act1: pictures.Pictures, watch: run_view.Watch, tabs: gr.Tabs) -> None:
     """Open a past run in the studio, or fill the form with its settings."""
 
-    def open_run(tab: watching.Showing, run: object) -> tuple:
-        return gr.Tabs(selected="studio"), *watching.show(tab, past.last_point(run)[0])
+    def open_run(tab: run_view.Showing, run: object) -> tuple:
+        return gr.Tabs(selected="studio"), *run_view.show(tab, past.last_point(run)[0])
 
     def again(run: object) -> tuple:
         set_id, *rest = past.again(run)
@@ -106,13 +109,13 @@ def on_load(demo: gr.Blocks, acts: tuple, opened: gr.BrowserState, remembered: g
     parts = [
         (train.new_once, [], [form.once]),
         (pictures.load, [opened], act1.shown),
-        (watching.first, [watch.tab], watch.shown),
+        (run_view.first, [watch.tab], watch.shown),
         (first_style, [], [act3.style, act3.prompt, act3.slider, act3.history]),
         (shelf.show, [], [act4.shelf.cards]),
-        (try_.resume_drawing, [], act3.drawing.shown),
+        (compare.resume_drawing, [], act3.drawing.shown),
         (blend.resume, [], act4.form.drawing.shown),
         (grid.resume, [], act4.grid.drawing.shown),
-        (desk.reopened, [remembered], [act4.desk]),
+        (mixer.reopened, [remembered], [act4.desk]),
     ]
 
     def load(*values: object) -> tuple:
@@ -127,4 +130,4 @@ def on_load(demo: gr.Blocks, acts: tuple, opened: gr.BrowserState, remembered: g
 
 
 def first_style() -> tuple:
-    return *try_.show_style(try_.newest_style()), history.update(again=True)
+    return *compare.show_style(compare.newest_style()), history.update(again=True)

@@ -20,7 +20,7 @@ from gradio import state_holder
 from starlette.responses import FileResponse, PlainTextResponse
 
 from sdlora.errors import UserError
-from sdlora.ui import look
+from sdlora.ui import theme
 
 LOOK, PICTURE, FILE, HEART = "/sdlora/look", "/sdlora/picture/", "/sdlora/file/", "/gradio_api/heartbeat/"
 SHARED_SECONDS = 0.8  # for which an answer serves all tabs; they ask once a second, or twice while they wait for a drawing
@@ -58,7 +58,7 @@ class Polling:
     def __init__(self, app: Callable, tellers: dict[str, Teller], file: Callable[[str], Path] | None = None) -> None:
         self.app, self.file = app, file
         self.tellers = {name: Shared(teller) for name, teller in tellers.items()}
-        self.pictures = Shared(look.picture, seconds=float("inf"))
+        self.pictures = Shared(theme.picture, seconds=float("inf"))
         self.open: dict[str, int] = {}               # {session: its connections}
         self.closed: OrderedDict[str, None] = OrderedDict()
 

@@ -11,8 +11,8 @@ from sdlora.errors import UserError
 from sdlora.jobs import run as runs
 from sdlora.library import index
 from sdlora.ui import lists, words
-from sdlora.ui.guard import an_id
-from sdlora.ui.strip import choosable, point_file
+from sdlora.ui.runs.strip import choosable, point_file
+from sdlora.ui.validation import an_id
 
 MENU = 300  # styles in a drop-down list
 

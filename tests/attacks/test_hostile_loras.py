@@ -12,11 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sdlora.errors import UserError
-from sdlora.lora import file, report
-from sdlora.lora.header import header
-from sdlora.lora.layout import layout
-from sdlora.lora.leaves import PARTS, REFUSED
-from sdlora.lora.positional import BLOCKS
+from sdlora.lora.formats import reading
+from sdlora.lora.formats.cloneofsimo import BLOCKS
+from sdlora.lora.formats.header import header
+from sdlora.lora.formats.layout import layout
+from sdlora.lora.formats.tensor_suffixes import PARTS, REFUSED
+from sdlora.lora.tools import report
 
 PATH = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
 MODULES = [f"lora_unet_{PATH.replace('.', '_')}.", f"unet.{PATH}.", f"base_model.model.{PATH}.", f"{PATH}.", "lora_unet_conv_in.",
@@ -40,7 +41,7 @@ def packed(tensors, metadata):
 def doors(path):
     """Everything that opens a file of a stranger; returns how many refused it. A refusal is a sentence that can be shown."""
     refused = 0
-    for door in (file.read, report.inspect, report.summary, lambda at: layout(at.name, header(at)),
+    for door in (reading.read, report.inspect, report.summary, lambda at: layout(at.name, header(at)),
                  lambda at: layout(at.name, header(at), b"")):
         try:
             door(path)

@@ -6,12 +6,12 @@ import pytest
 import torch
 from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from ldm_names import clip_names, unet_names, vae_names
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from sdlora import storage
 from sdlora.base.load import load_base
+from tests.base.ldm_names import clip_names, unet_names, vae_names
 
 CONFIGS = storage.shipped("assets", "configs", "sd1")
 

@@ -13,7 +13,6 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from ldm_names import clip_names, open_clip_names, unet_names, vae_names
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -21,6 +20,7 @@ from sdlora import storage
 from sdlora.base import catalog, single_file
 from sdlora.base.load import load_base
 from sdlora.errors import UserError
+from tests.base.ldm_names import clip_names, open_clip_names, unet_names, vae_names
 
 PROMPTS = ["a photo of a cat", "", "a wide view of the old harbour " * 20]
 CLASSES = {"sd1": StableDiffusionPipeline, "sd2": StableDiffusionPipeline, "sdxl": StableDiffusionXLPipeline}

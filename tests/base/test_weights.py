@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from test_single_file import both, tiny_configs  # noqa: F401  fixtures
 
 from sdlora.base.load import load_base
 from sdlora.base.weights import Weights, write_copy
 from sdlora.errors import UserError
+from tests.base.test_single_file import both, tiny_configs  # noqa: F401  fixtures
 
 
 def test_folder_and_file_have_the_same_weights_under_the_same_names(both, tiny_configs):  # noqa: F811

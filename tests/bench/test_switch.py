@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from sdlora.base.load import load_base
 from sdlora.bench import switch
 from sdlora.cli import bench
-from sdlora.lora import file as lora_file
-from sdlora.lora.blend import Ingredient
+from sdlora.lora.formats import reading as lora_file
+from sdlora.lora.math.blend import Ingredient
 from tests.lora.blended import blend
 
 app = typer.Typer()

@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from sdlora.lora.modules import family_table
+from sdlora.lora.formats.module_tables import family_table
 
 pytestmark = pytest.mark.browser
 PROMPT = "a red house and a blue boat, meadow, in daylight"

@@ -3,18 +3,14 @@
 import re
 import shutil
 import signal
-import sys
-from pathlib import Path
 
 import pytest
-from conftest import Studio
 from playwright.sync_api import Page, expect
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "load"))
-from load import fill, tell
 
 from sdlora.jobs.lock import hold
 from sdlora.train import events
+from tests.browser.conftest import Studio
+from tests.load.load import fill, tell
 
 pytestmark = pytest.mark.browser
 

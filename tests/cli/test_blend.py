@@ -11,9 +11,9 @@ from sdlora.base import catalog
 from sdlora.base.weights import Weights
 from sdlora.cli import blend
 from sdlora.errors import UserError
-from sdlora.lora import file, write
-from sdlora.lora.delta import delta
-from tests.lora.test_write import CONV, LINEAR, SQUARE, TEXT, adapter
+from sdlora.lora.formats import reading, writing
+from sdlora.lora.math.delta import delta
+from tests.lora.formats.test_writing import CONV, LINEAR, SQUARE, TEXT, adapter
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def run():
 @pytest.fixture
 def loras(tmp_path):
     for name, paths in (("a", (LINEAR, SQUARE, CONV)), ("b", (SQUARE, TEXT))):
-        write.write(tmp_path / f"{name}.safetensors", {path: adapter("lora", path) for path in paths}, {}, dtype="fp32",
+        writing.write(tmp_path / f"{name}.safetensors", {path: adapter("lora", path) for path in paths}, {}, dtype="fp32",
                     family="mini")
     return [f"{tmp_path / 'a.safetensors'}:0.7", f"{tmp_path / 'b.safetensors'}:-0.5"]
 
@@ -50,7 +50,7 @@ def test_blend_bake_extract(run, loras, tmp_path):
     told = json.loads(run(*words, "--json").stdout)
     assert told["modules"] == 4 and told["elsewhere"] == 0 and told["energy"] > 0.98
     before = Weights(catalog.resolve("mini"))
-    meant, found = (file.read(tmp_path / name).adapters for name in ("c.safetensors", "e.safetensors"))
+    meant, found = (reading.read(tmp_path / name).adapters for name in ("c.safetensors", "e.safetensors"))
     for path, each in meant.items():
         weight = before[f"{path}.weight"].float()
         wanted = delta(each, weight)
@@ -73,7 +73,7 @@ def test_mistakes_are_sentences(run, loras, tmp_path):
 def test_experimental_blends_are_seeded_and_say_so_in_the_file(run, loras, tmp_path):
     def made(name, *words):
         told = json.loads(run("blend", *loras, "--out", tmp_path / name, "--rank", 4, "--json", *words).stdout)
-        return told, file.read(tmp_path / name)
+        return told, reading.read(tmp_path / name)
 
     first, one = made("1.safetensors", "--method", "dare", "--density", 0.3, "--seed", 5)
     _, again = made("2.safetensors", "--method", "dare", "--density", 0.3, "--seed", 5)

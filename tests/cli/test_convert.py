@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from sdlora.base import catalog
 from sdlora.cli import convert, share
 from sdlora.errors import UserError
-from sdlora.lora import file, write
-from tests.lora.test_remake import peft
-from tests.lora.test_write import CONV, LINEAR, SQUARE, TEXT, adapter
+from sdlora.lora.formats import reading, writing
+from tests.lora.formats.test_writing import CONV, LINEAR, SQUARE, TEXT, adapter
+from tests.lora.tools.test_convert import peft
 
 TOLD = {"ss_output_name": "glass", "ss_dataset_dirs": "{}", "sdlora_trigger": "gls"}
 
@@ -37,7 +37,7 @@ def run():
 @pytest.fixture
 def lora(tmp_path):
     adapters = {path: adapter("lora", path) for path in (LINEAR, CONV, TEXT)}
-    return write.write(tmp_path / "a.safetensors", adapters, TOLD, family="mini")
+    return writing.write(tmp_path / "a.safetensors", adapters, TOLD, family="mini")
 
 
 def test_convert_and_what_it_says(run, lora, tmp_path):
@@ -45,22 +45,22 @@ def test_convert_and_what_it_says(run, lora, tmp_path):
     told = json.loads(run("convert", lora, "--to", "diffusers", "--out", out, "--json").stdout)
     assert (told["modules_in"], told["modules_out"], told["difference"], told["dialect"]) == (3, 3, 0.0, "diffusers")
     assert told["private"] == {"ss_dataset_dirs": "names of the picture folders"} and not told["stripped"]
-    assert file.read(out).dialect == "diffusers" and "ss_dataset_dirs" in file.header(out).metadata
+    assert reading.read(out).dialect == "diffusers" and "ss_dataset_dirs" in reading.header(out).metadata
     plain = run("convert", lora, "--to", "kohya", "--strip", "--out", out).stdout
     assert "3 of 3" in plain and "the same to the bit" in plain and "left out" in plain
-    assert "ss_dataset_dirs" not in file.header(out).metadata
+    assert "ss_dataset_dirs" not in reading.header(out).metadata
 
 
 def test_the_form_stays_where_none_is_named(run, lora, tmp_path):
-    other = write.write(tmp_path / "d.safetensors", {LINEAR: adapter("lora", LINEAR)}, {}, dialect="diffusers", family="mini")
+    other = writing.write(tmp_path / "d.safetensors", {LINEAR: adapter("lora", LINEAR)}, {}, dialect="diffusers", family="mini")
     run("convert", other, "--dtype", "fp32", "--out", tmp_path / "e.safetensors")
-    assert file.read(tmp_path / "e.safetensors").dialect == "diffusers"
+    assert reading.read(tmp_path / "e.safetensors").dialect == "diffusers"
     out = tmp_path / "b.safetensors"
     run("convert", lora, "--author", "Ann", "--licence", "CC BY 4.0", "--consent", "mine", "--note", "hi", "--out", out)
-    told = file.header(out).metadata
+    told = reading.header(out).metadata
     assert told["modelspec.author"] == "Ann" and told["modelspec.license"] == "CC BY 4.0" and told["sdlora_note"] == "hi"
     assert out.read_bytes()[-1000:] == lora.read_bytes()[-1000:]
-    assert told["sshs_model_hash"] == file.header(lora).metadata["sshs_model_hash"]
+    assert told["sshs_model_hash"] == reading.header(lora).metadata["sshs_model_hash"]
 
 
 @pytest.mark.parametrize("option", ["--rank", "--keep"])
@@ -70,15 +70,15 @@ def test_a_limit_of_nothing_is_refused(run, lora, tmp_path, option):
 
 
 def test_a_base_is_used_where_it_is_needed(run, tmp_path):
-    path = write.write(tmp_path / "d.safetensors", {SQUARE: adapter("oft", SQUARE)}, {}, dtype="fp32", family="mini")
+    path = writing.write(tmp_path / "d.safetensors", {SQUARE: adapter("oft", SQUARE)}, {}, dtype="fp32", family="mini")
     with pytest.raises(UserError, match="--base"):
         run("convert", path, "--to", "diffusers", "--out", tmp_path / "e.safetensors")
     words = ("convert", path, "--to", "diffusers", "--base", "mini", "--rank", 8, "--out", tmp_path / "e.safetensors")
     told = json.loads(run(*words, "--json").stdout)
-    ours = write.rewrite(path, path, {"sdlora_base_identity": catalog.identity(catalog.resolve("mini"))})
+    ours = writing.rewrite(path, path, {"sdlora_base_identity": catalog.identity(catalog.resolve("mini"))})
     again = json.loads(run("convert", ours, "--plain", "--rank", 8, "--out", tmp_path / "e.safetensors", "--json").stdout)
     assert again["approximated"] == told["approximated"]       # a LoRA of this very mini needs no --base
-    assert 0.1 < told["approximated"][SQUARE] < 1 and file.read(tmp_path / "e.safetensors").adapters[SQUARE].rank == 8
+    assert 0.1 < told["approximated"][SQUARE] < 1 and reading.read(tmp_path / "e.safetensors").adapters[SQUARE].rank == 8
 
 
 def test_resize_says_sizes_and_energy(run, lora, tmp_path):
@@ -104,16 +104,16 @@ def test_share_packs_what_may_go_out(run, lora, tmp_path):
     with zipfile.ZipFile(tmp_path / "s.zip") as archive:
         archive.extractall(tmp_path / "s")
     assert {path.name for path in (tmp_path / "s").iterdir()} == {"a.safetensors", "a.json", "a.png", "README.md", "images"}
-    shared = file.header(tmp_path / "s" / "a.safetensors").metadata
+    shared = reading.header(tmp_path / "s" / "a.safetensors").metadata
     assert "ss_dataset_dirs" not in shared and shared["modelspec.thumbnail"].startswith("data:image/jpeg;base64,")
     assert "a red house" in (tmp_path / "s" / "README.md").read_text()
     with Image.open(tmp_path / "s" / "images" / "00.png") as sent:
         assert sent.size == (80, 64) and not sent.info and not sent.getexif()
-    assert "ss_dataset_dirs" in file.header(lora).metadata     # the artist's own file is left alone
+    assert "ss_dataset_dirs" in reading.header(lora).metadata     # the artist's own file is left alone
     run("share", lora, "--out", tmp_path / "t.zip", "--keep-private")
     with zipfile.ZipFile(tmp_path / "t.zip") as archive:
         archive.extract("a.safetensors", tmp_path / "t")
-    assert "ss_dataset_dirs" in file.header(tmp_path / "t" / "a.safetensors").metadata
+    assert "ss_dataset_dirs" in reading.header(tmp_path / "t" / "a.safetensors").metadata
 
 
 def test_a_copy_of_a_peft_file_takes_its_strength_along(run, tmp_path):
@@ -123,8 +123,8 @@ def test_a_copy_of_a_peft_file_takes_its_strength_along(run, tmp_path):
     with zipfile.ZipFile(tmp_path / "c.zip") as archive:
         archive.extract("adapter_model.safetensors", tmp_path / "c")
     for copy in (tmp_path / "b.safetensors", tmp_path / "c" / "adapter_model.safetensors"):
-        adapter, = file.read(copy).adapters.values()
-        assert adapter.scale == 4.0 and "home/me" not in str(file.header(copy).metadata)
+        adapter, = reading.read(copy).adapters.values()
+        assert adapter.scale == 4.0 and "home/me" not in str(reading.header(copy).metadata)
 
 
 def test_share_refuses_what_nobody_can_use_and_tells_what_is_odd(run, lora, tmp_path):

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from sdlora import storage
 from sdlora.cli import bases, draw
-from sdlora.draw.infotext import read_infotext
+from sdlora.draw.infotext.picture import read_infotext
 from sdlora.errors import UserError
 from sdlora.jobs.execute import DRAWING_LOCK
 from sdlora.jobs.lock import is_held

@@ -9,7 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sdlora.cli import draw, grid
-from sdlora.draw.infotext import read_infotext
+from sdlora.draw.infotext.picture import read_infotext
 from sdlora.errors import UserError
 from sdlora.storage import place
 from tests.library.test_tags import lora

@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from sdlora.cli import inspect as command
 from sdlora.errors import UserError
-from sdlora.lora import file
-from sdlora.lora.modules import family_table
-from tests.lora.test_file import PATHS, style
+from sdlora.lora.formats import reading
+from sdlora.lora.formats.module_tables import family_table
+from tests.lora.formats.test_reading import PATHS, style
 from tests.tiny import write_base
 
 KEYS = {"dialect", "kind", "family", "rank", "alpha", "modules", "matched", "ignored", "effective_scale", "push", "trigger",
@@ -30,7 +30,7 @@ def run(path, *more):
 
 
 def test_the_json_has_every_key(tmp_path):
-    path = file.write(tmp_path / "a.safetensors", style(), {"sdlora_trigger": "stglass"}, family="mini")
+    path = reading.write(tmp_path / "a.safetensors", style(), {"sdlora_trigger": "stglass"}, family="mini")
     found = json.loads(run(path, "--json"))
     assert KEYS <= set(found)
     said = {"dialect": "kohya", "kind": "LoRA", "family": "mini", "rank": 4, "alpha": 2.0, "modules": 4, "matched": 4,
@@ -44,7 +44,7 @@ def test_the_json_has_every_key(tmp_path):
 
 def test_what_is_printed_has_a_picture_of_the_blocks(tmp_path):
     paths = [*PATHS, "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"]
-    path = file.write(tmp_path / "a.safetensors", style(paths), {"sdlora_trigger": "stglass"}, family="mini")
+    path = reading.write(tmp_path / "a.safetensors", style(paths), {"sdlora_trigger": "stglass"}, family="mini")
     shown = run(path, "--base", "mini")
     assert "matched 5 of 5 (unet 5/5, te 0/0)" in shown and "trigger stglass" in shown and "effective scale 0.5" in shown
     bars = [line.split() for line in shown.splitlines() if line.startswith("  ")]
@@ -54,7 +54,7 @@ def test_what_is_printed_has_a_picture_of_the_blocks(tmp_path):
 
 def test_another_base_is_a_sentence(tmp_path):
     paths = [path for path in family_table("sd1") if ".attn2.to_k" in path]
-    path = file.write(tmp_path / "a.safetensors", style(paths, "sd1"), {}, family="sd1")
+    path = reading.write(tmp_path / "a.safetensors", style(paths, "sd1"), {}, family="sd1")
     found = json.loads(run(path, "--base", "mini", "--json"))
     assert found["matched"] == 0 and found["push"] == 0 and "Stable Diffusion 1.x" in found["problems"][0]
     assert "! It fits no module of this base" in run(path, "--base", "mini")
@@ -72,7 +72,7 @@ def test_a_base_of_ones_own_is_measured_too(tmp_path):
 
 
 def test_a_lora_of_another_build_of_mini_is_told(tmp_path):
-    path = file.write(tmp_path / "a.safetensors", style(), {"sdlora_base_identity": "0" * 64}, family="mini")
+    path = reading.write(tmp_path / "a.safetensors", style(), {"sdlora_base_identity": "0" * 64}, family="mini")
     assert "another build" in json.loads(run(path, "--json"))["problems"][0]
 
 

@@ -9,10 +9,10 @@ from typer.testing import CliRunner
 
 from sdlora.cli import blend, convert, draw, grid, share
 from sdlora.cli.files import check_out, check_pictures
-from sdlora.draw.infotext import write_picture
+from sdlora.draw.infotext.picture import write_picture
 from sdlora.errors import UserError
-from sdlora.lora import write
-from tests.lora.test_write import CONV, LINEAR, TEXT, adapter
+from sdlora.lora.formats import writing
+from tests.lora.formats.test_writing import CONV, LINEAR, TEXT, adapter
 
 DRAWN = {"prompt": "a", "negative": "", "seed": 1, "steps": 20, "sampler": "Euler", "guidance": 5.0, "width": 8, "height": 8,
          "version": "sdlora 0.1.0"}
@@ -21,7 +21,7 @@ DRAWN = {"prompt": "a", "negative": "", "seed": 1, "steps": 20, "sampler": "Eule
 @pytest.fixture
 def lora(tmp_path):
     adapters = {path: adapter("lora", path) for path in (LINEAR, CONV, TEXT)}
-    return write.write(tmp_path / "a.safetensors", adapters, {}, family="mini")
+    return writing.write(tmp_path / "a.safetensors", adapters, {}, family="mini")
 
 
 def run(*words):

@@ -68,9 +68,9 @@ def test_what_is_broken_is_told_and_the_exit_code_says_so(sdlora, monkeypatch, t
 
 def test_studio_opens_the_one_door(sdlora, monkeypatch):
     opened = []
-    door = types.ModuleType("sdlora.ui.door")
+    door = types.ModuleType("sdlora.ui.launch")
     door.main = lambda *arguments: opened.append(arguments)
-    monkeypatch.setitem(sys.modules, "sdlora.ui.door", door)
+    monkeypatch.setitem(sys.modules, "sdlora.ui.launch", door)
     assert sdlora("studio", "--port", "7999", "--data", "/x/y")[0] == 0
     assert sdlora("studio", "--library", "/a", "--library", "/b")[0] == 0
     assert sdlora("studio", "--password-file", "/p", "--proxy", "10.0.0.1", "--proxy", "::1")[0] == 0

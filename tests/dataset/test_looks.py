@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from sdlora.dataset import child, looks
-from sdlora.dataset.buckets import square_crop
+from sdlora.dataset.crop import square_crop
 from sdlora.dataset.picture import read_picture
 
 

@@ -11,9 +11,9 @@ from sdlora.base.load import load_base
 from sdlora.draw import apply
 from sdlora.draw.apply import BIAS, Applied, find
 from sdlora.errors import UserError
-from sdlora.lora import blocks
-from sdlora.lora.blend import Ingredient
-from sdlora.lora.delta import Adapter
+from sdlora.lora.math import blocks
+from sdlora.lora.math.blend import Ingredient
+from sdlora.lora.math.delta import Adapter
 from tests.lora.blended import blend, blend_biases
 
 QUERY = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"

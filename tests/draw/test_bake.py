@@ -18,11 +18,12 @@ from sdlora.draw import pipeline
 from sdlora.draw.apply import Applied
 from sdlora.draw.bake import bake
 from sdlora.errors import UserError
-from sdlora.lora import file, remake, write
-from sdlora.lora.blend import Ingredient
-from sdlora.lora.delta import Adapter, delta
+from sdlora.lora.formats import reading, writing
+from sdlora.lora.math.blend import Ingredient
+from sdlora.lora.math.delta import Adapter, delta
+from sdlora.lora.tools import convert
 from tests.base.ldm_names import unet_names
-from tests.lora.test_write import CONV, LINEAR, POINT, SQUARE, TEXT, adapter
+from tests.lora.formats.test_writing import CONV, LINEAR, POINT, SQUARE, TEXT, adapter
 
 MINI = catalog.resolve("mini")
 
@@ -30,9 +31,9 @@ MINI = catalog.resolve("mini")
 @pytest.fixture
 def loras(tmp_path):
     """Two files of several kinds, one with biases, and how strongly they are chosen."""
-    first = write.write(tmp_path / "a.safetensors", {path: adapter("lora", path) for path in (LINEAR, SQUARE, CONV, TEXT)}, {},
+    first = writing.write(tmp_path / "a.safetensors", {path: adapter("lora", path) for path in (LINEAR, SQUARE, CONV, TEXT)}, {},
                         dtype="fp32", family="mini")
-    second = write.write(tmp_path / "b.safetensors", {SQUARE: adapter("dora", SQUARE), POINT: adapter("full", POINT),
+    second = writing.write(tmp_path / "b.safetensors", {SQUARE: adapter("dora", SQUARE), POINT: adapter("full", POINT),
                                                       TEXT: adapter("loha", TEXT)}, {}, dtype="fp32", family="mini")
     return [LoraChoice(file=str(first), strength=0.7, text_strength=-0.3), LoraChoice(file=str(second), strength=0.5)]
 
@@ -47,7 +48,7 @@ def test_a_baked_folder_holds_the_live_weights(tmp_path, loras, mini):
     assert report["weights"] == 6 and report["matched"] == {"a": [4, 4], "b": [3, 3]} and report["notes"] == []
     before, kept, moved = Weights(MINI), Weights(tmp_path / "baked"), 0
     baked, applied = load_base(str(tmp_path / "baked"), "cpu", parts=("text", "unet")), Applied(mini)
-    applied.set([Ingredient(file.read(choice.file).adapters, choice.strength, choice.text_strength) for choice in loras])
+    applied.set([Ingredient(reading.read(choice.file).adapters, choice.strength, choice.text_strength) for choice in loras])
     try:
         text = (baked.text_encoders[0], mini.text_encoders[0], "te1:text_model.")
         for ours, live, prefix in ((baked.unet, mini.unet, ""), text):
@@ -80,7 +81,7 @@ def test_a_single_file_stays_one_with_its_names(tmp_path):
     shape = unet.get_submodule(LINEAR).weight.shape
     low = Adapter("lora", {"down": torch.randn(4, shape[1], generator=generator),
                            "up": torch.randn(shape[0], 4, generator=generator)}, 2.0, 4, "unet")
-    path = write.write(tmp_path / "a.safetensors", {LINEAR: low}, {}, dtype="fp32", family="sd1")
+    path = writing.write(tmp_path / "a.safetensors", {LINEAR: low}, {}, dtype="fp32", family="sd1")
     report = bake(base, [LoraChoice(file=str(path), strength=0.5)], tmp_path / "out.safetensors")
     before, after = load_file(base), load_file(tmp_path / "out.safetensors")
     key = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
@@ -94,22 +95,22 @@ def test_what_cannot_be_baked_is_a_sentence_and_leaves_nothing(tmp_path, loras):
         with pytest.raises(UserError, match="base itself|will be"):
             bake(MINI, loras, out)
     xl = Adapter("lora", {"down": torch.ones(2, 2048), "up": torch.ones(640, 2)}, 2.0, 2, "unet")
-    other = write.write(tmp_path / "xl.safetensors", {"down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k": xl}, {},
+    other = writing.write(tmp_path / "xl.safetensors", {"down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k": xl}, {},
                         family="sdxl")
     with pytest.raises(UserError, match="was made for Stable Diffusion XL"):
         bake(MINI, [LoraChoice(file=str(other))], tmp_path / "out")
-    build = write.write(tmp_path / "old.safetensors", {LINEAR: adapter("lora", LINEAR)}, {"sdlora_base_identity": "0" * 64},
+    build = writing.write(tmp_path / "old.safetensors", {LINEAR: adapter("lora", LINEAR)}, {"sdlora_base_identity": "0" * 64},
                         family="mini")
     with pytest.raises(UserError, match="another build of mini"):
         bake(MINI, [LoraChoice(file=str(build))], tmp_path / "out")
     huge = adapter("lora", LINEAR)
     huge.tensors["up"] *= 1e9
-    wide = write.write(tmp_path / "huge.safetensors", {LINEAR: huge}, {}, dtype="fp32", family="mini")
+    wide = writing.write(tmp_path / "huge.safetensors", {LINEAR: huge}, {}, dtype="fp32", family="mini")
     half = shutil.copytree(MINI, tmp_path / "half")
     unet = half / "unet" / "diffusion_pytorch_model.safetensors"
     save_file({name: value.half() for name, value in load_file(unet).items()}, unet)
     bias = Adapter("full", {"diff_b": torch.full((Weights(MINI)[f"{CONV}.bias"].numel(),), 1e9)}, 0.0, 0, "unet")
-    loud = write.write(tmp_path / "loud.safetensors", {CONV: bias}, {}, dtype="fp32", family="mini")
+    loud = writing.write(tmp_path / "loud.safetensors", {CONV: bias}, {}, dtype="fp32", family="mini")
     for path, name in ((wide, f"{LINEAR}.weight"), (loud, f"{CONV}.bias")):
         with pytest.raises(UserError, match=f"{name} leaves the range"):
             bake(half, [LoraChoice(file=str(path))], tmp_path / "out")
@@ -127,7 +128,7 @@ def test_the_exported_file_draws_the_picture_of_the_live_blend(tmp_path, loras, 
     both = picture(loras)
     assert np.abs(both - picture([])).mean() > 2
     for method, rank in (("concat", None), ("svd", 64)):
-        report = remake.merge_files(loras, tmp_path / "both.safetensors", method=method, rank=rank, weights=Weights(MINI))
+        report = convert.merge_files(loras, tmp_path / "both.safetensors", method=method, rank=rank, weights=Weights(MINI))
         assert report["energy"] > 0.999 and np.abs(both - picture([LoraChoice(file=report["out"])])).max() <= 1
 
 
@@ -140,7 +141,7 @@ def test_what_the_bases_number_format_loses_is_said_or_refused(tmp_path):
     for size, says in ((0.3, ""), (0.003, "loses .* of the change by rounding"), (1e-6, None)):
         change = {SQUARE: Adapter("full", {"diff": torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)) * size
                                            * weight.std()}, 0.0, 0, "unet")}
-        path = write.write(tmp_path / "a.safetensors", change, {}, dtype="fp32", family="mini")
+        path = writing.write(tmp_path / "a.safetensors", change, {}, dtype="fp32", family="mini")
         if says is None:
             with pytest.raises(UserError, match="Nothing was baked: .* loses 100% of the change"):
                 bake(base, [LoraChoice(file=str(path))], tmp_path / "none")

@@ -8,12 +8,12 @@ from torch import nn
 from sdlora.base.load import load_base
 from sdlora.config import DrawConfig
 from sdlora.draw.compose import Mix, plan, scored
-from sdlora.draw.easel import easel_of
 from sdlora.draw.pipeline import denoise, predictor, running
+from sdlora.draw.session import easel_of
 from sdlora.draw.start import begin
 from sdlora.errors import UserError
-from sdlora.lora.blend import Ingredient
-from sdlora.lora.delta import Adapter
+from sdlora.lora.math.blend import Ingredient
+from sdlora.lora.math.delta import Adapter
 from tests import tiny
 
 A, B, C = (Ingredient({}, name=name) for name in "ABC")

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdlora.config import DrawConfig, LoraChoice
-from sdlora.draw.a1111 import from_text, to_text
 from sdlora.draw.grid import KINDS, Wrong, cells, lora_axis, pairs, parse, sheet_settings, tried
+from sdlora.draw.infotext.a1111 import from_text, to_text
 from sdlora.errors import UserError
 from tests.draw.a1111_reader import parse_generation_parameters
 

@@ -10,8 +10,8 @@ from sdlora.base.load import load_base
 from sdlora.config import LoraChoice
 from sdlora.draw import loras
 from sdlora.errors import UserError
-from sdlora.lora import file as lora_file
-from sdlora.lora.delta import Adapter
+from sdlora.lora.formats import reading as lora_file
+from sdlora.lora.math.delta import Adapter
 from tests import tiny
 
 QUERY = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"

@@ -9,10 +9,10 @@ from safetensors.torch import load_file, save_file
 
 from sdlora.base.load import load_base
 from sdlora.jobs import desk, tasks
-from sdlora.lora import geometry
-from sdlora.lora.delta import Adapter, delta
-from sdlora.lora.file import read, write
-from sdlora.lora.modules import family_table
+from sdlora.lora.formats.module_tables import family_table
+from sdlora.lora.formats.reading import read, write
+from sdlora.lora.math.delta import Adapter, delta
+from sdlora.lora.tools import geometry
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 
 from sdlora.errors import UserError
 from sdlora.library import index, table
-from sdlora.lora.header import header
+from sdlora.lora.formats.header import header
 from sdlora.storage import place
 from tests.library.files import beside, lora
 

@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from sdlora.library import hashes, index
-from sdlora.lora.header import header
+from sdlora.lora.formats.header import header
 from sdlora.storage import place
 from tests.library.files import lora, tensors
 

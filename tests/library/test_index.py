@@ -15,7 +15,7 @@ from safetensors.numpy import save, save_file
 
 from sdlora.errors import UserError
 from sdlora.library import index
-from sdlora.lora.report import summary
+from sdlora.lora.tools.report import summary
 from sdlora.storage import place
 
 ATTENTION = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"

@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from sdlora.config import DrawConfig
-from sdlora.draw.infotext import write_picture
+from sdlora.draw.infotext.picture import write_picture
 from sdlora.errors import UserError
 from sdlora.library import entries, index, tags
 from sdlora.library.tags import placed, recall, resolve, with_tags

@@ -1,12 +1,8 @@
 """A hundred tabs at once on the real server: python tests/load/load.py gives all figures, this holds them to the aim."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from load import measure  # noqa: E402
+from tests.load.load import measure
 
 pytestmark = pytest.mark.slow
 

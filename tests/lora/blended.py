@@ -1,6 +1,6 @@
 """What a blend must come to, from the parts of lora.blend but with the addition and the rounding written out once more."""
 
-from sdlora.lora.blend import bias_change, change, parts_of
+from sdlora.lora.math.blend import bias_change, change, parts_of
 
 
 def blend(ingredients, weights):

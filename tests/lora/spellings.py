@@ -5,8 +5,8 @@ import re
 
 import torch
 
-from sdlora.lora.modules import family_table
-from sdlora.lora.sgm import to_sgm
+from sdlora.lora.formats.ldm_names import to_sgm
+from sdlora.lora.formats.module_tables import family_table
 
 RANK, ALPHA = 4, 2.0
 OLD_TEXT = {"q_proj": "to_q", "k_proj": "to_k", "v_proj": "to_v", "out_proj": "to_out"}

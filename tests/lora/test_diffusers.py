@@ -11,15 +11,15 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
-from sdlora.lora import file
-from sdlora.lora.blend import Ingredient
-from sdlora.lora.delta import delta
-from sdlora.lora.modules import family_table
+from sdlora.lora.formats import reading
+from sdlora.lora.formats.module_tables import family_table
+from sdlora.lora.math.blend import Ingredient
+from sdlora.lora.math.delta import delta
 from sdlora.storage import shipped
 from tests.lora.blended import blend
+from tests.lora.formats.test_reading import style
 from tests.lora.nets import shuffled, tiny_unet
 from tests.lora.spellings import every_spelling, halves
-from tests.lora.test_file import style
 
 BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0"
 LAYER = "te1:text_model.encoder.layers.1."
@@ -44,12 +44,12 @@ def picture(pipe):
 @pytest.mark.parametrize("dialect", ["kohya", "diffusers"])
 def test_load_lora_weights_draws_our_picture(tmp_path, pipeline, dialect):
     paths = [path for path in family_table("mini") if ".attn" in path or "layers.1.self_attn" in path]
-    path = file.write(tmp_path / "a.safetensors", style(paths, rank=8, alpha=4.0), {}, dialect=dialect, family="mini")
+    path = reading.write(tmp_path / "a.safetensors", style(paths, rank=8, alpha=4.0), {}, dialect=dialect, family="mini")
     bare = picture(pipeline)
     pipeline.load_lora_weights(str(path))
     theirs = picture(pipeline)
     pipeline.unload_lora_weights()
-    adapters = file.read(path).adapters
+    adapters = reading.read(path).adapters
     modules = {name: module_of(pipeline, name) for name in adapters}
     kept = {name: module.weight.detach().clone() for name, module in modules.items()}
     for name, weight in blend([Ingredient(adapters)], kept).items():
@@ -75,7 +75,7 @@ def test_what_diffusers_fuses_is_what_we_read(tmp_path, pipeline, spelling):
     paths = ATTENTION + TEXT if spelling == "D2" else ATTENTION + MORE + TEXT if spelling != "D3" else ATTENTION + TEXT + MORE[:3]
     tensors, metadata, *_ = every_spelling(halves("mini", paths), "mini")[spelling]
     save_file(tensors, tmp_path / "a.safetensors", metadata)
-    adapters = file.read(tmp_path / "a.safetensors").adapters
+    adapters = reading.read(tmp_path / "a.safetensors").adapters
     assert adapters.keys() == set(paths)
     kept = {path: module_of(pipeline, path).weight.detach().clone() for path in paths}
     pipeline.load_lora_weights(str(tmp_path / "a.safetensors"))
@@ -127,7 +127,7 @@ def test_diffusers_own_kohya_converter_is_understood(tmp_path, dora):
     save_file({key: value.contiguous() for key, value in converted.items()}, tmp_path / "a.safetensors")
     if not dora:
         return compare(tmp_path / "a.safetensors", expected(unet))
-    found = file.read(tmp_path / "a.safetensors")
+    found = reading.read(tmp_path / "a.safetensors")
     state = get_peft_model_state_dict(unet)
     for path, adapter in found.adapters.items():
         assert torch.equal(adapter.tensors["dora_scale"].flatten(), state[f"{path}.lora_magnitude_vector"].flatten())
@@ -135,7 +135,7 @@ def test_diffusers_own_kohya_converter_is_understood(tmp_path, dora):
 
 
 def compare(path, changes):
-    found = file.read(path)
+    found = reading.read(path)
     assert found.adapters.keys() == changes.keys() and len(load_file(path)) >= 2 * len(changes)
     assert not [problem for problem in found.problems if "alpha" in problem]
     for name, change in changes.items():

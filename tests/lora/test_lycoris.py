@@ -9,8 +9,8 @@ import pytest
 import torch
 from lycoris import LycorisNetwork, create_lycoris
 
-from sdlora.lora import file
-from sdlora.lora.delta import bias_delta, delta
+from sdlora.lora.formats import reading
+from sdlora.lora.math.delta import bias_delta, delta
 from tests.lora.nets import shuffled, tiny_text, tiny_unet
 
 ALGORITHMS = {
@@ -68,7 +68,7 @@ def test_each_layer_answers_as_lycoris_does(tmp_path, pristine, name, prefix):
     LycorisNetwork.LORA_PREFIX = prefix
     names = {f"{prefix}_{path.replace('.', '_')}": path for path, _ in unet.named_modules()}
     network = trained(create_lycoris(unet, 1.0, **{"linear_dim": 2, "linear_alpha": 3, "algo": algorithm} | options))
-    found = file.read(saved(tmp_path, network))
+    found = reading.read(saved(tmp_path, network))
     assert found.dialect == {"lycoris": "simpletuner", "lora_unet": "kohya"}[prefix] and found.family in ("mini", "")
     assert {names[lora.lora_name] for lora in network.loras} == set(found.adapters) and len(found.adapters) >= 4
     for lora in network.loras:
@@ -81,7 +81,7 @@ def test_each_layer_answers_as_lycoris_does(tmp_path, pristine, name, prefix):
 def test_half_precision_files_are_read_as_they_are(tmp_path, dtype):
     unet = tiny_unet()
     network = trained(create_lycoris(unet, 1.0, linear_dim=2, linear_alpha=1, algo="lokr"))
-    adapters = file.read(saved(tmp_path, network, dtype)).adapters
+    adapters = reading.read(saved(tmp_path, network, dtype)).adapters
     names = {f"lycoris_{path.replace('.', '_')}": path for path, _ in unet.named_modules()}
     for lora in network.loras:
         weight = unet.get_submodule(names[lora.lora_name]).weight
@@ -93,5 +93,5 @@ def test_half_precision_files_are_read_as_they_are(tmp_path, dtype):
 def test_a_text_encoder_without_its_outer_level_is_found(tmp_path):
     """transformers lost `text_model.` in 5.6, so a LoRA trained on its network has names without it."""
     network = trained(create_lycoris(tiny_text(), 1.0, linear_dim=2, linear_alpha=1, algo="lora", preset="full"))
-    found = file.read(saved(tmp_path, network))
+    found = reading.read(saved(tmp_path, network))
     assert "te1:text_model.encoder.layers.0.self_attn.q_proj" in found.adapters and len(found.adapters) == len(network.loras)

@@ -5,8 +5,8 @@ import torch
 from peft import IA3Config, LoHaConfig, LoKrConfig, LoraConfig, OFTConfig, PeftModel, get_peft_model
 
 from sdlora.errors import UserError
-from sdlora.lora import file
-from sdlora.lora.delta import bias_delta, delta
+from sdlora.lora.formats import reading
+from sdlora.lora.math.delta import bias_delta, delta
 from tests.lora.nets import shuffled, tiny_text, tiny_unet
 
 BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0"
@@ -49,7 +49,7 @@ def saved(folder, config):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_change_is_what_peft_merges(tmp_path, pristine, name):
     model = saved(tmp_path, CONFIGS[name])
-    found = file.read(tmp_path / "adapter_model.safetensors")
+    found = reading.read(tmp_path / "adapter_model.safetensors")
     targeted = set(model.base_model.targeted_module_names)
     assert set(found.adapters) == targeted and len(targeted) > 3
     assert found.dialect == "diffusers" and not found.problems
@@ -65,7 +65,7 @@ def test_an_adapter_of_another_name_and_a_text_encoder_alone(tmp_path):
     model = get_peft_model(tiny_text(), LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj"]), adapter_name="style")
     shuffled(parameter for parameter in model.parameters() if parameter.requires_grad)
     model.save_pretrained(tmp_path)
-    found = file.read(tmp_path / "style" / "adapter_model.safetensors")
+    found = reading.read(tmp_path / "style" / "adapter_model.safetensors")
     assert list(found.adapters) == ["te1:text_model.encoder.layers.0.self_attn.q_proj"]
     assert found.adapters["te1:text_model.encoder.layers.0.self_attn.q_proj"].alpha == 4.0
 
@@ -73,7 +73,7 @@ def test_an_adapter_of_another_name_and_a_text_encoder_alone(tmp_path):
 def test_without_its_configuration_the_scale_is_one_and_said(tmp_path):
     saved(tmp_path, CONFIGS["LoRA"])
     (tmp_path / "adapter_config.json").unlink()
-    found = file.read(tmp_path / "adapter_model.safetensors")
+    found = reading.read(tmp_path / "adapter_model.safetensors")
     assert {adapter.scale for adapter in found.adapters.values()} == {1.0}
     assert any("adapter_config.json" in problem for problem in found.problems)
 
@@ -87,4 +87,4 @@ def test_a_pattern_made_to_run_for_hours_is_refused(tmp_path, pattern):
     escaped = pattern.replace("\\", "\\\\")
     (tmp_path / "adapter_config.json").write_text(told.replace('"alpha_pattern": {}', f'"alpha_pattern": {{"{escaped}": 1}}'))
     with pytest.raises(UserError, match="pattern"):
-        file.read(tmp_path / "adapter_model.safetensors")
+        reading.read(tmp_path / "adapter_model.safetensors")

@@ -8,13 +8,13 @@ import torch
 from sdlora.base.load import load_base
 from sdlora.config import TrainConfig
 from sdlora.errors import UserError
-from sdlora.lora.layers import attach
 from sdlora.train import loop
 from sdlora.train.cache import Items
+from sdlora.train.checkpoint import TrainState, newest_checkpoint, save_checkpoint
 from sdlora.train.events import Rewound, Step
+from sdlora.train.layers import attach
 from sdlora.train.loss import Denoiser, alphas_cumprod
-from sdlora.train.optim import AdamW
-from sdlora.train.state import TrainState, newest_checkpoint, save_checkpoint
+from sdlora.train.optimizer import AdamW
 from tests import tiny
 
 CONFIG = TrainConfig(steps=8, rank=2, learning_rate=1e-2, batch_size=2, caption_dropout=0.5, save_every=3, sample_every=3)

@@ -8,9 +8,9 @@ import torch
 from sdlora.base.load import load_base
 from sdlora.config import TrainConfig
 from sdlora.errors import UserError
-from sdlora.lora.layers import attach
 from sdlora.storage import home
 from sdlora.train.cache import Items
+from sdlora.train.layers import attach
 from sdlora.train.publish import Facts, publish, shelf_place
 from tests import tiny
 

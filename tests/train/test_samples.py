@@ -108,7 +108,7 @@ def test_a_picture_that_fails_costs_itself_and_gives_its_memory_back(base, tmp_p
     monkeypatch.setattr(base, "predict", broken, raising=False)
     config = TrainConfig(base=base.spec, sample_steps=1, resolution=64)
     found = [told for told, _ in draw_samples(base, config, ("a boat", "a cat"), tmp_path, 3, lambda: False)]
-    assert isinstance(found[0], events.Warning) and found[0].step == 3 and said in found[0].message
+    assert isinstance(found[0], events.Notice) and found[0].step == 3 and said in found[0].message
     assert isinstance(found[1], events.Sample) and found[1].prompt == "a cat" and (tmp_path / found[1].path).exists()
     error.__traceback__ = None
     assert held[0]() is None
@@ -119,5 +119,5 @@ def test_large_encoders_leave_memory_after_a_failure_too(base, tmp_path, monkeyp
     monkeypatch.setattr(samples, "draw", lambda *_, **__: 1 / 0)
     monkeypatch.setattr(samples, "sleep", slept.append)
     config = TrainConfig(base=base.spec, sample_steps=1)
-    assert [type(told) for told, _ in draw_samples(base, config, ("a", "b"), tmp_path, 0, lambda: False)] == [events.Warning] * 2
+    assert [type(told) for told, _ in draw_samples(base, config, ("a", "b"), tmp_path, 0, lambda: False)] == [events.Notice] * 2
     assert slept == [base]

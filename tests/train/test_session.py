@@ -154,7 +154,7 @@ def test_a_sample_that_does_not_fit_costs_no_run(make, monkeypatch):
 
     monkeypatch.setattr("sdlora.train.samples.draw", refuse)
     found = train(make())
-    assert isinstance(found[-1], events.Done) and named(found, events.Warning) and not named(found, events.Sample)
+    assert isinstance(found[-1], events.Done) and named(found, events.Notice) and not named(found, events.Sample)
 
 
 def test_large_parts_leave_memory_and_come_back_for_samples(make, monkeypatch):

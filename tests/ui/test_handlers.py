@@ -18,7 +18,9 @@ from sdlora.config import DrawConfig, TrainConfig
 from sdlora.dataset import sets
 from sdlora.jobs import pictures as draws
 from sdlora.train.plan import plan
-from sdlora.ui import asking, desk, drawing, guard, history, page, pictures, report, train
+from sdlora.ui import drawing, history, page, validation
+from sdlora.ui.gallery import mixer, report, rpc
+from sdlora.ui.studio import pictures, train
 
 OURS = str(Path(sdlora.__file__).parent)
 HOSTILE = [None, True, 3.7, -1, 2**63, float("nan"), "x" * 10_001, "../../etc/passwd", "1 OR 1=1'; DROP TABLE jobs",
@@ -35,8 +37,8 @@ def demo():
 def bugs(monkeypatch):
     """The bugs that handlers reported; a test may not leave any."""
     found = []
-    monkeypatch.setattr(guard, "report", lambda error: found.append("".join(traceback.format_exception(error))) or "TEST")
-    guard.known_bugs.clear()
+    monkeypatch.setattr(validation, "report", lambda error: found.append("".join(traceback.format_exception(error))) or "TEST")
+    validation.known_bugs.clear()
     return found
 
 
@@ -104,7 +106,7 @@ def test_every_handler_is_guarded(demo):
 
 @pytest.mark.parametrize("value", [*HOSTILE, [None] * 3, ["../x", "000", "text"], ["my-set", "../../000", "text"], ["a", "b", 3]])
 def test_server_functions_answer_with_a_sentence(value, bugs):
-    for function in (pictures.save_caption, history.full_picture, *report.SERVER, *asking.asking(desk.QUESTIONS)):
+    for function in (pictures.save_caption, history.full_picture, *report.SERVER, *rpc.asking(mixer.QUESTIONS)):
         assert set(function(value)) == {"problem"}
     assert not bugs
 
@@ -116,14 +118,14 @@ ROWS = [{"id": "nothing", "on": True, "strength": 1, "text": None, "start": 0, "
                                    {"rows": ROWS, "name": "x", "way": "concat"}, {"rows": [], "name": [], "way": []}])
 def test_questions_of_strangers_are_answered_with_a_sentence(value, bugs, monkeypatch):
     monkeypatch.setattr("sdlora.jobs.worker.spawn", lambda *_: pytest.fail("a stranger's nonsense started a worker"))
-    for kinds, ask in ((desk.QUESTIONS, asking.asking(desk.QUESTIONS)[0]), (report.QUESTIONS, report.SERVER[1])):
+    for kinds, ask in ((mixer.QUESTIONS, rpc.asking(mixer.QUESTIONS)[0]), (report.QUESTIONS, report.SERVER[1])):
         for kind in kinds:
             assert set(ask([kind, value])) == {"problem"}, kind
     assert not bugs
 
 
 def test_a_bug_becomes_a_code_and_its_traceback_stays_in_the_log(own_home):
-    @guard.guarded_server
+    @validation.guarded_server
     def broken(data: object) -> dict:
         return {}["secret"]
 
@@ -152,9 +154,9 @@ def test_a_caption_is_saved_as_typed_and_nothing_else_changes(tmp_path):
 
 @pytest.mark.parametrize("value", [True, None, "3", 3.7, float("nan"), -1, 2**63, [1]])
 def test_whole_numbers_are_whole(value):
-    with pytest.raises(guard.UserError):
-        guard.whole(value, 0, 2**32 - 1, "seed")
-    assert guard.whole(3.0, 0, 9, "seed") == 3
+    with pytest.raises(validation.UserError):
+        validation.whole(value, 0, 2**32 - 1, "seed")
+    assert validation.whole(3.0, 0, 9, "seed") == 3
 
 
 def test_what_does_not_act_and_what_could_not_be_drawn_is_told(monkeypatch):

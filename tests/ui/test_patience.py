@@ -9,7 +9,7 @@ import time
 import pytest
 import uvicorn
 
-from sdlora.ui import gate, patience
+from sdlora.ui import middleware, patience
 
 
 async def app(scope, receive, send):
@@ -32,7 +32,8 @@ def serve(monkeypatch):
     """Start uvicorn with our protocol in a thread; returns a function that opens connections to it."""
     monkeypatch.setattr(patience, "HEAD_SECONDS", 0.4)
     monkeypatch.setattr(patience, "WRITE_SECONDS", 0.4)
-    server = uvicorn.Server(uvicorn.Config(gate.Gate(app), port=0, log_level="error", lifespan="off", http=patience.Impatient))
+    config = uvicorn.Config(middleware.Gate(app), port=0, log_level="error", lifespan="off", http=patience.Impatient)
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

@@ -13,7 +13,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from sdlora.errors import UserError
-from sdlora.ui import lists, look, polling
+from sdlora.ui import lists, polling, theme
 
 
 async def other(_request):
@@ -86,8 +86,8 @@ def test_a_tab_that_leaves_does_not_take_the_answer_from_the_others():
 def test_a_picture_is_found_by_its_address_and_by_no_other(tmp_path):
     file = tmp_path / "secret name.png"
     Image.new("RGB", (600, 300), (9, 200, 30)).save(file)
-    address = look.shown(file, 128)
-    assert "secret" not in address and address == look.shown(file, 128) != look.shown(file, 64)
+    address = theme.shown(file, 128)
+    assert "secret" not in address and address == theme.shown(file, 128) != theme.shown(file, 64)
     with client() as tab:
         answer = tab.get(f"/{address}")
         assert answer.headers["content-type"] == "image/webp" and "immutable" in answer.headers["cache-control"]
@@ -95,20 +95,20 @@ def test_a_picture_is_found_by_its_address_and_by_no_other(tmp_path):
         for wrong in ("/sdlora/picture/", "/sdlora/picture/../x", f"/sdlora/picture/{file}", f"/{address[:-1]}", f"/{address}0"):
             assert tab.get(wrong).status_code in (200, 404) and b"WEBP" not in tab.get(wrong).content, wrong
         file.write_bytes(b"no picture at all")
-        broken = look.shown(file, 128)
+        broken = theme.shown(file, 128)
         assert broken not in ("", address) and tab.get(f"/{broken}").status_code == 404
-        assert look.shown(file, 128) == "", "the next list leaves its place empty"
+        assert theme.shown(file, 128) == "", "the next list leaves its place empty"
         file.unlink()
-        assert look.shown(file, 128) == ""
+        assert theme.shown(file, 128) == ""
 
 
 def test_addresses_of_pictures_are_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(look, "MOST_KNOWN", 3)
-    monkeypatch.setattr(look, "known", type(look.known)())
+    monkeypatch.setattr(theme, "MOST_KNOWN", 3)
+    monkeypatch.setattr(theme, "known", type(theme.known)())
     for number in range(6):
         Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.png")
-        look.shown(tmp_path / f"{number}.png", 64)
-    assert len(look.known) == 3
+        theme.shown(tmp_path / f"{number}.png", 64)
+    assert len(theme.known) == 3
 
 
 class Queue:

@@ -12,7 +12,8 @@ import pytest
 
 from sdlora import storage
 from sdlora.errors import UserError
-from sdlora.ui import door, gate, watching
+from sdlora.ui import launch, middleware
+from sdlora.ui.runs import run_view
 
 
 def free_port() -> int:
@@ -29,9 +30,9 @@ def served(tmp_path_factory):
         patch.setenv("SDLORA_HOME", str(home))
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("scratch")))
         for name in ("ensure_worker", "announce_web"):
-            patch.setattr(door, name, lambda: None)
+            patch.setattr(launch, name, lambda: None)
         port = free_port()
-        demo = door.start("127.0.0.1", port, "meadow")
+        demo = launch.start("127.0.0.1", port, "meadow")
         url = f"http://127.0.0.1:{port}"
         with httpx.Client(base_url=url, timeout=30) as stranger, httpx.Client(base_url=url, timeout=30) as artist:
             answer = artist.post("/login", data={"username": "anyone", "password": "meadow"}, headers={"origin": url})
@@ -58,7 +59,7 @@ def test_what_moves_is_told_to_who_is_in_and_a_bug_in_it_is_told_in_the_log(serv
     _, artist, _ = served
     assert artist.get("/sdlora/look?run=&draw=gone&shelf=").json() | {"shelf": 0} == {
         "run": {"": {"progress": {}, "pill": {}}}, "draw": {"gone": None}, "shelf": 0}
-    monkeypatch.setattr(watching, "current", lambda run: 1 / 0)
+    monkeypatch.setattr(run_view, "current", lambda run: 1 / 0)
     assert artist.get("/sdlora/look?run=other").status_code == 200
     assert "ZeroDivisionError" in (own_home / "logs" / "page.log").read_text()
 
@@ -85,7 +86,7 @@ def test_nothing_else_is_open(served):
 
 def test_a_data_url_over_the_cap_is_refused(served):
     _, artist, _ = served
-    body = json.dumps({"data": ["data:image/png;base64," + "A" * gate.BODY_BYTES]})
+    body = json.dumps({"data": ["data:image/png;base64," + "A" * middleware.BODY_BYTES]})
     assert artist.post("/gradio_api/queue/join", content=body, headers={"content-type": "application/json"}).status_code == 413
 
 
@@ -175,10 +176,10 @@ def until_true(condition, seconds=10):
 
 def test_a_taken_port_is_a_sentence(own_home, monkeypatch):
     for name in ("ensure_worker", "announce_web"):
-        monkeypatch.setattr(door, name, lambda: None)
+        monkeypatch.setattr(launch, name, lambda: None)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(UserError, match="already in use"):
-            door.start("127.0.0.1", taken.getsockname()[1], None)
+            launch.start("127.0.0.1", taken.getsockname()[1], None)
     assert storage.home() == own_home

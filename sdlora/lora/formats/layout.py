@@ -1,0 +1,317 @@
+"""What lies in a LoRA file: modules, kinds, ranks, alphas, family; or a sentence that says what the file is instead.
+
+Works on the header and a few scalars; knows nothing about torch, bases on disk or drawing.
+"""
+
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sdlora import storage
+from sdlora.errors import UserError
+from sdlora.lora.formats import cloneofsimo
+from sdlora.lora.formats.dialects import Spelled, diffusers_name, spell
+from sdlora.lora.formats.header import FLOATS, MAX_FILE_BYTES, Header, array, contents, header, refuse_size
+from sdlora.lora.formats.kinds import NUMBERS, TITLES, Weight, fits, understood, values
+from sdlora.lora.formats.module_tables import FAMILIES, WIDTHS, Table, family_table
+from sdlora.lora.formats.peft_config import SERIES, Config, configs_of, needed
+from sdlora.lora.formats.unsupported import refuse
+
+AGAIN = "Download or export it again."
+EMBEDDING = re.compile(r"bundle_emb\.(?P<bundled>[^.]{1,80})\.|(?P<token><[^<>]{1,80}>)$")
+UNKNOWN, INSIDE = "a name we do not know", "an embedding inside the file"
+MAX_CONFIG_BYTES = 1_000_000
+MOST_VALUES = 2**32  # of all weights that a file changes: Stable Diffusion XL has 3.4 billion
+
+
+@dataclass(frozen=True)
+class Module:
+    """One adapter as it lies in the file. kind as in delta.Adapter; tensors: {role: tensor name}; rank 0 where it has none.
+
+    Beside the roles of delta.Adapter there are PEFT's own "magnitude", "bias", "oft_R" and "ia3_l": unpack.py turns them into
+    those. factor: a scale of the kinds that keep no alpha which could carry it. shape: that of the weight, as in shapes.py.
+    terms: those of the series in which PEFT unrolled the rotations of an "oft_R", 0 where it did not.
+    """
+    kind: str
+    tensors: dict[str, str]
+    rank: int
+    alpha: float
+    shape: Weight
+    factor: float = 1.0
+    terms: int = 0
+
+    @property
+    def scale(self) -> float:
+        """What the change is multiplied by before any strength."""
+        return self.factor * (self.alpha / self.rank if self.rank else 1.0)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A readable file. families: those it can belong to; ignored: (tensor name, reason); notes: sentences."""
+    dialect: str
+    spelling: str
+    modules: dict[str, Module]
+    families: tuple[str, ...]
+    ignored: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+
+    @property
+    def rank(self) -> int:
+        """The largest rank, 0 where no module has one."""
+        return max(module.rank for module in self.modules.values())
+
+    @property
+    def kind(self) -> str:
+        """"LoRA", "LoCon" (a LoRA with convolutions), "DoRA", "LoHa"...; several are joined, the most frequent first."""
+        counts = Counter(title(module) for module in self.modules.values())
+        if counts["LoCon"]:
+            counts["LoCon"] += counts.pop("LoRA", 0)
+        return " + ".join(sorted(counts, key=lambda name: (-counts[name], name)))
+
+
+def title(module: Module) -> str:
+    """The name of one module's kind."""
+    if {"dora_scale", "magnitude"} & module.tensors.keys():
+        return "DoRA" if module.kind == "lora" else f"{TITLES[module.kind]} with DoRA"
+    if module.kind == "lora" and len(module.shape) == 4 and module.shape[2:] != (1, 1):
+        return "LoCon"
+    if module.kind == "full":
+        return "replacement" if "set" in module.tensors else "norm difference" if len(module.shape) == 1 else TITLES["full"]
+    return TITLES[module.kind]
+
+
+def opened_lora(path: Path) -> tuple[Header, bytearray, Layout]:
+    """Header, a copy of the tensor bytes and the layout of a LoRA file. Raises UserError for anything else."""
+    found = header(path)
+    if found.file_bytes > MAX_FILE_BYTES:
+        layout(Path(path).name, found)  # by its names alone it may be something else than a LoRA, and says so
+    found, data = contents(Path(path))
+    found = with_config(Path(path), found)
+    return found, data, layout(Path(path).name, found, data)
+
+
+def told(path: Path) -> dict[str, str]:
+    """The metadata of a file with what PEFT told beside it, for a copy that must stand alone. Raises UserError."""
+    found = header(Path(path))
+    whole = with_config(Path(path), found).metadata
+    return whole if whole == found.metadata else whole | {"lora_adapter_metadata": needed(whole["lora_adapter_metadata"])}
+
+
+def with_config(path: Path, found: Header) -> Header:
+    """The header with what PEFT's save_pretrained told beside the file: it keeps alpha in adapter_config.json alone."""
+    beside = path.with_name("adapter_config.json")
+    if "lora_adapter_metadata" in found.metadata or not any(key.startswith("base_model.") for key in found.tensors):
+        return found
+    try:
+        if not beside.is_file() or beside.stat().st_size > MAX_CONFIG_BYTES:
+            return found
+        with storage.open_regular(beside) as file:
+            told = file.read(MAX_CONFIG_BYTES).decode("utf-8", "replace")
+    except OSError as error:
+        raise UserError(f"adapter_config.json beside {path.name} could not be read ({error.strerror}).",
+                        "It says how strong the LoRA is: check the file.") from error
+    return replace(found, metadata=found.metadata | {"lora_adapter_metadata": told})
+
+
+def layout(name: str, found: Header, data: bytes | bytearray | None = None) -> Layout:
+    """Understand the file `name`. Without `data` (a scan of headers) values count for nothing: alphas are taken as the ranks.
+
+    Raises UserError for other kinds of files, unknown kinds of LoRA and parts that do not fit each other.
+    """
+    names = numbered(name, found) if cloneofsimo.positional(found.tensors) else spell(list(found.tensors))
+    refuse(name, found, names)
+    refuse_size(name, found.file_bytes)
+    empty = without_values(name, found, names)
+    reader = Reader(name, found, data, configs_of(found.metadata), names.dialect, notes=[*repairs(names), *empty])
+    modules = second_encoder({path: reader.module(path, parts) for path, parts in names.modules.items()}, reader.notes)
+    if names.dialect == "cloneofsimo":
+        refuse_other_order(name, modules)
+    reader.notes += contradictions(found.metadata, modules, reader.alphas)
+    if (claimed := sum(values(module.shape) for module in modules.values())) > MOST_VALUES:
+        raise UserError(f"{name} claims to change {claimed / 1e9:.0f} billion weights, more than any base has.", AGAIN)
+    ignored = names.repeated | {key: INSIDE if EMBEDDING.match(key) else UNKNOWN for key in names.unknown}
+    return Layout(names.dialect, names.spelling, modules, families(modules), tuple(ignored.items()),
+                  tuple(dict.fromkeys([*reader.notes, *left_out(ignored)])))
+
+
+def repairs(names: Spelled) -> list[str]:
+    """Sentences about what was mended in the names."""
+    return [f"{count} names had {what}: read as they were meant." for what, count in names.repairs.items()]
+
+
+def left_out(ignored: dict[str, str]) -> list[str]:
+    """Sentences about tensors that are not read, {name: reason}."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in ignored.items():
+        by_reason.setdefault(reason, []).append(name)
+    embeddings = {match["bundled"] or match["token"] for name in by_reason.pop(INSIDE, ()) if (match := EMBEDDING.match(name))}
+    notes = [f"{len(names)} {'tensor is' if len(names) == 1 else 'tensors are'} left out: {reason} ({names[0][:80]})."
+             for reason, names in by_reason.items()]
+    if embeddings:
+        some = ", ".join(sorted(embeddings)[:5])
+        notes.append(f"It carries the embeddings {some}, which are left out." if len(embeddings) > 1
+                     else f"It carries the embedding {some}, which is left out.")
+    return notes
+
+
+def without_values(name: str, found: Header, names: Spelled) -> list[str]:
+    """Take modules of rank 0 out of `names`, and say so. Raises UserError when nothing else is in the file."""
+    empty = {path for path, parts in names.modules.items() if any(0 in found.tensors[key][1] for key in parts.values())}
+    if not empty:
+        return []
+    if len(empty) == len(names.modules):
+        raise UserError(f"{name} changes nothing: the rank of every layer is 0.", AGAIN)
+    for path in empty:
+        names.modules.pop(path)
+    return [f"{len(empty)} {'layer has' if len(empty) == 1 else 'layers have'} the rank 0 and change nothing ({min(empty)})."]
+
+
+def contradictions(metadata: dict[str, str], modules: dict[str, Module], alphas: bool) -> list[str]:
+    """A sentence for the rank and the alpha that the metadata tells but no tensor has. alphas: whether tensors tell alpha."""
+    found = []
+    for key, title, there in (("ss_network_dim", "rank", {module.rank for module in modules.values() if module.rank}),
+                              ("ss_network_alpha", "alpha", {module.alpha for module in modules.values() if module.rank})):
+        try:
+            told = float(metadata.get(key, ""))
+        except ValueError:
+            continue                                           # "Dynamic", "None" or nothing at all
+        known = there if math.isfinite(told) and (title == "rank" or alphas) else ()
+        if known and not any(math.isclose(told, value, rel_tol=1e-2) for value in known):
+            found.append(f"Its metadata tells the {title} {told:g}, its tensors have {span(there)}: the tensors count.")
+    return found
+
+
+def span(values: set[float]) -> str:
+    return f"{min(values):g}" if len(values) == 1 else f"{min(values):g} to {max(values):g}"
+
+
+def numbered(name: str, found: Header) -> Spelled:
+    """The names of a positional file, in the order of modules whose widths it has."""
+    try:
+        orders = [cloneofsimo.places(found.tensors, found.metadata, order) for order in cloneofsimo.ORDERS]
+    except ValueError as error:
+        raise UserError(f"{name} is an old positional LoRA (cloneofsimo) that cannot be read: {error}.",
+                        "Convert it where it was made.") from error
+    places = max(orders, key=lambda places: positional_fit(found, places))
+    names = Spelled("cloneofsimo", "cloneofsimo (positional)")
+    for key in found.tensors:
+        if key not in places:
+            names.unknown.append(key)
+            continue
+        path, half = places[key]
+        names.modules.setdefault(path, {})[half] = key
+    return names
+
+
+def positional_fit(found: Header, places: dict[str, tuple[str, str]]) -> int:
+    """How many numbered tensors have the width that Stable Diffusion 1.x or 2.x has at their place."""
+    def fitting(table: Table) -> int:
+        return sum(found.tensors[key][1][half == "down"] == table[path][half == "down"]
+                   for key, (path, half) in places.items() if path in table and len(found.tensors[key][1]) == 2)
+    return max(fitting(family_table(family)) for family in ("sd1", "sd2"))
+
+
+def second_encoder(modules: dict[str, Module], notes: list[str]) -> dict[str, Module]:
+    """Paths of the second text encoder for one that was saved alone, whose names do not tell: its widths are SDXL's "te2"."""
+    turned = {path.replace("te1:", "te2:"): module for path, module in modules.items()}
+    if any(not path.startswith("te1:") for path in modules) or len(matching(turned, family_table("sdxl"))) < len(turned) \
+            or any(matching(modules, family_table(family)) for family in FAMILIES):
+        return modules
+    notes.append("It was read as a LoRA of SDXL's second text encoder, by its widths.")
+    return turned
+
+
+def refuse_other_order(name: str, modules: dict[str, Module]) -> None:
+    """A positional file is right only when every width is the one its place must have. Raises UserError."""
+    tables = [family_table(family) for family in ("sd1", "sd2")]
+    if not any(len(matching(modules, table)) == len(modules) for table in tables):
+        raise UserError(f"{name} is an old positional LoRA (cloneofsimo) whose order is not that of Stable Diffusion 1.x or 2.x.",
+                        "Convert it where it was made.")
+
+
+@dataclass
+class Reader:
+    """One file on its way from names to modules. dialect: what a missing alpha means there; notes: grows.
+
+    alphas: whether a tensor told an alpha.
+    """
+    name: str
+    found: Header
+    data: bytes | bytearray | None
+    configs: dict[str, Config]
+    dialect: str
+    notes: list[str]
+    alphas: bool = False
+
+    def module(self, path: str, parts: dict[str, str]) -> Module:
+        """One module from its parts {part: tensor name}. Raises UserError when they do not fit."""
+        shapes = {part: self.found.tensors[key][1] for part, key in parts.items()}
+        if odd := [part for part, key in parts.items() if part not in NUMBERS and self.found.tensors[key][0] not in FLOATS]:
+            raise UserError(f"{self.name} is damaged: the {odd[0]} of {path} holds whole numbers.", AGAIN)
+        try:
+            on_input = bool(self.number(parts["on_input"])) if self.data and "on_input" in parts else None
+            kind, roles, rank, weight = understood(shapes, on_input)
+            tensors = {role: parts[part] for part, role in roles.items()}
+            return self.scaled(Module(kind, tensors, rank, float(rank), weight), path, parts)
+        except ValueError as error:
+            raise UserError(f"{self.name} is damaged or incomplete: {path} {error}.", AGAIN) from error
+
+    def scaled(self, module: Module, path: str, parts: dict[str, str]) -> Module:
+        """The module with its alpha: of a tensor, else of the configuration, else the rank. ValueError for useless ones."""
+        rank = module.rank
+        if "scale" in parts:                                   # A1111 takes it in place of alpha / rank
+            factor = self.number(parts["scale"]) if self.data else 1.0
+            if factor != 1 and (module.kind == "oft" or "set" in module.tensors):
+                raise ValueError(f"has a scale of its own, {factor:g}, which its kind has no place for")
+            return replace(module, alpha=factor * rank) if rank else replace(module, factor=factor)
+        if "alpha" in parts:
+            self.alphas = self.data is not None
+            alpha = self.number(parts["alpha"]) if self.data else 0.0
+            if alpha < 0:
+                raise ValueError(f"has the alpha {alpha}")
+            if self.data and alpha == 0 and rank:
+                self.notes.append("alpha is 0: read as the rank")
+            return replace(module, alpha=alpha if module.kind == "oft" else alpha or float(rank))
+        part, _, name = diffusers_name(path).partition(".")
+        config = self.configs.get(part) or self.configs.get("")
+        if "oft_R" in parts:
+            return replace(module, alpha=0.0, terms=config.series if config else SERIES)
+        if config and module.kind in ("lora", "loha", "lokr"):
+            told = config.alpha(name, rank or config.rank(name))
+            if told is not None and rank:
+                return replace(module, alpha=told)
+            if told is not None and config.rank(name):
+                return replace(module, factor=told / config.rank(name))
+        if rank and self.dialect == "kohya":
+            self.notes.append("alpha is missing: read as the rank")
+        elif rank and any(key.startswith("base_model.") for key in parts.values()):
+            self.notes.append("alpha is not told: PEFT keeps it in adapter_config.json, which is not beside the file; "
+                              "read as the rank")
+        return module
+
+    def number(self, key: str) -> float:
+        """The one value of a tensor. Raises ValueError unless it is one, and finite."""
+        values = array(self.found, self.data, key)
+        if values.size != 1 or not math.isfinite(values.reshape(-1)[0]):
+            role = key.rpartition(".")[2]
+            raise ValueError(f"has a{'n' * (role[0] in 'aeiou')} {role} that is not one number")
+        return float(values.reshape(-1)[0])
+
+
+def families(modules: dict[str, Module]) -> tuple[str, ...]:
+    """The families a file can belong to: by the width of its cross-attention, else those whose modules it fits best."""
+    widths = {module.shape[1] for path, module in modules.items()
+              if path.endswith(("attn2.to_k", "attn2.to_v")) and ":" not in path and len(module.shape) > 1} - {None}
+    if widths:
+        return (WIDTHS[widths.pop()],) if len(widths) == 1 and widths <= WIDTHS.keys() else ()
+    counts = {family: len(matching(modules, family_table(family))) for family in FAMILIES}
+    best = max(counts.values())
+    return tuple(family for family, count in counts.items() if count == best and count)
+
+
+def matching(modules: dict[str, Module], table: Table) -> list[str]:
+    """The paths that `table` has with a weight that the module fits."""
+    return [path for path, module in modules.items() if path in table and fits(module.shape, table[path])]

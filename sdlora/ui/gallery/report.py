@@ -1,0 +1,147 @@
+"""The report of one style file, what the artist writes about it, and its download in another form.
+
+Knows nothing about torch or how a file is read: the drawing process reports, this module says it in the artist's words.
+"""
+
+from pathlib import Path
+
+from sdlora.base.catalog import list_bases
+from sdlora.errors import UserError
+from sdlora.jobs import desk
+from sdlora.library import index
+from sdlora.storage import confine
+from sdlora.ui import gallery_words, words
+from sdlora.ui.gallery.rpc import Question, asking
+from sdlora.ui.validation import an_id, fields, guarded_server, one_of, text
+
+MOST_LISTED = 200
+
+
+def asked(data: object) -> dict:
+    """A style id -> the payload of the question for its report."""
+    entry = index.find(an_id(data, "style"))
+    return {"id": entry.id, "file": str(entry.path)}
+
+
+def told(answer: desk.Answer) -> dict:
+    """The report as gallery.js shows it: rows of facts, a bar per block, problems, what was left out, fields to fill."""
+    found = answer.result
+    entry = index.find(found["id"])
+    return {
+        "rows": rows(found),
+        "bars": bars(found.get("blocks") or {}),
+        "bars_title": gallery_words.REPORT_BARS,
+        "problems": [*found["problems"], *twins(entry)],
+        "ignored": [f"{each['name']}: {each['reason']}" for each in found["ignored"][:MOST_LISTED]],
+        "ignored_title": gallery_words.REPORT_IGNORED.format(count=len(found["ignored"])),
+        "fields": facts_of(entry),
+        "about": about(found["metadata"]),
+        "about_title": gallery_words.ABOUT_TITLE,
+        "private": gallery_words.PRIVATE.format(count=len(found["private"])) if found["private"] else "",
+        "ways": [{"key": key, "label": label} for key, label in gallery_words.DOWNLOADS.items()],
+    }
+
+
+def twins(entry: index.LoraEntry) -> list[str]:
+    """A sentence for every other file of the shelf that holds the very same tensors."""
+    same = next((group for group in index.duplicates() if entry.id in {each.id for each in group}), [])
+    return [gallery_words.TWIN.format(name=each.name) for each in same if each.id != entry.id]
+
+
+def rows(found: dict) -> list[tuple[str, str]]:
+    """Facts in the order an artist asks for them."""
+    family = found["family"]
+    families = [family] if isinstance(family, str) else list(family)
+    parts = ", ".join(
+        gallery_words.REPORT_PART.format(part=part.upper(), **count) for part, count in found["parts"].items() if count["modules"]
+    )
+    acting = gallery_words.REPORT_OF.format(matched=found["matched"], modules=found["modules"], parts=parts)
+    listed = [
+        (gallery_words.REPORT_MATCHED, acting),
+        (gallery_words.REPORT_FAMILY, ", ".join(words.FAMILIES.get(each, each) for each in families) or "–"),
+        (gallery_words.REPORT_KIND, f"{found['kind']} · {found['dialect']}"),
+        (gallery_words.REPORT_RANK, written(found.get("ranks") or found["rank"])),
+        (gallery_words.REPORT_ALPHA, written(found["alpha"])),
+        (gallery_words.REPORT_SCALE, written(found["effective_scale"])),
+        (gallery_words.REPORT_PUSH, f"{found['push'] or 0:.1%}"),
+        (gallery_words.REPORT_SIZE, gallery_words.MEGABYTES.format(size=found["file_bytes"] / 1e6)),
+    ]
+    return [(name, value) for name, value in listed if value]
+
+
+def written(value: object) -> str:
+    """A number or several as text; a long row by its ends."""
+    numbers = value if isinstance(value, list) else [value]
+    said = [f"{each:g}" for each in numbers if isinstance(each, int | float)]
+    return f"{said[0]} … {said[-1]}" if len(said) > 4 else ", ".join(said)
+
+
+def bars(blocks: dict[str, dict]) -> list[dict]:
+    """The size of the change per block relative to its weights, the highest bar full."""
+    pushes = {name: block["push"] or 0 for name, block in blocks.items()}
+    highest = max(pushes.values(), default=0) or 1
+    return [{"name": name, "text": f"{push:.1%}", "percent": round(100 * push / highest, 1)} for name, push in pushes.items()]
+
+
+def facts_of(entry: index.LoraEntry) -> list[dict]:
+    """What the artist may write about a file."""
+    known = {"name": entry.name, "trigger": entry.trigger, "tags": ", ".join(entry.tags), "notes": entry.notes}
+    return [
+        {"key": key, "label": label, "value": known[key], "most": 80 if key == "name" else 2000, "long": key == "notes"}
+        for key, label in gallery_words.FACTS.items()
+    ]
+
+
+def about(metadata: dict[str, str]) -> list[dict]:
+    """What may go out with a file that is given away, as it says now."""
+    keys = {"author": "modelspec.author", "licence": "modelspec.license", "consent": "sdlora_consent", "note": "sdlora_note"}
+    return [
+        {"key": key, "label": label, "value": metadata.get(keys[key], ""), "most": 2000, "long": key == "note"}
+        for key, label in gallery_words.ABOUT_FILE.items()
+    ]
+
+
+@guarded_server
+def keep_facts(data: object) -> dict:
+    """Called by gallery.js: [style id, {field: text}] -> {} once they are kept."""
+    style, facts = data if isinstance(data, list) and len(data) == 2 else (None, None)
+    entry = index.find(an_id(style, "style"))
+    said = {key: text(fields(facts).get(key)) for key in gallery_words.FACTS if key in fields(facts)}
+    if not said.get("name", entry.name):
+        raise UserError(gallery_words.NAME_EMPTY)
+    if said.get("name", entry.name) != entry.name:
+        index.rename(entry.id, said["name"])
+    tags = tuple(tag.strip() for tag in said.get("tags", "").split(",") if tag.strip())
+    index.annotate(entry.id, notes=said.get("notes", ""), tags=tags, trigger=said.get("trigger", entry.trigger))
+    return {}
+
+
+def conversion(data: object) -> dict:
+    """[style id, way, what may go out with it] -> the payload of the question for a file in another form."""
+    style, way, said = data if isinstance(data, list) and len(data) == 3 else (None, None, None)
+    entry = index.find(an_id(style, "style"))
+    return {
+        "file": str(entry.path),
+        "name": entry.name,
+        "base": next((base.spec for base in list_bases() if base.family == entry.family and not base.problem), ""),
+        "way": one_of(way, gallery_words.DOWNLOADS),
+        "about": {key: text(fields(said).get(key)) for key in gallery_words.ABOUT_FILE},
+        "cover": str(entry.thumbnail) if entry.thumbnail else "",
+    }
+
+
+def converted(answer: desk.Answer) -> dict:
+    """The file is there: the browser asks for it by the question's id."""
+    return {"made": answer.id, "note": answer.result.get("note", "")}
+
+
+def made(ask_id: object) -> Path:
+    """The file that was made for a question. Raises UserError."""
+    answer = desk.view(an_id(ask_id, "file"))
+    if answer.kind != "convert" or answer.state != "done":
+        raise UserError(words.CHOOSE_FIRST.format(what="file"))
+    return confine(answer.folder, str(answer.result["file"]))
+
+
+QUESTIONS = {"report": Question(asked, told), "convert": Question(conversion, converted)}
+SERVER = [keep_facts, *asking(QUESTIONS)]

@@ -1,0 +1,184 @@
+"""Getting another base model: only when the artist presses Download, with size, licence, progress and cancel.
+
+Knows nothing about the network: base/download.py fetches in a process of its own.
+"""
+
+import re
+import threading
+from dataclasses import dataclass, field
+
+import gradio as gr
+
+from sdlora import storage
+from sdlora.base import catalog, download
+from sdlora.base.catalog import BaseEntry, list_bases
+from sdlora.errors import UserError
+from sdlora.ui import words
+from sdlora.ui.theme import widget
+from sdlora.ui.validation import QUIET, TICK, an_id, guarded, report, silent, text
+
+
+@dataclass
+class Fetch:
+    """The one download of this web process."""
+
+    id: str
+    done: int = 0
+    total: int = 0
+    ended: bool = False
+    problem: str = ""
+    cancel: threading.Event = field(default_factory=threading.Event)
+
+
+current: list[Fetch] = []
+starting = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Bases:
+    hub: gr.Dropdown
+    facts: gr.Markdown
+    ask: gr.Button
+    fetch: gr.Button
+    cancel: gr.Button
+    progress: gr.HTML
+    timer: gr.Timer
+
+    @property
+    def shown(self) -> list:
+        return [self.progress, self.fetch, self.cancel, self.timer]
+
+
+def layout() -> Bases:
+    with gr.Accordion(words.GET_BASE, open=False, elem_id="get-base"):
+        gr.Markdown(words.GET_BASE_LEAD.format(folder=storage.home() / "bases"), elem_classes="quiet")
+        with gr.Row(elem_classes="row-end"):
+            hub = gr.Dropdown(
+                [(known.title, known.id) for known in catalog.KNOWN.values()],
+                value=next(iter(catalog.KNOWN)),
+                label=words.HUB,
+                info=words.HUB_INFO,
+                allow_custom_value=True,
+                scale=3,
+                elem_id="hub",
+            )
+            ask = gr.Button(words.ASK_BASE, scale=0, min_width=220)
+            fetch = gr.Button(words.DOWNLOAD_BASE, scale=0, min_width=120, elem_id="fetch-base")
+        facts = gr.Markdown(told_known(next(iter(catalog.KNOWN))), elem_classes="quiet", elem_id="hub-facts")
+        progress = widget("progress", elem_id="fetch-progress")
+        cancel = gr.Button(words.CANCEL_DOWNLOAD, visible=False, size="sm", scale=0)
+    return Bases(hub, facts, ask, fetch, cancel, progress, gr.Timer(1.0, active=False))
+
+
+def connect(act: Bases, base: gr.Dropdown) -> None:
+    act.hub.change(guarded(about_known), act.hub, act.facts, **QUIET)
+    act.ask.click(guarded(about), act.hub, act.facts, api_visibility="private")
+    act.fetch.click(guarded(begin), act.hub, act.shown, **QUIET)
+    act.cancel.click(guarded(stop), None, None, **QUIET)
+    act.timer.tick(silent(look), None, [*act.shown, base], **TICK)
+
+
+def usable_bases() -> list[BaseEntry]:
+    return [base for base in list_bases() if not base.problem]
+
+
+def base_choices() -> list[tuple[str, str]]:
+    """The menu: title and our id."""
+    return [(base.title, base.id) for base in usable_bases()]
+
+
+def base_of(base_id: object) -> BaseEntry:
+    """The base with this id; raises UserError."""
+    known = {base.id: base for base in usable_bases()}
+    key = an_id(base_id, "base model")
+    if key not in known:
+        raise UserError(words.CHOOSE_FIRST.format(what="base model"))
+    return known[key]
+
+
+def an_owner_name(value: object) -> str:
+    """A hub id "owner/name"; raises UserError for anything else, a path or an address among them."""
+    wanted = text(value, 200)
+    if not catalog.HUB_ID.fullmatch(wanted) or ".." in wanted:
+        raise UserError(words.NOT_A_HUB_ID)
+    return wanted
+
+
+def told_known(hub_id: str) -> str:
+    known = catalog.KNOWN.get(hub_id)
+    return (
+        words.HUB_FACTS.format(title=known.title, size=known.file_bytes / 1e9, licence=known.licence)
+        if known
+        else words.HUB_UNKNOWN
+    )
+
+
+def about_known(hub_id: object) -> str:
+    return told_known(text(hub_id, 200))
+
+
+def about(hub_id: object) -> str:
+    """Ask the hub (the artist pressed for it) what a download would bring."""
+    offer = download.about(an_owner_name(hub_id))
+    return words.HUB_FACTS.format(title=offer.id, size=offer.file_bytes / 1e9, licence=re.sub(r"[^\w .+-]", "", offer.licence))
+
+
+def begin(hub_id: object) -> tuple:
+    """Start the download in the background; a second press while one runs does nothing."""
+    wanted = an_owner_name(hub_id)
+    with starting:
+        if not current or current[-1].ended:
+            current[:] = [Fetch(wanted)]
+            threading.Thread(target=fetch, args=(current[0],), daemon=True).start()
+    return look()[:4]
+
+
+def fetch(job: Fetch) -> None:
+    """Runs in its own thread: fetch, then put the base on the menu."""
+
+    def progress(done: int, total: int) -> None:
+        job.done, job.total = done, total
+
+    try:
+        download.download(job.id, progress, job.cancel.is_set)
+        catalog.add_base(job.id)
+    except UserError as error:
+        job.problem = str(error)
+    except Exception as error:  # noqa: BLE001 a thread has nobody else to tell
+        job.problem = words.BUG.format(code=report(error))
+    finally:
+        job.ended = True
+
+
+def stop() -> None:
+    if current:
+        current[-1].cancel.set()
+
+
+def look() -> tuple:
+    """Updates of progress, buttons, timer and the base menu."""
+    if not current:
+        return gr.HTML(data={}), gr.Button(interactive=True), gr.Button(visible=False), gr.Timer(active=False), gr.skip()
+    job = current[-1]
+    percent = 100 * job.done / job.total if job.total else 0
+    told = {
+        "state": "running",
+        "title": words.FETCHING.format(name=job.id),
+        "bar": True,
+        "percent": round(percent, 1),
+        "left": words.OF_GB.format(done=job.done / 1e9, total=job.total / 1e9) if job.total else words.ASKING,
+    }
+    if job.ended:
+        told = {
+            "state": "failed" if job.problem else "done",
+            "title": words.NOT_FETCHED if job.problem else words.FETCHED.format(name=job.id),
+            "note": job.problem,
+        }
+    menu = gr.Dropdown(choices=base_choices()) if job.ended and not job.problem else gr.skip()
+    return (
+        gr.HTML(data=told),
+        gr.Button(interactive=job.ended),
+        gr.Button(visible=not job.ended),
+        gr.Timer(active=not job.ended),
+        menu,
+    )
