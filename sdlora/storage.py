@@ -14,12 +14,13 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 import time
 import unicodedata
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import platformdirs
 
@@ -196,6 +197,20 @@ def write_atomic(path: Path, content: bytes | Callable[[Path], object]) -> Path:
     return path
 
 
+def write_cached(path: Path, content: bytes) -> None:
+    """Write a file of the cache whole for readers beside us, but without fsync: 2,000 of them took 16 s with it.
+
+    A reader must check whether the file survived a power cut. Raises OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{threading.get_ident()}-{time.monotonic_ns()}")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_folder(path: Path, fill: Callable[[Path], object]) -> Path:
     """Make a folder whole or not at all: `fill` fills a temporary one beside it, then it gets its name.
 
@@ -269,13 +284,13 @@ def spawn(arguments: list[str], log: Path) -> subprocess.Popen:
                         "Close other programs, then try again.") from error
 
 
-def child_process(arguments: list[str]) -> tuple[list[str], dict[str, object]]:
+def child_process(arguments: list[str]) -> tuple[list[str], dict[str, Any]]:
     """(command, options for Popen) of a Python process that runs this code. arguments: what follows `python -P`."""
     source = Path(__file__).resolve().parents[1]
     environment = dict(os.environ)
     if "site-packages" not in source.parts:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(source), os.environ.get("PYTHONPATH")]))
-    options: dict[str, object] = {"env": environment}
+    options: dict[str, Any] = {"env": environment}
     if os.name == "nt":
         options["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
     return [sys.executable, "-P", *arguments], options
@@ -286,7 +301,7 @@ def write_json(path: Path, value: object) -> Path:
     return write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False).encode())
 
 
-def read_json(path: Path) -> object:
+def read_json(path: Path) -> Any:
     """Read one of our own JSON files, or of another program's; a damaged or huge one is a UserError that names it."""
     try:
         with open_regular(path) as handle:

@@ -15,12 +15,11 @@ from typing import BinaryIO
 
 from sdlora.dataset.captions import MAX_CAPTION_BYTES, MAX_METADATA_BYTES
 from sdlora.dataset.encoding import LABELS, NAME_CODECS, plausible_readings
-from sdlora.dataset.kept import store
 from sdlora.dataset.listing import MAX_FILES, MAX_PICTURES, Listing, Skipped, is_picture, set_apart, shown
 from sdlora.dataset.metadata import SUFFIXES as TABLES
 from sdlora.dataset.picture import MAX_BYTES, SUFFIXES
 from sdlora.errors import UserError
-from sdlora.storage import MAX_NAME, clean_text, open_regular, place, read_json, write_json
+from sdlora.storage import MAX_NAME, clean_text, open_regular, place, read_json, write_cached, write_json
 
 MAX_TEXTS = 3 * MAX_PICTURES
 MAX_DIRECTORY_BYTES = 8 * 2**20  # the zip's own table of contents
@@ -76,7 +75,7 @@ def is_stored(file: Path, size: int) -> bool:
 def keep(file: Path, data: bytes) -> None:
     """Write an entry into the cache; `is_stored` tells later whether it is still whole."""
     try:
-        store(file, data)
+        write_cached(file, data)
     except OSError as error:
         raise UserError(f"The zip could not be unpacked to {file.parent} ({error.strerror or error}).",
                         "Free some disk space, then try again.") from error

@@ -15,10 +15,9 @@ import pillow_heif
 from PIL import Image
 
 from sdlora.dataset.crop import square_crop
-from sdlora.dataset.kept import store
 from sdlora.dataset.picture import glimpse, read_bytes, read_picture, shown_name
 from sdlora.errors import UserError
-from sdlora.storage import home
+from sdlora.storage import home, write_cached
 
 DECODER = f"1 {PIL.__version__} {pillow_heif.__version__}"
 ROOM_BYTES = 2**30  # for squares: 340 at 1024 px
@@ -88,7 +87,7 @@ def forget_squares() -> None:
 def keep(path: Path, content: bytes) -> None:
     """Write an entry if the disk allows it."""
     try:
-        store(path, content)
+        write_cached(path, content)
     except OSError:
         pass  # it would only have saved time; what needs the disk says so itself
 
