@@ -30,6 +30,7 @@ TEMPORARY = ".sdlora-tmp-"
 FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 CACHE_BYTES = 5 * 2**30  # of HOME/cache: what was not used for the longest time goes first
 MAX_NAME = 80
+PICKLES = {".ckpt", ".pt", ".pth", ".bin", ".pkl"}  # never opened: a pickle can run a program
 MAX_JSON_BYTES = 64 * 2**20  # the set.json of 2,000 pictures has 1 MB
 JOINERS = "\u200c\u200d"
 OPEN_FLAGS = ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY")  # each where the system has it

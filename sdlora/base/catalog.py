@@ -17,25 +17,7 @@ from sdlora.base.download import HUB_ID
 from sdlora.base.download import about as about
 from sdlora.base.download import download as download
 from sdlora.errors import UserError
-
-
-@dataclass(frozen=True)
-class Family:
-    """A kind of Stable Diffusion. `width`: channels of the text states its UNet attends to; `resolution` in px."""
-    key: str
-    title: str
-    width: int
-    resolution: int
-    tokens: int
-
-
-FAMILIES = {family.key: family for family in (
-    Family("mini", "Mini", 128, 128, 32),
-    Family("sd1", "Stable Diffusion 1.x", 768, 512, 77),
-    Family("sd2", "Stable Diffusion 2.x", 1024, 768, 77),
-    Family("sdxl", "Stable Diffusion XL", 2048, 1024, 77),
-)}
-WIDTHS = {family.width: family.key for family in FAMILIES.values()}
+from sdlora.families import FAMILIES, WIDTHS, Family
 
 
 @dataclass(frozen=True)
@@ -55,7 +37,6 @@ KNOWN = {known.id: known for known in (
     Known("stabilityai/stable-diffusion-xl-base-1.0", "Stable Diffusion XL 1.0", "sdxl", 6_940_000_000, "Open RAIL++-M"),
 )}
 
-PICKLES = {".ckpt", ".pt", ".pth", ".bin", ".pkl"}
 LDM_UNET = "model.diffusion_model."
 LDM_WIDTH = (  # the first cross-attention: SD 1 and 2 attend in their first block, SDXL in its second
     LDM_UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight",
@@ -151,7 +132,7 @@ def resolve(spec: str) -> Path:
     if spec == "mini":
         return storage.shipped("assets", "mini")
     path = Path(spec).expanduser()
-    if path.suffix.lower() in PICKLES and (path.exists() or not HUB_ID.fullmatch(spec)):
+    if path.suffix.lower() in storage.PICKLES and (path.exists() or not HUB_ID.fullmatch(spec)):
         raise UserError(f"{path.name} is a pickle file: opening it could run a program hidden inside.",
                         "Get the .safetensors version of this model.")
     if path.is_dir():

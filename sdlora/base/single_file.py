@@ -17,6 +17,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from sdlora import storage
 from sdlora.base import catalog
 from sdlora.errors import UserError
+from sdlora.families import Family
 
 UNET, VAE = catalog.LDM_UNET, "first_stage_model."
 TEXT = {  # family -> [(part, class, key prefix in the file)]
@@ -43,7 +44,7 @@ class Opened:
         yield from (model for model in (*self.text_encoders, self.vae, self.unet) if model is not None)
 
 
-def open_parts(path: Path, family: catalog.Family, parts: Sequence[str], dtype: torch.dtype) -> Opened:
+def open_parts(path: Path, family: Family, parts: Sequence[str], dtype: torch.dtype) -> Opened:
     """The asked-for parts of a single file, in `dtype` (VAE fp32). Raises UserError when the file lacks one."""
     if family.key not in TEXT:
         raise UserError(f"{path.name} is a single file of the {family.title} family, which is opened as a folder.",
@@ -94,7 +95,7 @@ def read_tensors(path: Path, prefix: str, part: str) -> dict[str, Tensor]:
     return found
 
 
-def correct_prediction(path: Path, family: catalog.Family, opened: Opened) -> None:
+def correct_prediction(path: Path, family: Family, opened: Opened) -> None:
     """Set what tensor shapes do not tell: epsilon or v, and the resolution of a 2.x model.
 
     A "v_pred" tensor ("ztsnr" beside it) marks XL models trained on v; modelspec metadata is believed. For 2.x the

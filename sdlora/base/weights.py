@@ -151,7 +151,7 @@ def fill(weights: Weights, changed: Iterable[tuple[str, Tensor]], folder: Path, 
     kept = {file for part in source.iterdir() if part.is_dir() for file in catalog.weight_files(part)} - ours
     for file in sorted(source.rglob("*")):
         target = folder / file.relative_to(source)
-        heavy = file.suffix.lower() in {".safetensors", *catalog.PICKLES, ".msgpack", ".onnx"}
+        heavy = file.suffix.lower() in {".safetensors", *storage.PICKLES, ".msgpack", ".onnx"}
         if file.is_file() and (file in kept or not heavy):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)

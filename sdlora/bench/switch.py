@@ -24,10 +24,10 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 
 from sdlora import storage
-from sdlora.base.catalog import FAMILIES
 from sdlora.base.load import Base, frozen, load_base, pick_device
 from sdlora.bench import sides, timed
 from sdlora.draw.apply import Applied
+from sdlora.families import FAMILIES
 from sdlora.lora.formats import reading as lora_file
 from sdlora.lora.math.blend import Ingredient
 from sdlora.lora.math.delta import Adapter, Adapters

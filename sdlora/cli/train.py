@@ -11,6 +11,7 @@ import typer
 
 from sdlora.cli.files import check_out
 from sdlora.errors import DiskFull, UserError
+from sdlora.families import FAMILIES
 
 if TYPE_CHECKING:
     from sdlora.config import TrainConfig
@@ -159,7 +160,7 @@ def settle(images: Path, base: str, preset: str, sets: list[str], **chosen: obje
     family = catalog.read_family(found).key
     # a run may be continued from another folder: paths are kept whole
     values["base"] = str(found) if base != "mini" and Path(base).expanduser().exists() else base
-    side = from_preset(preset, family, 1, **values).resolution or catalog.FAMILIES[family].resolution
+    side = from_preset(preset, family, 1, **values).resolution or FAMILIES[family].resolution
     dataset = read_dataset(images, trigger=str(values.get("trigger", "")), default_caption=str(values.get("default_caption", "")),
                            side=side)
     return from_preset(preset, family, len(dataset.examples), **values), dataset, family

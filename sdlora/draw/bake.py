@@ -16,6 +16,7 @@ from sdlora.base import catalog
 from sdlora.base.weights import Weights, write_copy
 from sdlora.config import LoraChoice
 from sdlora.errors import UserError
+from sdlora.families import FAMILIES
 from sdlora.lora.formats.reading import LoraFile, read
 from sdlora.lora.math import blocks
 from sdlora.lora.math.blend import Ingredient, bias_change, change, parts_of, rounded
@@ -126,8 +127,8 @@ def check_form(base: Path, out: Path) -> None:
 def refuse_misfit(name: str, found: LoraFile, weights: Weights) -> None:
     """Raises UserError for a LoRA of another family, or of another build of mini."""
     if found.families and weights.family not in found.families:
-        titles = " or ".join(catalog.FAMILIES[family].title for family in found.families)
-        raise UserError(f"{name} was made for {titles}, and {weights.path.name} is {catalog.FAMILIES[weights.family].title}.",
+        titles = " or ".join(FAMILIES[family].title for family in found.families)
+        raise UserError(f"{name} was made for {titles}, and {weights.path.name} is {FAMILIES[weights.family].title}.",
                         "Choose a base of the family the LoRA was made for.")
     if weights.family == "mini":
         refuse_other_build(found.metadata, catalog.identity(weights.path), name)

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sdlora.base.catalog import FAMILIES, WIDTHS
 from sdlora.base.load import Base
 from sdlora.errors import UserError
+from sdlora.families import FAMILIES, WIDTHS
 from sdlora.lora.math.delta import Adapter, Adapters, delta, shape_of
 
 BIAS = "|bias"  # after the path of a module: its bias, not its weight

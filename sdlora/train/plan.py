@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import disk_usage
 
-from sdlora.base.catalog import FAMILIES
 from sdlora.config import TrainConfig
 from sdlora.dataset.captions import TRIGGER
 from sdlora.draw import grammar
 from sdlora.errors import UserError
+from sdlora.families import FAMILIES
 from sdlora.storage import home, write_json
 
 SAMPLING_SHARE = 0.2

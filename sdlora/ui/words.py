@@ -191,7 +191,6 @@ NO_STYLE_YET = "There is no style to try yet. Train one above, or add a style fi
 BASE_AUTO = "The one the styles were made on"
 DOWNLOAD_ALL = "Download all these pictures"
 DELETED = "Deleted."
-FAMILIES = {"mini": "Mini", "sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x", "sdxl": "Stable Diffusion XL"}
 FACT_TITLE = "{name}: settings"
 FACT_STATE, FACT_BEGUN, FACT_PICTURES, FACT_PROBLEM, FACT_SKIPPED = "State", "Begun", "Pictures", "What happened", "Left out"
 FACT_HELD = " ({name} kept out)"

@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from sdlora import storage
-from sdlora.base import catalog, single_file
+from sdlora.base import single_file
 from sdlora.base.load import load_base
 from sdlora.errors import UserError
+from sdlora.families import FAMILIES, WIDTHS
 from tests.base.ldm_names import clip_names, open_clip_names, unet_names, vae_names
 
 PROMPTS = ["a photo of a cat", "", "a wide view of the old harbour " * 20]
@@ -88,7 +89,7 @@ def tiny_configs(both, tmp_path, monkeypatch):
     shutil.copytree(folder, tmp_path / "configs" / family, ignore=shutil.ignore_patterns("*.safetensors"))
     shutil.copytree(storage.shipped("assets", "configs", "clip_tokenizer"), tmp_path / "configs" / "clip_tokenizer")
     monkeypatch.setattr(single_file.storage, "shipped", lambda *parts: tmp_path.joinpath(*parts[1:]))
-    monkeypatch.setitem(catalog.WIDTHS, 32, family)
+    monkeypatch.setitem(WIDTHS, 32, family)
 
 
 def test_one_file_is_the_folder(both, tiny_configs):
@@ -182,7 +183,7 @@ def test_shipped_configurations_are_the_published_ones():
             vae = AutoencoderKL.from_config(AutoencoderKL.load_config(folder, subfolder="vae"))
         assert sum(p.numel() for p in unet.parameters()) == wanted
         assert sum(p.numel() for p in vae.parameters()) == 83_653_863
-        known = catalog.FAMILIES[family]
+        known = FAMILIES[family]
         assert unet.config.cross_attention_dim == known.width and unet.config.sample_size * 8 == known.resolution
         index = json.loads((folder / "model_index.json").read_text())
         assert all((folder / part).is_dir() for part in index if part in ("unet", "vae", "text_encoder", "text_encoder_2"))

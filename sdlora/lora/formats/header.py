@@ -27,7 +27,6 @@ RARE = ("F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F4", "F6_E2M3", "F6_E3M2", "C6
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 PLAIN = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "<i1",
          "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "<u1", "BOOL": "<u1"}
-PICKLES = {".pt", ".pth", ".ckpt", ".bin", ".pkl"}
 MAGIC = {b"\x1f\x8b": "a gzip archive", b"7z\xbc\xaf\x27\x1c": "a 7z archive", b"Rar!": "a RAR archive",
          b"\x28\xb5\x2f\xfd": "a zstd archive", b"\x89PNG": "a picture", b"\xff\xd8\xff": "a picture",
          b"RIFF": "a picture or sound", b"%PDF": "a PDF"}
@@ -81,7 +80,7 @@ def refuse_size(name: str, file_bytes: int) -> None:
 def opened(path: Path):
     """`path` opened for reading bytes; a missing one and a pickle by its name are UserErrors."""
     path = Path(path)
-    if path.suffix.lower() in PICKLES:
+    if path.suffix.lower() in storage.PICKLES:
         raise UserError(f"{path.name} is a pickle file: opening it could run a program hidden inside.",
                         CONVERT.format(name=path.name, stem=path.stem))
     try:

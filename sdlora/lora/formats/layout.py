@@ -11,11 +11,12 @@ from pathlib import Path
 
 from sdlora import storage
 from sdlora.errors import UserError
+from sdlora.families import FAMILIES, WIDTHS
 from sdlora.lora.formats import cloneofsimo
 from sdlora.lora.formats.dialects import Spelled, diffusers_name, spell
 from sdlora.lora.formats.header import FLOATS, MAX_FILE_BYTES, Header, array, contents, header, refuse_size
 from sdlora.lora.formats.kinds import NUMBERS, TITLES, Weight, fits, understood, values
-from sdlora.lora.formats.module_tables import FAMILIES, WIDTHS, Table, family_table
+from sdlora.lora.formats.module_tables import Table, family_table
 from sdlora.lora.formats.peft_config import SERIES, Config, configs_of, needed
 from sdlora.lora.formats.unsupported import refuse
 

@@ -8,9 +8,7 @@ from pathlib import Path
 
 from sdlora import storage
 
-Table = dict[str, tuple[int, ...]]                            # {canonical path: weight shape (out, in[, k, k])}
-WIDTHS = {128: "mini", 768: "sd1", 1024: "sd2", 2048: "sdxl"}  # input width of cross-attention to_k / to_v
-FAMILIES = tuple(WIDTHS.values())
+Table = dict[str, tuple[int, ...]]  # {canonical path: weight shape (out, in[, k, k])}
 
 
 @lru_cache(maxsize=8)

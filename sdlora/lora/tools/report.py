@@ -12,9 +12,10 @@ import numpy as np
 
 from sdlora import storage
 from sdlora.errors import UserError
+from sdlora.families import WIDTHS
 from sdlora.lora.formats.header import Header, array, header
 from sdlora.lora.formats.layout import Layout, matching, opened_lora
-from sdlora.lora.formats.module_tables import WIDTHS, Table, family_table, folder_table
+from sdlora.lora.formats.module_tables import Table, family_table, folder_table
 
 if TYPE_CHECKING:
     from sdlora.lora.math.delta import Tensor

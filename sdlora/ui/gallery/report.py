@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sdlora.base.catalog import list_bases
 from sdlora.errors import UserError
+from sdlora.families import family_title
 from sdlora.jobs import desk
 from sdlora.library import index
 from sdlora.storage import confine
@@ -58,7 +59,7 @@ def rows(found: dict) -> list[tuple[str, str]]:
     acting = gallery_words.REPORT_OF.format(matched=found["matched"], modules=found["modules"], parts=parts)
     listed = [
         (gallery_words.REPORT_MATCHED, acting),
-        (gallery_words.REPORT_FAMILY, ", ".join(words.FAMILIES.get(each, each) for each in families) or "–"),
+        (gallery_words.REPORT_FAMILY, ", ".join(family_title(each) for each in families) or "–"),
         (gallery_words.REPORT_KIND, f"{found['kind']} · {found['dialect']}"),
         (gallery_words.REPORT_RANK, written(found.get("ranks") or found["rank"])),
         (gallery_words.REPORT_ALPHA, written(found["alpha"])),

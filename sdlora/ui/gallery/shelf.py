@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
+from sdlora.families import FAMILIES, family_title
 from sdlora.library import index
 from sdlora.ui import gallery_words, lists, words
 from sdlora.ui.gallery import report
@@ -50,7 +51,7 @@ def layout() -> Shelf:
         query = gr.Textbox(
             show_label=False, placeholder=gallery_words.SEARCH, max_length=200, scale=4, min_width=220, elem_id="shelf-search"
         )
-        families = [(gallery_words.ALL_FAMILIES, ""), *((title, key) for key, title in words.FAMILIES.items())]
+        families = [(gallery_words.ALL_FAMILIES, ""), *((family.title, family.key) for family in FAMILIES.values())]
         family = gr.Dropdown(families, value="", show_label=False, scale=2, min_width=150, elem_id="shelf-family")
         sorts = [(title, key) for key, title in gallery_words.SORTS.items()]
         sort = gr.Dropdown(sorts, value="new", show_label=False, scale=2, min_width=150, elem_id="shelf-sort")
@@ -121,7 +122,7 @@ def cards_of(entries: Sequence[index.LoraEntry]) -> list[dict]:
 
 def card_of(entry: index.LoraEntry, title: str) -> dict:
     kind = gallery_words.KIND_RANK.format(kind=entry.kind, rank=entry.rank) if entry.rank else entry.kind
-    line = (words.FAMILIES.get(entry.family, entry.family), kind, gallery_words.MEGABYTES.format(size=entry.file_bytes / 1e6))
+    line = (family_title(entry.family), kind, gallery_words.MEGABYTES.format(size=entry.file_bytes / 1e6))
     return {
         "id": entry.id,
         "title": title,
@@ -156,7 +157,7 @@ def read_shelf(query: str, sort: str, most: int, only: dict[str, object]) -> dic
 def show(*looking: object, undo: dict | None = None) -> gr.HTML:
     """The shelf as it is now. `looking`: words, family, sort, starred only, place, how many; `undo`: what can be brought back."""
     query, family, sort, starred, place, most = looking or ("", "", "new", False, "", PAGE)
-    family, sort = one_of(family, ["", *words.FAMILIES]), one_of(sort, gallery_words.SORTS)
+    family, sort = one_of(family, ["", *FAMILIES]), one_of(sort, gallery_words.SORTS)
     only = {"family": family, "favourite": starred is True, **narrowed_to(place)}
     found = shelf_data(text(query, 200), sort, whole(most, 1, MOST, words.TAB_GALLERY), **only)
     return gr.HTML(data=found | {"undo": undo})

@@ -9,9 +9,10 @@ from diffusers.loaders.lora_conversion_utils import (
     _maybe_map_sgm_blocks_to_diffusers,
 )
 
+from sdlora.families import FAMILIES
 from sdlora.lora.formats.dialects import diffusers_name, kohya_name, spell, unflatten
 from sdlora.lora.formats.ldm_names import from_sgm, to_sgm
-from sdlora.lora.formats.module_tables import FAMILIES, family_table
+from sdlora.lora.formats.module_tables import family_table
 
 BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0"
 FLAT = BLOCK.replace(".", "_")

@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
+from sdlora.families import FAMILIES
 from sdlora.lora.formats.kinds import fits, understood, values
 from sdlora.lora.formats.layout import MOST_VALUES
-from sdlora.lora.formats.module_tables import FAMILIES, family_table
+from sdlora.lora.formats.module_tables import family_table
 from sdlora.lora.math.delta import Adapter, delta
 
 LINEAR, CONV, TUCKER = (32, 24), (32, 24, 3, 3), {"down": (2, 24, 1, 1), "mid": (2, 2, 3, 3), "up": (32, 2, 1, 1)}

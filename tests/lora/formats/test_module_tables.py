@@ -6,6 +6,7 @@ from diffusers import UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from sdlora import storage
+from sdlora.families import FAMILIES
 from sdlora.lora.formats import module_tables
 
 
@@ -14,7 +15,7 @@ def real_shapes(network, prefix=""):
             if isinstance(getattr(module, "weight", None), torch.Tensor)}
 
 
-@pytest.mark.parametrize("family", module_tables.FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_table_of_every_family_is_the_networks_own(family):
     folder = storage.shipped("assets", "mini") if family == "mini" else storage.shipped("assets", "configs", family)
     config = storage.read_json(folder / "unet" / "config.json")
