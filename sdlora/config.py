@@ -1,18 +1,16 @@
-"""Every setting, once: the frozen model is preset, job spec, form, command-line flag and metadata alike.
+"""Every setting, once: the same frozen model is preset, job spec, form, command-line option and metadata.
 
-Knows nothing about torch, pictures or files other than presets.
+Knows nothing about torch, pictures or files other than presets. Settings written as text are read in parsing.py.
 """
 
 import difflib
 import re
 import tomllib
-import unicodedata
 from dataclasses import dataclass
 from decimal import Decimal
-from itertools import pairwise
-from math import prod
 from pathlib import Path
-from typing import Literal, TypeVar, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -22,10 +20,10 @@ from sdlora.storage import clean_text, shipped
 
 Model = TypeVar("Model", bound=BaseModel)
 MAX_PRESET_BYTES = 64 * 1024
-SHOWN = 60  # letters of a wrong value
+MAX_SHOWN = 60  # characters of a wrong value in a message
 LIMITS = ("ge", "gt", "le", "multiple_of", "min_length", "max_length")
 Device = Literal["auto", "cuda", "mps", "cpu"]
-THEIR_NAMES = {  # what kohya's scripts, diffusers' and other trainers call it
+OTHER_NAMES = {  # what kohya's scripts, diffusers' and other trainers call it
     "max_train_steps": "steps", "network_dim": "rank", "lora_rank": "rank", "dim": "rank", "r": "rank",
     "network_alpha": "alpha", "lora_alpha": "alpha", "lr": "learning_rate", "unet_lr": "learning_rate",
     "train_batch_size": "batch_size", "lr_scheduler": "schedule", "lr_scheduler_type": "schedule",
@@ -35,80 +33,117 @@ THEIR_NAMES = {  # what kohya's scripts, diffusers' and other trainers call it
     "sample_every_n_steps": "sample_every", "validation_steps": "sample_every", "validation_prompt": "sample_prompts",
     "num_inference_steps": "sample_steps", "guidance_scale": "sample_guidance", "save_precision": "file_dtype",
     "cfg_scale": "guidance"}
-BRACKETS = {")": "(", "]": "[", "}": "{", ">": "<"}
-PIECE = re.compile(  # a part in quotes, an escaped letter, a bracket, a separator, other letters
-    r'(?<![^|,])\s*"(?:[^"]|"")*"(?=\s*(?:[|,]|$))|\\.|(?P<open>[(\[{]|<(?=[A-Za-z_]))|(?P<close>[)\]}>])|[|,]|[^|,\\()\[\]{}<>]+|.',
-    re.DOTALL)
-NUMERAL = re.compile(  # 1,5e-4  5 x 10^-5  1/1000  10 %  2.5k  500 steps
-    r"(?:(?P<digits>[+-]?[\d.,'_ ]*\d[.,]?)(?:e(?P<e>[+-]?\d{1,3})|\s*[*x×·]\s*10(?P<times>(?:\^|\*\*|(?=[+-]))[+-]?\d{1,3}))?"
-    r"|10(?P<power>(?:\^|\*\*)[+-]?\d{1,3}))\s*(?:/\s*(?P<below>[1-9]\d{0,9}))?\s*(?P<unit>%?[A-Za-z ]{0,20})", re.IGNORECASE)
-GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}([,. '_])\d{3}(?:\1\d{3})*(?:(?!\1)[.,]\d+)?")
-UNITS = {"%": Decimal("0.01"), "percent": Decimal("0.01"), "k": 1000, "thousand": 1000, "M": 10**6, "million": 10**6,
-         **dict.fromkeys(["f", "px", "pixel", "pixels", "step", "steps", "round", "rounds", "picture", "pictures"], 1)}
 
 
-class TrainConfig(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf_nan=False):
-    """All that decides a training run, apart from the pictures."""
+class TrainConfig(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True):
+    """All that decides a training run, apart from the pictures. The sentence under a field is its help text."""
 
-    name: str = Field("My style", min_length=1, max_length=80, description="Name of the style and of its file")
-    trigger: str = Field("", max_length=60, description="The word that calls your style in a prompt")
-    base: str = Field("mini", min_length=1, description="The base model the style is taught to")
-    preset: str = Field("normal", description="The preset these settings started from")
-    steps: int = Field(1200, ge=1, le=20_000, description="Study rounds: how often the trainer looks at a few pictures")
-    rank: int = Field(16, ge=1, le=128, description="How much detail the file can hold")
-    alpha: float | None = Field(None, gt=0, le=1024, description="LoRA alpha; none: equal to the rank")
-    learning_rate: float = Field(1e-4, gt=0, le=0.1, description="How boldly it learns")
-    batch_size: int = Field(1, ge=1, le=64, description="Pictures looked at in one round")
-    resolution: int | None = Field(None, ge=64, le=2048, multiple_of=8,
-                                   description="Side of the training pictures in px; none: the size the base was made for")
-    seed: int = Field(1, ge=0, le=2**32 - 1, description="Variation number of the training run")
-    save_every: int = Field(100, ge=1, le=20_000, description="Rounds between saved points")
-    sample_every: int = Field(100, ge=1, le=20_000, description="Rounds between sample pictures, at most 8 times a run")
-    schedule: Literal["cosine", "constant"] = Field("cosine", description="How the rate runs out after the warm-up")
-    warmup_steps: int = Field(20, ge=0, le=5_000, description="Rounds until the full rate is reached")
-    weight_decay: float = Field(0.01, ge=0, le=1, description="AdamW weight decay on the LoRA")
-    clip_norm: float = Field(1.0, gt=0, le=1000, description="Longest gradient that is used in full")
-    caption_dropout: float = Field(0.1, ge=0, le=0.9, description="Share of rounds that see no caption")
-    min_snr_gamma: float | None = Field(None, gt=0, le=100, description="Min-SNR weighting (5 is usual); none: off")
-    default_caption: str = Field("", max_length=2000, description="Caption of pictures that have none")
-    sample_prompts: tuple[str, ...] = Field((), max_length=8, description="Sample prompts; empty: made from the captions")
-    sample_steps: int = Field(20, ge=1, le=150, description="Denoising steps of a sample picture")
-    sample_guidance: float = Field(5.0, ge=1, le=30, description="How closely sample pictures follow the prompt")
-    file_dtype: Literal["fp16", "bf16", "fp32"] = Field("fp16", description="Number format inside the file")
-    device: Device = Field("auto", description="Where to compute")
+    name: str = Field("My style", min_length=1, max_length=80)
+    """Name of the LoRA and of its file."""
+    trigger: str = Field("", max_length=60)
+    """Trigger word, put in front of every caption. A made-up word keeps the style apart from what the base knows."""
+    base: str = Field("mini", min_length=1)
+    """Base model. The LoRA fits every model of the same family, and works best with this one."""
+    preset: str = Field("normal")
+    """Preset that these settings started from: a record, it changes nothing."""
+    steps: int = Field(1200, ge=1, le=20_000)
+    """Training steps. More come closer to the pictures and take longer; too many copy them."""
+    rank: int = Field(16, ge=1, le=128)
+    """Network rank: how much the LoRA can hold. Higher keeps more detail, makes a larger file and overfits sooner."""
+    alpha: float | None = Field(None, gt=0, le=1024)
+    """Network alpha: the LoRA acts with alpha / rank. Lower learns more slowly and steadily; none: equal to the rank."""
+    learning_rate: float = Field(1e-4, gt=0, le=0.1)
+    """How far a step moves the LoRA. Higher learns faster and may ruin the style; lower needs more steps."""
+    batch_size: int = Field(1, ge=1, le=64)
+    """Pictures per step. More make learning steadier and take more memory and time."""
+    resolution: int | None = Field(None, ge=64, le=2048, multiple_of=8)
+    """Side of the training pictures in px. Larger shows finer detail, takes more memory and time; none: the base's own size."""
+    seed: int = Field(1, ge=0, le=2**32 - 1)
+    """Seed of all that is random in training. The same seed, pictures and settings give the same file."""
+    save_every: int = Field(100, ge=1, le=20_000)
+    """Steps between checkpoints. Fewer lose less when the computer stops and leave more to choose from, but fill the disk."""
+    sample_every: int = Field(100, ge=1, le=20_000)
+    """Steps between sample pictures, at most 8 times a run. Fewer show the style arrive more closely and take longer."""
+    schedule: Literal["cosine", "constant"] = Field("cosine")
+    """Learning rate after the warm-up: cosine falls to zero and ends calmly, constant learns more in few steps."""
+    warmup_steps: int = Field(20, ge=0, le=5_000)
+    """Steps until the full learning rate is reached, at most a tenth of the run. More start more gently and learn less."""
+    weight_decay: float = Field(0.01, ge=0, le=1)
+    """AdamW's pull of the LoRA towards zero. Higher overfits less and gives a weaker style."""
+    clip_norm: float = Field(1.0, gt=0, le=1000)
+    """Longest gradient that is used in full. Lower protects from single bad steps and learns more slowly."""
+    caption_dropout: float = Field(0.1, ge=0, le=0.9)
+    """Share of pictures shown without their caption. Higher lets the style act without words, and words steer it less."""
+    min_snr_gamma: float | None = Field(None, gt=0, le=100)
+    """Min-SNR weighting (5 is usual): lower evens out how much clear and noisy pictures count; none: off."""
+    default_caption: str = Field("", max_length=2000)
+    """Caption of pictures that have none. What it names can be left out of a prompt later, what it does not becomes style."""
+    sample_prompts: tuple[str, ...] = Field((), max_length=8)
+    """Prompts of the sample pictures; empty: made from the captions. More show more of the style and take longer."""
+    sample_steps: int = Field(20, ge=1, le=150)
+    """Denoising steps of a sample picture. More are cleaner and take longer."""
+    sample_guidance: float = Field(5.0, ge=1, le=30)
+    """CFG scale of sample pictures. Higher follows the prompt more closely and overdraws colour and contrast."""
+    file_dtype: Literal["fp16", "bf16", "fp32"] = Field("fp16")
+    """Number format in the file. fp16 and bf16 make it half as large as fp32, which rounds nothing."""
+    device: Device = Field("auto")
+    """Where to compute. auto takes a graphics card where one works, else the processor, which is slower."""
 
 
-class LoraChoice(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+class LoraChoice(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True):
     """One LoRA of a blend: its file, how strongly it acts, where in the network and when while drawing."""
 
     file: str = Field(min_length=1)
-    strength: float = Field(1.0, ge=-4, le=4, description="Of its changes to the UNet")
-    text_strength: float | None = Field(None, ge=-4, le=4, description="Of its changes to the text encoders; none: as strength")
-    blocks: str = Field("", max_length=2000, description="A block preset by name, or one number per block; empty: all 1")
-    start: float = Field(0.0, ge=0, le=1, description="Share of the denoising after which it begins to act")
-    end: float = Field(1.0, ge=0, le=1, description="Share of the denoising after which it no longer acts")
+    """Path of the LoRA file, or its name on the shelf."""
+    strength: float = Field(1.0, ge=-4, le=4)
+    """Weight of its changes to the UNet: 1 is as trained, 0 is off."""
+    text_strength: float | None = Field(None, ge=-4, le=4)
+    """Weight of its changes to the text encoders; none: as strength."""
+    blocks: str = Field("", max_length=2000)
+    """A block preset by name, or one number per block; empty: all 1."""
+    start: float = Field(0.0, ge=0, le=1)
+    """Share of the denoising after which it begins to act. Later leaves the composition to the base."""
+    end: float = Field(1.0, ge=0, le=1)
+    """Share of the denoising after which it no longer acts. Earlier leaves the detail to the base."""
 
 
-class DrawConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
-    """All that decides a picture. Image j of every prompt uses seed + j."""
+class DrawConfig(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True):
+    """All that decides a picture. Picture j of every prompt uses seed + j."""
 
-    prompts: tuple[str, ...] = Field(("",), min_length=1, max_length=1000, description="What to draw")
-    negative: str = Field("", max_length=2000, description="What to keep out")
-    base: str = Field("mini", min_length=1, description="The base model")
+    prompts: tuple[str, ...] = Field(("",), min_length=1, max_length=1000)
+    """What to draw."""
+    negative: str = Field("", max_length=2000)
+    """Negative prompt: what to keep out."""
+    base: str = Field("mini", min_length=1)
+    """Base model."""
     loras: tuple[LoraChoice, ...] = Field((), max_length=32)
-    method: Literal["sum", "switch", "composite", "style-subject"] = Field("sum", description="How several LoRAs act together")
-    switch_every: int = Field(5, ge=1, le=150, description="Denoising steps until the next LoRA takes over (switch)")
-    sampler: str = Field("", max_length=40, description="A sampler by its usual name; empty: the base's own")
-    init: str = Field("", description="A picture to begin from (image-to-image); empty: pure noise")
-    mask: str = Field("", description="A picture that is white where `init` is drawn anew (inpainting)")
-    init_strength: float = Field(0.6, gt=0, le=1, description="How far `init` is changed: the share of the steps that run")
-    seed: int = Field(1, ge=0, le=2**32 - 1, description="Variation number")
-    count: int = Field(1, ge=1, le=64, description="Pictures per prompt")
-    steps: int = Field(20, ge=1, le=150, description="Denoising steps")
-    guidance: float = Field(5.0, ge=1, le=30, description="How closely the prompt is followed")
-    width: int | None = Field(None, ge=64, le=2048, multiple_of=8, description="px; none: the base's own size")
-    height: int | None = Field(None, ge=64, le=2048, multiple_of=8, description="px; none: the base's own size")
-    device: Device = Field("auto", description="Where to compute")
+    """LoRAs to draw with."""
+    method: Literal["sum", "switch", "composite", "style-subject"] = Field("sum")
+    """How several LoRAs act together: added up, in turns, each with a prediction of its own, or by block."""
+    switch_every: int = Field(5, ge=1, le=150)
+    """Denoising steps until the next LoRA takes over (method switch)."""
+    sampler: str = Field("", max_length=40)
+    """Sampler by its usual name; empty: the base's own."""
+    init: str = Field("")
+    """Picture to begin from (image-to-image); empty: pure noise."""
+    mask: str = Field("")
+    """Picture that is white where `init` is redrawn (inpainting)."""
+    init_strength: float = Field(0.6, gt=0, le=1)
+    """Denoising strength: the share of the steps that run on `init`. Higher keeps less of it."""
+    seed: int = Field(1, ge=0, le=2**32 - 1)
+    """Seed of the noise. The same seed and settings give the same picture."""
+    count: int = Field(1, ge=1, le=64)
+    """Pictures per prompt."""
+    steps: int = Field(20, ge=1, le=150)
+    """Denoising steps. More are cleaner and take longer."""
+    guidance: float = Field(5.0, ge=1, le=30)
+    """CFG scale. Higher follows the prompt more closely and overdraws colour and contrast."""
+    width: int | None = Field(None, ge=64, le=2048, multiple_of=8)
+    """Width in px; none: the base's own size."""
+    height: int | None = Field(None, ge=64, le=2048, multiple_of=8)
+    """Height in px; none: the base's own size."""
+    device: Device = Field("auto")
+    """Where to compute."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +153,7 @@ class Preset:
     title: str
     sentence: str
     order: int
-    families: dict[str, dict[str, object]]
+    families: dict[str, dict[str, Any]]
 
 
 PRESET_ONLY = {"steps_per_picture", "steps_min", "steps_max"}
@@ -132,18 +167,18 @@ def read_preset(path: Path) -> Preset:
             raise UserError(f"The preset {path.name} is larger than 64 KB.", "A preset is a few lines of numbers.")
         values = tomllib.loads(raw.decode("utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UserError(f"The preset {path.name} could not be read ({error}).", "Mend or remove the file.") from error
+        raise UserError(f"The preset {path.name} could not be read ({error}).", "Fix or remove the file.") from error
     families = {name: table for name, table in values.items() if isinstance(table, dict)}
     for family, table in families.items():
         for key in table:
             if key not in TrainConfig.model_fields and key not in PRESET_ONLY:
-                raise UserError(f"The preset {path.name} has an unknown setting {key!r} under [{family}].", nearest(key))
+                raise UserError(f"The preset {path.name} has an unknown setting {key!r} under [{family}].", nearest_setting(key))
         wrong = next((key for key in sorted(PRESET_ONLY) if type(table.get(key)) is not int or table[key] < 1), None)
         if wrong:
             raise UserError(f"The preset {path.name} has no whole number {wrong} under [{family}].", "Add it to the file.")
     order = values.get("order", 100)
     if type(order) is not int:
-        raise UserError(f"The preset {path.name} has an order that is no whole number.", "Mend the file.")
+        raise UserError(f"The preset {path.name} has an order that is no whole number.", "Fix the file.")
     return Preset(path.stem, str(values.get("title", path.stem)), str(values.get("sentence", "")), order, families)
 
 
@@ -153,7 +188,7 @@ def presets() -> dict[str, Preset]:
     return {preset.key: preset for preset in sorted(found, key=lambda p: (p.order, p.key))}
 
 
-def from_preset(key: str, family: str, pictures: int, **settings: object) -> TrainConfig:
+def from_preset(key: str, family: str, pictures: int, **settings: Any) -> TrainConfig:
     """The settings of preset `key` for a base family ("mini", "sd1", "sd2", "sdxl") and a number of pictures.
 
     steps = clamp(steps_per_picture x pictures, steps_min, steps_max); `settings` win over the preset.
@@ -172,160 +207,79 @@ def from_preset(key: str, family: str, pictures: int, **settings: object) -> Tra
     return make(TrainConfig, {"save_every": eighth, "sample_every": eighth, **merged})
 
 
-def parse_sets(pairs: list[str]) -> dict[str, object]:
-    """`["rank=8", "min_snr_gamma=none"]` -> `{"rank": 8, "min_snr_gamma": None}`, typed by TrainConfig's fields."""
-    values: dict[str, object] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        key = key.strip()
-        if key not in TrainConfig.model_fields:
-            raise UserError(f"There is no setting {key!r}.", nearest(key))
-        if not equals:
-            raise UserError(f"--set {pair} has no value.", f"Write it as --set {key}={example(key)}.")
-        values[key] = typed(key, text.strip())
-    return values
-
-
-def typed(key: str, text: str) -> object:
-    """The value of setting `key` written as text; raises UserError when it is no such value."""
-    kind = str(TrainConfig.model_fields[key].annotation)
-    if "None" in kind and text.lower() in ("none", "off", ""):
-        return None
-    if "tuple" in kind:
-        return tuple(filter(None, parted(text, "|")))
-    for number, name in ((int, "int"), (float, "float")):
-        if name in kind:
-            try:
-                return number(text)
-            except ValueError as error:
-                takes = allowed(TrainConfig.model_fields[key])
-                raise UserError(f"{key} must be {takes}, got {clean_text(repr(text), SHOWN)}.", hint(key, text)) from error
-    return text
-
-
-def parted(text: str, separator: str) -> list[str]:
-    """The parts between separators, | or a comma; one in brackets or quotes is none: "a [b|c] | d" has two parts."""
-    cuts: list[int] = []
-    opened: list[tuple[str, int]] = []  # brackets, each with the number of cuts before it
-    for found in PIECE.finditer(text):
-        if found[0] == separator:
-            cuts.append(found.start())
-        elif found["open"]:
-            opened.append((found[0], len(cuts)))
-        elif found["close"] and any(bracket == BRACKETS[found[0]] for bracket, _ in opened):
-            while (last := opened.pop())[0] != BRACKETS[found[0]]:
-                pass
-            del cuts[last[1]:]
-    return [text[begin + 1:end].strip() for begin, end in pairwise([-1, *cuts, len(text)])]
-
-
-def hint(key: str, text: str) -> str:
-    """How a number is written that `text` probably means and setting `key` takes, else an example that is called one."""
-    meant = [value for value in meanings(text) if fits(key, value)]
-    if "int" in str(TrainConfig.model_fields[key].annotation):
-        meant = meant[:1]  # "1.000" rounds are a thousand
-    if not meant:
-        return f"For example: {key}={example(key)}."
-    return f"Write it as {' or '.join(f'{key}={plain(value)}' for value in dict.fromkeys(meant))}."
-
-
-def example(key: str) -> str:
-    """A value of a setting as text: its default, where that says how it is written."""
-    usual = {"name": "My style", "trigger": "mystyle", "default_caption": "a drawing", "sample_prompts": "a house | a boat"}
-    default = TrainConfig.model_fields[key].default
-    return usual.get(key) or ("none" if default is None else plain(default))
-
-
-def meanings(text: str) -> list[Decimal]:
-    """The numbers that a text may mean where Python reads none: a decimal comma, parted thousands, powers, fractions, units."""
-    text = re.sub("[⁺⁻]?[⁰¹²³⁴-⁹]+", r"^\g<0>", text)
-    text = unicodedata.normalize("NFKC", text).translate({ord("−"): "-", ord("–"): "-", ord("’"): "'"})
-    found = NUMERAL.fullmatch(text.strip())
-    words = found["unit"].replace("%", "% ").split() if found else []
-    factors = [UNITS.get(word) or UNITS.get(word.lower() if len(word) > 1 or word in "KF" else "") for word in words]
-    if not found or None in factors:
-        return []
-    digits = found["digits"] or "1"
-    grouped = GROUPED.fullmatch(digits)
-    spellings = [digits.replace(grouped[1], "")] if grouped else []
-    if re.fullmatch(r"[+-]?(?:\d+[.,]?\d*|[.,]\d+)", digits):
-        spellings.append(digits)
-    power = int((found["e"] or found["times"] or found["power"] or "0").lstrip("^*"))
-    values = [Decimal(spelling.replace(",", ".")).scaleb(power) * prod(factors) for spelling in spellings]
-    return [Decimal(f"{value / int(found['below']):.6g}") for value in values] if found["below"] else values
-
-
-def fits(key: str, value: Decimal) -> bool:
-    """Whether a setting takes this number."""
-    whole = "int" in str(TrainConfig.model_fields[key].annotation)
+def make(model: type[Model], values: dict[str, Any]) -> Model:
+    """Validate `values`. Raises UserError about the first wrong one: "rank must be a whole number from 1 to 128, got 500."."""
     try:
-        return not (whole and value % 1) and bool(TrainConfig(**{key: int(value) if whole else float(value)}))
-    except (ValidationError, ArithmeticError):
-        return False
+        return model(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        *outer, key = [part for part in first["loc"] if isinstance(part, str)]  # "strength" of ("loras", 0, "strength")
+        fields = (LoraChoice if outer else model).model_fields
+        if first["type"] == "extra_forbidden":
+            raise UserError(f"There is no setting {key!r}.", nearest_setting(key, fields)) from error
+        if first["type"] == "missing":
+            raise UserError(f"{key} is missing.", "Add it and try again.") from error
+        got = len(first["input"]) if first["type"] in ("too_long", "too_short") else first["input"]
+        shown = f"{len(got)} characters" if first["type"].startswith("string_too_") else clean_text(repr(got), MAX_SHOWN)
+        close = difflib.get_close_matches(str(got)[:MAX_SHOWN].lower(), choices(fields[key]), n=1)
+        raise UserError(f"{key} must be {allowed_values(fields[key])}, got {shown}.",
+                        f"Did you mean {close[0]}?" if close else "Change it and try again.") from error
 
 
-def plain(value: object) -> str:
-    """A value as one types it: 0.0001, not 1e-04."""
+def value_type(field: FieldInfo) -> type:
+    """Return int, float, str or tuple: what a setting holds when it is not None. A choice of words is str."""
+    options = get_args(field.annotation) if isinstance(field.annotation, UnionType) else [field.annotation]
+    first = next(option for option in options if option is not NoneType)
+    return str if get_origin(first) is Literal else get_origin(first) or first
+
+
+def may_be_none(field: FieldInfo) -> bool:
+    return NoneType in get_args(field.annotation)
+
+
+def choices(field: FieldInfo) -> tuple[str, ...]:
+    """Return the words of which a setting takes one; none for a setting that takes anything else."""
+    return get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+
+
+def limits(field: FieldInfo) -> dict[str, Any]:
+    """Return the limits of a setting by pydantic's names, as {"ge": 1, "le": 128}."""
+    return {name: getattr(rule, name) for rule in field.metadata for name in LIMITS if hasattr(rule, name)}
+
+
+def allowed_values(field: FieldInfo) -> str:
+    """Say what a setting takes: "a whole number from 1 to 128", "a number above 0, at most 0.1", "fp16, bf16 or fp32"."""
+    if words := choices(field):
+        return f"{', '.join(words[:-1])} or {words[-1]}"
+    limit, kind = limits(field), value_type(field)
+    if kind is tuple:
+        return f"a list of {allowed_length(limit, 'LoRA' if LoraChoice in get_args(field.annotation) else 'text')}"
+    if kind is str:
+        return f"text of {allowed_length(limit, 'character')}" if limit else "text"
+    noun = f"a multiple of {limit['multiple_of']}" if "multiple_of" in limit else "a whole number" if kind is int else "a number"
+    low = f" from {format_value(limit['ge'])} to" if "ge" in limit else f" above {format_value(limit['gt'])}, at most"
+    return f"{noun}{low} {format_value(limit['le'])}{', or none' if may_be_none(field) else ''}"
+
+
+def allowed_length(limit: dict[str, int], noun: str) -> str:
+    """Say how long something may be: "1 to 80 characters", "at most 8 texts"."""
+    least, most = limit.get("min_length", 0), limit.get("max_length")
+    if not most:
+        return f"at least {least} {noun}{'s' * (least != 1)}"
+    return f"{least} to {most} {noun}s" if least else f"at most {most} {noun}s"
+
+
+def format_value(value: object) -> str:
+    """Return a value as one types it: 0.0001, not 1e-04."""
     if not isinstance(value, Decimal | float):
         return str(value)
     text = format(Decimal(str(value)), "f")
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def make(model: type[Model], values: dict[str, object]) -> Model:
-    """Validate `values`; the first thing wrong becomes a sentence like "rank must be a whole number from 1 to 128, got 500."."""
-    try:
-        return model(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        *outer, key = [part for part in first["loc"] if isinstance(part, str)]  # "strength" of ("loras", 0, "strength")
-        inner = LoraChoice if outer else model
-        if first["type"] == "extra_forbidden":
-            raise UserError(f"There is no setting {key!r}.", nearest(key, inner)) from error
-        if first["type"] == "missing":
-            raise UserError(f"{key} is missing.", "Add it and try again.") from error
-        got = first["input"]
-        if first["type"] in ("too_long", "too_short"):
-            got = len(got)
-        said = f"{len(got)} letters" if first["type"].startswith("string_too_") else clean_text(repr(got), SHOWN)
-        close = difflib.get_close_matches(str(got)[:SHOWN].lower(), choices(inner.model_fields[key]), n=1)
-        raise UserError(f"{key} must be {allowed(inner.model_fields[key])}, got {said}.",
-                        f"Did you mean {close[0]}?" if close else "Change it and try again.") from error
-
-
-def choices(field: FieldInfo) -> tuple[str, ...]:
-    """The words of which a setting takes one; none for a setting that takes anything else."""
-    return get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
-
-
-def allowed(field: FieldInfo) -> str:
-    """What a setting takes: "a whole number from 1 to 128", "a number above 0, at most 0.1", "fp16, bf16 or fp32"."""
-    if words := choices(field):
-        return f"{', '.join(words[:-1])} or {words[-1]}"
-    limits = {name: getattr(rule, name) for rule in field.metadata for name in LIMITS if hasattr(rule, name)}
-    kind = str(field.annotation)
-    if "tuple" in kind:
-        return f"a list of {amount(limits, 'LoRA' if 'LoraChoice' in kind else 'text')}"
-    if "str" in kind:
-        return f"text of {amount(limits, 'letter')}" if limits else "text"
-    said = "a whole number" if "int" in kind else "a number"
-    if "multiple_of" in limits:
-        said = f"a multiple of {limits['multiple_of']}"
-    said += f" from {plain(limits['ge'])} to" if "ge" in limits else f" above {plain(limits['gt'])}, at most"
-    return f"{said} {plain(limits['le'])}{', or none' if 'None' in kind else ''}"
-
-
-def amount(limits: dict[str, int], noun: str) -> str:
-    """How long something may be: "1 to 80 letters", "at most 8 texts"."""
-    least, most = limits.get("min_length", 0), limits.get("max_length")
-    if not most:
-        return f"at least {least} {noun}{'s' * (least != 1)}"
-    return f"{least} to {most} {noun}s" if least else f"at most {most} {noun}s"
-
-
-def nearest(key: str, model: type[BaseModel] = TrainConfig) -> str:
-    """A hint naming the setting that `key` was probably meant to be, also as other trainers call it."""
+def nearest_setting(key: str, fields: dict[str, FieldInfo] = TrainConfig.model_fields) -> str:
+    """Return a hint that names the setting `key` probably stands for, also by the names of other trainers."""
     plain_key = re.sub(r"[\W_]+", "_", key).strip("_").lower()
-    theirs = THEIR_NAMES.get(plain_key)
-    close = [theirs] if theirs in model.model_fields else difflib.get_close_matches(plain_key, model.model_fields, n=1)
-    return f"Did you mean {close[0]}?" if close else f"The settings are: {', '.join(model.model_fields)}."
+    known = OTHER_NAMES.get(plain_key)
+    close = [known] if known in fields else difflib.get_close_matches(plain_key, fields, n=1)
+    return f"Did you mean {close[0]}?" if close else f"The settings are: {', '.join(fields)}."

@@ -9,12 +9,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "sdlora").rglob("*.py")) + [ROOT / "app.py"]
-LEVELS = [{"errors", "families", "config", "storage"}, {"dataset", "base", "lora"}, {"train", "draw"}, {"jobs", "library"},
-          {"mini", "bench"}, {"cli", "ui", "app"}]
-SIDEWAYS = {("train", "draw"), ("config", "errors"), ("config", "storage"), ("storage", "errors"),
-            ("cli", "ui"), ("app", "ui")}
+LEVELS = [{"errors", "families", "config", "parsing", "storage"}, {"dataset", "base", "lora"}, {"train", "draw"},
+          {"jobs", "library"}, {"mini", "bench"}, {"cli", "ui", "app"}]
+SIDEWAYS = {("train", "draw"), ("config", "errors"), ("config", "storage"), ("storage", "errors"), ("parsing", "config"),
+            ("parsing", "errors"), ("parsing", "storage"), ("cli", "ui"), ("app", "ui")}
 HEAVY = {"torch", "diffusers", "transformers", "accelerate", "peft", "safetensors.torch"}
-LIGHT = ["errors.py", "families.py", "config.py", "storage.py", "train/events.py", "train/plan.py", "jobs/table.py",
+LIGHT = ["errors.py", "families.py", "config.py", "parsing.py", "storage.py", "train/events.py", "train/plan.py", "jobs/table.py",
          "lora/tools/report.py", "lora/math/blocks.py", "draw/grammar.py", "draw/grid.py", "draw/sheet.py", "draw/samplers.py"]
 LIGHT_FOLDERS = ("ui", "library", "dataset", "cli", "lora/formats", "draw/infotext")
 HEAVY_INSIDE = ["lora/formats/unpack.py"]

@@ -24,7 +24,7 @@ Preset = Annotated[str, typer.Option(help="quick, normal or thorough")]
 Name = Annotated[str | None, typer.Option(help="Name of the style; default: the folder's name")]
 Trigger = Annotated[str | None, typer.Option(help="The word that calls the style in a prompt")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, e.g. rank=8; may be repeated")]
-Seed = Annotated[int | None, typer.Option(help="Variation number of the run")]
+Seed = Annotated[int | None, typer.Option(help="Seed of the training run")]
 Device = Annotated[str | None, typer.Option(help="auto, cuda, mps or cpu")]
 Download = Annotated[bool, typer.Option("--download", help="Fetch the base from the hub when it is not here")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line")]
@@ -147,8 +147,9 @@ def settle(images: Path, base: str, preset: str, sets: list[str], **chosen: obje
     `chosen` holds the settings that have flags of their own; those that are not None win over --set.
     """
     from sdlora.base import catalog
-    from sdlora.config import from_preset, parse_sets
+    from sdlora.config import from_preset
     from sdlora.dataset.folder import read_dataset
+    from sdlora.parsing import parse_sets
     from sdlora.storage import MAX_NAME, clean_text
 
     values = parse_sets(sets)

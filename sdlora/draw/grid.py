@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
-from sdlora.config import DrawConfig, LoraChoice, make, parted
+from sdlora.config import DrawConfig, LoraChoice, make
 from sdlora.draw import grammar, samplers
 from sdlora.draw.infotext.a1111 import decimal
 from sdlora.errors import UserError
 from sdlora.lora.math import blocks
+from sdlora.parsing import split_list
 from sdlora.storage import clean_text
 
 MAX_VALUES, MAX_CELLS = 64, 400
@@ -105,10 +106,10 @@ def refuse_values(kind: str, values: Sequence[object]) -> None:
 
 def texts(tail: str) -> list[str]:
     """`a|b, c` -> ["a", "b, c"]; `a,"b, c"` -> the same, as A1111 reads it. What stands in brackets is not split."""
-    parts = parted(tail, "|")
+    parts = split_list(tail, "|")
     if len(parts) > 1:
         return parts
-    return [part[1:-1].replace('""', '"') if re.fullmatch(r'"(?:[^"]|"")*"', part) else part for part in parted(tail, ",")]
+    return [part[1:-1].replace('""', '"') if re.fullmatch(r'"(?:[^"]|"")*"', part) else part for part in split_list(tail, ",")]
 
 
 def numbers(kind: str, tail: str) -> list[int | float | Wrong]:

@@ -9,8 +9,9 @@ import gradio as gr
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
-from sdlora.config import TrainConfig, parse_sets, plain
+from sdlora.config import TrainConfig, format_value
 from sdlora.errors import UserError
+from sdlora.parsing import parse_sets
 from sdlora.ui import words
 from sdlora.ui.validation import text
 
@@ -31,7 +32,7 @@ def layout() -> tuple[gr.Accordion, list[gr.components.Component]]:
 
 def control(key: str, field: FieldInfo) -> gr.components.Component:
     """A menu for a choice, else a line of text: numbers too, so that empty can mean the preset's."""
-    info = " ".join(part for part in (f"{field.description}.", limits(field)) if part)
+    info = " ".join(part for part in (str(field.description), limits(field)) if part)
     if typing.get_origin(field.annotation) is typing.Literal:
         return gr.Dropdown(
             [(words.AS_PRESET, ""), *typing.get_args(field.annotation)],
@@ -78,7 +79,7 @@ def written(value: object) -> str:
     """A setting as an artist would type it."""
     if isinstance(value, tuple):
         return " | ".join(value) or words.FROM_CAPTIONS
-    return words.NONE if value is None else plain(value)
+    return words.NONE if value is None else format_value(value)
 
 
 def filled(config: TrainConfig) -> list[str]:
