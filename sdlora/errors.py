@@ -20,7 +20,7 @@ class DiskFull(UserError):
     """There is no room left to write. What was written before is whole, and the work can be continued."""
 
 
-def told_apart(value: float, limit: float, places: int = 1) -> tuple[str, str]:
+def distinct_decimals(value: float, limit: float, places: int = 1) -> tuple[str, str]:
     """Both numbers with as few decimals, at least `places`, as show which is larger: 2.04 beside 2 is not "2.0"."""
     for decimals in range(places, 400):
         shown = [f"{number:.{decimals}f}" for number in (value, limit)]

@@ -27,7 +27,7 @@ import platformdirs
 from sdlora.errors import DiskFull, UserError
 
 TEMPORARY = ".sdlora-tmp-"
-FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+DISK_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 CACHE_BYTES = 5 * 2**30  # of HOME/cache: what was not used for the longest time goes first
 MAX_NAME = 80
 PICKLES = {".ckpt", ".pt", ".pth", ".bin", ".pkl"}  # never opened: a pickle can run a program
@@ -47,19 +47,19 @@ def home() -> Path:
     return folder.resolve()
 
 
-def place(*parts: str) -> Path:
+def data_folder(*parts: str) -> Path:
     """A folder inside the data folder, made when missing: place("runs") -> HOME/runs."""
     folder = home().joinpath(*parts)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise refused(error, folder) from error
+        raise disk_error(error, folder) from error
     return folder
 
 
-def refused(error: OSError, path: Path) -> UserError:
+def disk_error(error: OSError, path: Path) -> UserError:
     """The sentence for a disk that does not take what should be written at `path`."""
-    if error.errno in FULL:
+    if error.errno in DISK_FULL:
         return DiskFull(f"The disk is full: {path.name} could not be written to {path.parent}.",
                         "Free some space, then try again: what was saved before is whole.")
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
@@ -69,19 +69,19 @@ def refused(error: OSError, path: Path) -> UserError:
                      "Free some disk space or choose a folder you may write to, then try again.")
 
 
-def refused_by_sqlite(error: sqlite3.Error, path: Path) -> UserError | None:
+def sqlite_error(error: sqlite3.Error, path: Path) -> UserError | None:
     """The same for a database file; None when the disk is not to blame."""
     code = (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL or (code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and no_room(path.parent)):
-        return refused(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), path)
+    if code == sqlite3.SQLITE_FULL or (code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and has_no_room(path.parent)):
+        return disk_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), path)
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
-        return refused(OSError(errno.EROFS, "it is read-only, or not yours"), path)
+        return disk_error(OSError(errno.EROFS, "it is read-only, or not yours"), path)
     if code == sqlite3.SQLITE_IOERR:
         return UserError(f"{path} could not be read or written ({error}).", "Check the disk, then try again.")
     return None
 
 
-def no_room(folder: Path) -> bool:
+def has_no_room(folder: Path) -> bool:
     """Whether the disk of `folder` has no room for a page of a database."""
     try:
         return shutil.disk_usage(folder).free < 2**20
@@ -162,7 +162,7 @@ def refuse_special(mode: int, path: Path) -> None:
         raise OSError(errno.EINVAL, "it is not an ordinary file", str(path))
 
 
-def crashpoint(name: str) -> None:
+def crash_point(name: str) -> None:
     """Dies here when a test asks for it (SDLORA_CRASH_AT=name): proves that no half-written file survives."""
     if os.environ.get("SDLORA_CRASH_AT") == name:
         os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
@@ -182,15 +182,15 @@ def write_atomic(path: Path, content: bytes | Callable[[Path], object]) -> Path:
             content(temporary)
         else:
             temporary.write_bytes(content)
-        crashpoint("before-fsync")
+        crash_point("before-fsync")
         with temporary.open("rb+") as handle:
             os.fsync(handle.fileno())
-        crashpoint("before-rename")
+        crash_point("before-rename")
         os.replace(temporary, path)
-        crashpoint("after-rename")
+        crash_point("after-rename")
         sync_folder(path.parent)
     except OSError as error:
-        raise refused(error, path) from error
+        raise disk_error(error, path) from error
     finally:
         # also where the folder turned out to be a file (not a directory, rather than not found)
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -233,7 +233,7 @@ def write_folder(path: Path, fill: Callable[[Path], object]) -> Path:
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
-        raise refused(error, path) from error
+        raise disk_error(error, path) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return path
@@ -279,8 +279,8 @@ def spawn(arguments: list[str], log: Path) -> subprocess.Popen:
             return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=home(), **options,
                                     **apart)
     except OSError as error:
-        if error.errno in (*FULL, errno.EROFS, errno.EACCES):
-            raise refused(error, log) from error
+        if error.errno in (*DISK_FULL, errno.EROFS, errno.EACCES):
+            raise disk_error(error, log) from error
         raise UserError(f"A process of sdlora could not be started ({error.strerror or error}).",
                         "Close other programs, then try again.") from error
 
@@ -346,7 +346,7 @@ def cache_entries() -> list[tuple[Path, float, int]]:
     return found
 
 
-def sweep(folder: Path, older_than_seconds: float = 3600) -> int:
+def remove_temporaries(folder: Path, older_than_seconds: float = 3600) -> int:
     """Remove temporaries that a killed process left below `folder`; returns how many."""
     now, swept = time.time(), 0
     for leftover in folder.rglob(f"{TEMPORARY}*"):

@@ -20,7 +20,17 @@ from hypothesis import strategies as st
 
 from sdlora import storage
 from sdlora.errors import DiskFull, UserError
-from sdlora.storage import check_writable, clean_text, confine, open_regular, read_json, slug, sweep, write_atomic, write_json
+from sdlora.storage import (
+    check_writable,
+    clean_text,
+    confine,
+    open_regular,
+    read_json,
+    remove_temporaries,
+    slug,
+    write_atomic,
+    write_json,
+)
 
 ROOT = Path(__file__).parents[1]
 POINTS = ("before-fsync", "before-rename", "after-rename")
@@ -97,7 +107,7 @@ def test_killed_at_any_point_the_file_is_old_or_new(tmp_path, point):
         path.unlink(missing_ok=True)
     leftovers = list(tmp_path.glob(f"{storage.TEMPORARY}*"))
     assert (len(leftovers) == 2) == (point != "after-rename"), "a kill before the rename leaves its temporary"
-    assert sweep(tmp_path, older_than_seconds=-1) == len(leftovers) and list(tmp_path.iterdir()) == []
+    assert remove_temporaries(tmp_path, older_than_seconds=-1) == len(leftovers) and list(tmp_path.iterdir()) == []
 
 
 def test_without_a_crash_point_it_runs_through(tmp_path):
@@ -108,7 +118,7 @@ def test_every_crash_point_of_the_project_is_known():
     """A new crash point needs a test: this list is what the tests above and those of its owner go through."""
     found = set()
     for file in (ROOT / "sdlora").rglob("*.py"):
-        found |= set(re.findall(r'(?<!def )crashpoint\("([^"]+)"\)', file.read_text(encoding="utf-8")))
+        found |= set(re.findall(r'(?<!def )crash_point\("([^"]+)"\)', file.read_text(encoding="utf-8")))
     assert set(POINTS) <= found
 
 
@@ -233,7 +243,7 @@ def test_sweep_takes_only_our_old_leftovers(tmp_path):
         file.parent.mkdir(exist_ok=True)
         file.touch()
     os.utime(mine, (time.time() - 7200,) * 2)
-    assert sweep(tmp_path) == 1 and young.exists() and theirs.exists() and not mine.exists()
+    assert remove_temporaries(tmp_path) == 1 and young.exists() and theirs.exists() and not mine.exists()
 
 
 def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
@@ -252,11 +262,11 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
     old = tmp_path / f"{storage.TEMPORARY}9"
     storage.write_folder(old, lambda folder: (folder / "a").touch())
     os.utime(old, (time.time() - 7200,) * 2)
-    assert sweep(tmp_path) == 1 and not old.exists()
+    assert remove_temporaries(tmp_path) == 1 and not old.exists()
 
 
 def test_home_is_where_it_was_asked_for(own_home, monkeypatch, tmp_path):
-    assert storage.home() == own_home and storage.place("runs", "a").is_dir()
+    assert storage.home() == own_home and storage.data_folder("runs", "a").is_dir()
     (tmp_path / "file").touch()
     monkeypatch.setenv("SDLORA_HOME", str(tmp_path / "file" / "below"))
     with pytest.raises(UserError, match="cannot be made"):
@@ -329,7 +339,7 @@ def sqlite_error(statement, *before, path=":memory:"):
 def test_a_database_that_finds_no_room_says_that_the_disk_is_full(tmp_path):
     filled = "INSERT INTO t VALUES (zeroblob(100000))"
     error = sqlite_error(filled, "PRAGMA max_page_count = 3", "CREATE TABLE t (x)")
-    told = storage.refused_by_sqlite(error, tmp_path / "jobs.sqlite")
+    told = storage.sqlite_error(error, tmp_path / "jobs.sqlite")
     assert isinstance(told, DiskFull) and "The disk is full" in told.message and "damaged" not in str(told)
 
 
@@ -337,9 +347,9 @@ def test_a_read_only_database_is_named_as_such(tmp_path):
     with contextlib.closing(sqlite3.connect(tmp_path / "a.sqlite")) as db:
         db.execute("CREATE TABLE t (x)")
     error = sqlite_error("INSERT INTO t VALUES (1)", "PRAGMA query_only = 1", path=tmp_path / "a.sqlite")
-    assert "read-only" in storage.refused_by_sqlite(error, tmp_path / "a.sqlite").message
+    assert "read-only" in storage.sqlite_error(error, tmp_path / "a.sqlite").message
     missing = sqlite_error("SELECT * FROM nothing")
-    assert storage.refused_by_sqlite(missing, tmp_path / "a.sqlite") is None
+    assert storage.sqlite_error(missing, tmp_path / "a.sqlite") is None
 
 
 @pytest.mark.parametrize(("number", "kind", "says"), [
@@ -355,10 +365,10 @@ def test_what_the_disk_refuses_is_a_sentence(tmp_path, number, kind, says):
 
 def test_the_cache_lets_go_of_what_was_not_used_for_the_longest_time(own_home):
     for number, name in enumerate(("latents/old", "captions/middle", "latents/new")):
-        file = storage.place("cache", name.split("/")[0]) / name.split("/")[1]
+        file = storage.data_folder("cache", name.split("/")[0]) / name.split("/")[1]
         file.write_bytes(bytes(1000))
         os.utime(file, (1000 + number, 1000 + number))
-    unpacked = storage.place("cache", "zips", "a")
+    unpacked = storage.data_folder("cache", "zips", "a")
     (unpacked / "1.png").write_bytes(bytes(500))
     os.utime(unpacked, (1, 1))
     assert storage.prune_cache(10_000) == 0

@@ -65,7 +65,7 @@ def list_bases() -> list[BaseEntry]:
 
 def menu() -> dict[str, str]:
     """{id: spec} of everything in the list, unread."""
-    specs = [str(path) for path in sorted(storage.place("bases").iterdir()) if looks_like_base(path)]
+    specs = [str(path) for path in sorted(storage.data_folder("bases").iterdir()) if looks_like_base(path)]
     keys = {"mini": "mini"}
     for spec in [*specs, *(spec for spec in added() if spec not in specs)]:
         key = storage.slug(Path(spec).stem if spec.lower().endswith(".safetensors") else Path(spec).name)
@@ -230,7 +230,7 @@ def identity(path: Path) -> str:
     files = weight_files(path / "unet") if path.is_dir() else [path]
     facts = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
-    kept = storage.place("cache") / f"identity-{key}.json"
+    kept = storage.data_folder("cache") / f"identity-{key}.json"
     if kept.exists():
         return storage.read_json(kept)["sha256"]
     digest = hashlib.sha256()

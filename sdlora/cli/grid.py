@@ -21,7 +21,7 @@ from sdlora.draw import grid, samplers
 from sdlora.errors import DiskFull, UserError
 from sdlora.jobs.execute import DRAWING_LOCK, MISTAKE, explained
 from sdlora.jobs.lock import hold
-from sdlora.storage import confine, home, place
+from sdlora.storage import confine, data_folder, home
 from sdlora.train.points import LORA, point_folder, point_steps
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def points(text: str) -> list[tuple[str, LoraChoice | None]]:
     run, colon, step = text.rpartition(":")
     run, step = (run, step) if colon and step.isdecimal() else (text, "")
     folder = Path(run).expanduser()
-    folder = folder if (folder / "checkpoints").is_dir() else confine(place("runs"), run)
+    folder = folder if (folder / "checkpoints").is_dir() else confine(data_folder("runs"), run)
     there = point_steps(folder)
     wanted = [int(step)] if step else there
     if not wanted or not set(wanted) <= set(there):

@@ -75,9 +75,9 @@ def disk(error: OSError) -> int:
     """Say that the disk takes nothing, or that a file or folder is not ours to use; 2."""
     from pathlib import Path
 
-    from sdlora.storage import refused
+    from sdlora.storage import disk_error
 
-    told = refused(error, Path(error.filename or "A file"))
+    told = disk_error(error, Path(error.filename or "A file"))
     if isinstance(error, PermissionError):  # perhaps it was to be read only
         told = UserError(f"{error.filename or 'A file'} may not be used ({error.strerror}).", told.hint)
     print(f"{told.message}\n{told.hint}", file=sys.stderr)

@@ -19,7 +19,7 @@ from sdlora.dataset.listing import MAX_FILES, MAX_PICTURES, Listing, Skipped, is
 from sdlora.dataset.metadata import SUFFIXES as TABLES
 from sdlora.dataset.picture import MAX_BYTES, SUFFIXES
 from sdlora.errors import UserError
-from sdlora.storage import MAX_NAME, clean_text, open_regular, place, read_json, write_cached, write_json
+from sdlora.storage import MAX_NAME, clean_text, data_folder, open_regular, read_json, write_cached, write_json
 
 MAX_TEXTS = 3 * MAX_PICTURES
 MAX_DIRECTORY_BYTES = 8 * 2**20  # the zip's own table of contents
@@ -46,7 +46,7 @@ def unpack(path: Path) -> Listing:
     except OSError as error:
         raise UserError(f"{name} could not be opened ({error.strerror or error}).", "Check the file.") from error
     with handle:  # opened once, so that what is hashed is what is unpacked
-        folder = place("cache", "zips", hash_of(handle, name))
+        folder = data_folder("cache", "zips", hash_of(handle, name))
         index = folder / INDEX
         facts = read_json(index) if index.is_file() else None
         if facts is None or not all(is_stored(folder / stored, size) for stored, _, size in facts["files"]):
@@ -58,7 +58,7 @@ def unpack(path: Path) -> Listing:
 
 def forget(listing: Listing) -> None:
     """Remove what `unpack` put into the cache for this listing, once its pictures and texts are kept elsewhere."""
-    zips = place("cache", "zips")
+    zips = data_folder("cache", "zips")
     for folder in {file if file.parent == zips else file.parent for file, _ in listing.files}:
         if folder.parent == zips:
             shutil.rmtree(folder, ignore_errors=True)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from sdlora.dataset import child
 from sdlora.dataset.decode import DAMAGED, EXPORT, MAX_PIXELS, MAX_SIDE, check_size
-from sdlora.errors import UserError, told_apart
+from sdlora.errors import UserError, distinct_decimals
 from sdlora.storage import MAX_NAME, clean_text, open_regular
 
 __all__ = ["DAMAGED", "EXPORT", "MAX_BYTES", "MAX_PIXELS", "MAX_SIDE", "SUFFIXES", "Picture", "check_size", "decoded",
@@ -91,7 +91,7 @@ def read_bytes(path: Path, name: str) -> bytes:
         raise UserError(f"{name} could not be opened ({error.strerror or error}).",
                         "Check that it is a picture file and that you may read it.") from error
     if len(data) > MAX_BYTES or size > MAX_BYTES:
-        shown, most = told_apart(max(size, len(data)) / 2**20, MAX_BYTES / 2**20, 0)
+        shown, most = distinct_decimals(max(size, len(data)) / 2**20, MAX_BYTES / 2**20, 0)
         raise UserError(f"{name} is too large ({shown} MB; at most {most} MB).",
                         "Save it as a JPEG or make it smaller.")
     if not data:

@@ -17,7 +17,7 @@ from sdlora.dataset.crop import Box, crop_box
 from sdlora.dataset.listing import Skipped
 from sdlora.dataset.pairing import SET
 from sdlora.errors import UserError
-from sdlora.storage import place, read_json, write_atomic, write_json
+from sdlora.storage import data_folder, read_json, write_atomic, write_json
 
 GONE = "It may have been deleted in another window: reload the page."
 
@@ -57,7 +57,7 @@ class PictureSet:
 def list_sets() -> list[PictureSet]:
     """All sets, the newest first; one whose set.json is damaged is listed with that in its notes."""
     sets = []
-    for file in place("sets").glob(f"*/{SET}"):
+    for file in data_folder("sets").glob(f"*/{SET}"):
         try:
             sets.append(load(file.parent.name))
         except (UserError, KeyError, TypeError, ValueError) as error:
@@ -85,7 +85,7 @@ def load(set_id: str) -> PictureSet:
 
 def path(set_id: str) -> Path:
     """The folder of a set, as `read_dataset` and a run take it. Raises UserError for an id that is none of ours."""
-    folder = place("sets") / set_id
+    folder = data_folder("sets") / set_id
     if not re.fullmatch(r"[a-z0-9-]{1,64}", set_id) or not (folder / SET).is_file():
         raise UserError("This picture set is no longer there.", GONE)
     return folder
@@ -104,7 +104,7 @@ def changing(set_id: str) -> Iterator[dict]:
 
 def locked(name: str) -> FileLock:
     """One writer per set, across threads and processes."""
-    return FileLock(place("sets", ".locks") / f"{name}.lock")
+    return FileLock(data_folder("sets", ".locks") / f"{name}.lock")
 
 
 def text_name(picture_id: str) -> str:

@@ -36,7 +36,7 @@ from sdlora.dataset.setfile import (
     write_text,
 )
 from sdlora.errors import UserError
-from sdlora.storage import MAX_NAME, clean_text, place, read_json, slug, write_atomic, write_json
+from sdlora.storage import MAX_NAME, clean_text, data_folder, read_json, slug, write_atomic, write_json
 
 __all__ = ["PictureSet", "SetPicture", "add_pictures", "captions", "create", "delete", "forget_skipped", "from_example",
            "list_sets", "load", "path", "remove_picture", "rename", "set_caption", "set_settings"]
@@ -52,10 +52,10 @@ def create(name: str) -> PictureSet:
     with locked("new"):
         titles = {s.title.casefold() for s in list_sets()}
         title, set_id, number = wanted, slug(wanted), 1
-        while title.casefold() in titles or (place("sets") / set_id).exists():
+        while title.casefold() in titles or (data_folder("sets") / set_id).exists():
             number += 1
             title, set_id = f"{wanted} {number}", f"{slug(wanted)[:58]}-{number}"
-        write_json(place("sets", set_id) / SET, {
+        write_json(data_folder("sets", set_id) / SET, {
             "version": 1, "id": set_id, "title": title, "trigger": "", "default_caption": "", "sentence": "", "example": "",
             "created": datetime.now(UTC).isoformat(), "next": 0, "pictures": [], "skipped": [], "notes": []})
     return load(set_id)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from itertools import groupby
 
-from sdlora.errors import UserError, told_apart
+from sdlora.errors import UserError, distinct_decimals
 from sdlora.storage import clean_text
 
 TOKEN = re.compile(r"\\([\\()\[\]])|([(\[])|(:\s*([+-]?[.\d]+)\s*\))|([)\]])|([^\\()\[\]:]+|[\\:])")
@@ -104,7 +104,7 @@ def as_weight(number: str) -> float:
 def checked(weight: float) -> float:
     """A weight without the dust of its factors; UserError outside 0..10."""
     if not 0 <= weight <= HEAVIEST:
-        shown, _ = told_apart(weight, HEAVIEST if weight > 0 else 0)
+        shown, _ = distinct_decimals(weight, HEAVIEST if weight > 0 else 0)
         raise UserError(f"A word in the prompt has the weight {shown}; it must be from 0 to {HEAVIEST:g}.", PLAIN_BRACKETS)
     return round(weight, 6)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdlora.errors import UserError
-from sdlora.storage import home, place, read_json, write_json
+from sdlora.storage import data_folder, home, read_json, write_json
 
 ANSWER = "answer.json"
 ASK_ID = re.compile(r"\d{13}-[0-9a-f]{8}")
@@ -40,7 +40,7 @@ def submit(kind: str, payload: dict[str, object]) -> str:
     if len(waiting()) >= MOST_WAITING:
         raise UserError("The drawing process has too much to do.", "Wait a moment and try again.")
     ask_id = f"{time.time_ns() // 1_000_000:013d}-{secrets.token_hex(4)}"
-    write_json(place("desk", "waiting") / f"{ask_id}.json", {"kind": kind, "payload": payload, "tries": 0})
+    write_json(data_folder("desk", "waiting") / f"{ask_id}.json", {"kind": kind, "payload": payload, "tries": 0})
     return ask_id
 
 
@@ -65,7 +65,7 @@ def waiting() -> list[Path]:
 def answer(ask: Path, kind: str, state: str, result: dict[str, object], problem: str = "", hint: str = "") -> None:
     """Write the answer to the question in file `ask`, then take it off the list."""
     told = {"kind": kind, "state": state, "result": result, "problem": problem, "hint": hint}
-    write_json(place("desk", ask.stem) / ANSWER, told)
+    write_json(data_folder("desk", ask.stem) / ANSWER, told)
     ask.unlink(missing_ok=True)
 
 

@@ -20,7 +20,7 @@ from sdlora.jobs.lock import hold, is_held
 from sdlora.jobs.run import clear_wishes, run_folder, view
 from sdlora.jobs.table import Table
 from sdlora.jobs.watch import EVENTS, LOCK, PAUSE, STOP, SUSPEND
-from sdlora.storage import FULL, home, refused
+from sdlora.storage import DISK_FULL, disk_error, home
 from sdlora.train import events
 
 DONE, BUG, MISTAKE, STOPPED = 0, 1, 2, 3
@@ -104,7 +104,7 @@ class Journal:
             torn = self.path.exists() and not self.path.read_bytes().endswith(b"\n")
             self.file = self.path.open("ab", buffering=0)  # nothing is left to write when the disk is full
         except OSError as error:
-            raise refused(error, self.path) from error
+            raise disk_error(error, self.path) from error
         if torn:
             self.append(b"\n")
 
@@ -126,7 +126,7 @@ class Journal:
             if self.file.write(line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            raise refused(error, self.path) from error
+            raise disk_error(error, self.path) from error
 
     def last_words(self, *told: events.Event) -> None:
         """Tell these events, and write down as many as the disk still takes."""
@@ -182,7 +182,7 @@ def follow(folder: Path, journal: Journal, control: Control, training: Training 
 
 def end_with(error: Exception, folder: Path, journal: Journal, steps: int) -> int:
     """Tell the error as the run's last event. A full disk only stops the run; a bug is told by a code, its traceback logged."""
-    if isinstance(error, DiskFull) or isinstance(error, OSError) and error.errno in FULL:
+    if isinstance(error, DiskFull) or isinstance(error, OSError) and error.errno in DISK_FULL:
         journal.last_words(events.Notice(journal.step, "The disk is full. Free 2 GB and continue the run."),
                            events.Stopped(journal.step, steps))
         return STOPPED

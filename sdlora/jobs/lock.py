@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from sdlora.storage import refused
+from sdlora.storage import disk_error
 
 
 class Held:
@@ -40,7 +40,7 @@ def hold(path: Path, wait_seconds: float = 0.5) -> Held | None:
     except Timeout:
         return None
     except OSError as error:
-        raise refused(error, path) from error
+        raise disk_error(error, path) from error
     return Held(lock)
 
 

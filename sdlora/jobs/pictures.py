@@ -22,7 +22,7 @@ from sdlora.draw import grammar
 from sdlora.errors import UserError
 from sdlora.jobs.lock import is_held
 from sdlora.jobs.table import Table
-from sdlora.storage import home, place, read_json, write_atomic, write_json
+from sdlora.storage import data_folder, home, read_json, write_atomic, write_json
 
 SPEC, EVENTS, PREVIEW, CANCEL = "spec.json", "events.jsonl", "preview.png", "cancel"
 DRAWER_LOCK = "drawer.lock"
@@ -89,7 +89,7 @@ def submit_draw(items: DrawConfig | Sequence[DrawConfig], *, labels: Sequence[st
         return known.target
     draw_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
     parts = [{"label": label, "config": config.model_dump(mode="json")} for label, config in zip(labels, items, strict=True)]
-    write_json(place("draws", draw_id) / SPEC, {"version": 1, "id": draw_id, "items": parts, "sheet": sheet})
+    write_json(data_folder("draws", draw_id) / SPEC, {"version": 1, "id": draw_id, "items": parts, "sheet": sheet})
     return table.submit("draw", draw_id, once=once).target
 
 
@@ -220,7 +220,7 @@ def keep_input(image: Image.Image) -> str:
     """Keep a picture that a drawing begins from, or a mask, for some days; its id. The same pixels are kept once."""
     content = sha256(f"{image.mode} {image.size}".encode() + image.tobytes())
     input_id = content.hexdigest()[:24]
-    write_atomic(place("inputs") / f"{input_id}.png", lambda temporary: image.save(temporary, "PNG"))
+    write_atomic(data_folder("inputs") / f"{input_id}.png", lambda temporary: image.save(temporary, "PNG"))
     return input_id
 
 

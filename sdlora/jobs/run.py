@@ -14,7 +14,7 @@ from sdlora.errors import UserError
 from sdlora.jobs.lock import hold
 from sdlora.jobs.table import Table
 from sdlora.jobs.watch import LOCK, PAUSE, SPEC, STOP, SUSPEND, RunView, list_runs, run_folder, view
-from sdlora.storage import place, read_json, slug, write_json
+from sdlora.storage import data_folder, read_json, slug, write_json
 
 __all__ = ["RunView", "clear_wishes", "create_run", "delete", "list_runs", "pause", "resume_run", "run_folder", "start_run",
            "stop", "view"]
@@ -27,7 +27,7 @@ AGAIN_SECONDS = 10.0
 
 def create_run(config: TrainConfig, images: Path, out: Path | None = None, set_id: str | None = None) -> Path:
     """Make runs/<YYYYMMDD-HHMMSS>-<slug>[-n]/ with its spec.json; nothing starts yet."""
-    runs, stem = place("runs"), f"{time.strftime('%Y%m%d-%H%M%S')}-{slug(config.name)}"
+    runs, stem = data_folder("runs"), f"{time.strftime('%Y%m%d-%H%M%S')}-{slug(config.name)}"
     for number in range(1, 1000):
         folder = runs / (stem if number == 1 else f"{stem}-{number}")
         try:
@@ -47,7 +47,7 @@ def start_run(config: TrainConfig, images: Path, *, once: str, out: Path | None 
 
     So is the same order, pictures and settings alike, from another tab within AGAIN_SECONDS while the first one waits or runs.
     """
-    with hold(place("runs") / START_LOCK, START_WAIT_SECONDS) or nullcontext():
+    with hold(data_folder("runs") / START_LOCK, START_WAIT_SECONDS) or nullcontext():
         table = Table()
         if known := table.known(once):
             return known.target
@@ -65,7 +65,7 @@ def twin_of(table: Table, config: TrainConfig, images: Path, out: Path | None) -
     wanted = {"config": config.model_dump(mode="json"), "images": str(Path(images).absolute()),
               "out": str(Path(out).absolute()) if out else None}
     for job in reversed(table.jobs("train", "queued", "running")):
-        spec = place("runs") / job.target / SPEC
+        spec = data_folder("runs") / job.target / SPEC
         if abs(time.time() - job.created) < AGAIN_SECONDS and spec.is_file() and wanted.items() <= read_json(spec).items():
             return job.target
     return None

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from sdlora.errors import UserError
-from sdlora.storage import clean_text, home, refused_by_sqlite
+from sdlora.storage import clean_text, home, sqlite_error
 
 LEASE_SECONDS = 60.0
 HEARTBEAT_SECONDS = 5.0
@@ -103,7 +103,7 @@ class Table:
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
                 raise
-            if told := refused_by_sqlite(error, self.path):
+            if told := sqlite_error(error, self.path):
                 raise told from error
             if "locked" in str(error) or "busy" in str(error):
                 raise UserError("The job list is being written by another process.", "Try again in a moment.") from error

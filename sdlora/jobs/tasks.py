@@ -12,7 +12,7 @@ from sdlora.config import LoraChoice, make
 from sdlora.errors import UserError
 from sdlora.jobs import desk
 from sdlora.jobs.execute import log_bug
-from sdlora.storage import home, place, read_json, shipped, slug, write_json
+from sdlora.storage import data_folder, home, read_json, shipped, slug, write_json
 
 MOST_TRIES = 2
 MOST_MEASURED = 4
@@ -34,7 +34,7 @@ def answer_all(base: Loaded) -> bool:
             if told["tries"] >= MOST_TRIES:
                 raise UserError("The drawing process ended unexpectedly, twice.", "Choose other files or fewer of them.")
             write_json(ask, {**told, "tries": told["tries"] + 1})
-            result = ANSWERS[kind](told["payload"], place("desk", ask.stem), base)
+            result = ANSWERS[kind](told["payload"], data_folder("desk", ask.stem), base)
             desk.answer(ask, kind, "done", readable(result))
         except UserError as error:
             desk.answer(ask, kind, "failed", {}, error.message, error.hint)

@@ -21,7 +21,7 @@ from sdlora.jobs.pictures import DRAWER_LOCK, fail_waiting
 from sdlora.jobs.run import view
 from sdlora.jobs.table import HEARTBEAT_SECONDS, Job, Table
 from sdlora.jobs.watch import EVENTS, LOCK, PAUSE
-from sdlora.storage import home, place, prune_cache, spawn, sweep
+from sdlora.storage import data_folder, home, prune_cache, remove_temporaries, spawn
 from sdlora.train import events
 
 WORKER_LOCK = "worker.lock"
@@ -42,7 +42,7 @@ started: list[subprocess.Popen] = []
 
 def announce_web() -> None:
     """Say that a web process is there, for as long as this process lives: the worker stays while one does."""
-    lock = hold(place("web") / f"{os.getpid()}.lock")
+    lock = hold(data_folder("web") / f"{os.getpid()}.lock")
     if lock is not None:
         held_for_life.append(lock)
 
@@ -118,7 +118,7 @@ class Worker:
     def run(self) -> None:
         """Work until not needed."""
         self.listen()
-        sweep(self.home)
+        remove_temporaries(self.home)
         prune_cache()
         self.recover()
         told = ""

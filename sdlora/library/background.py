@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from sdlora.storage import home, refused, spawn
+from sdlora.storage import disk_error, home, spawn
 
 started: dict[Path, subprocess.Popen] = {}  # by data folder
 
@@ -42,7 +42,7 @@ def alone() -> Iterator[bool]:
         yield False
         return
     except OSError as error:
-        raise refused(error, home() / "library-scan.lock") from error
+        raise disk_error(error, home() / "library-scan.lock") from error
     try:
         yield True
     finally:

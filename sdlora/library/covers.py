@@ -18,7 +18,7 @@ from sdlora.dataset.picture import thumbnail
 from sdlora.errors import UserError
 from sdlora.library.facts import COVER_KEYS
 from sdlora.lora.formats.header import header
-from sdlora.storage import TEMPORARY, home, place, write_atomic
+from sdlora.storage import TEMPORARY, data_folder, home, write_atomic
 
 SIDE_PX = 320
 MAX_TEXT = 8_000_000  # letters of base64
@@ -37,7 +37,7 @@ def take_out(path: Path, target: Path) -> bool:
     except (UserError, OSError):
         return False
     for data in pictures(metadata):
-        scratch = place("library", "covers") / f"{TEMPORARY}{os.getpid()}-{threading.get_ident()}"
+        scratch = data_folder("library", "covers") / f"{TEMPORARY}{os.getpid()}-{threading.get_ident()}"
         try:
             scratch.write_bytes(data)
             image = thumbnail(scratch, SIDE_PX)

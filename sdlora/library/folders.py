@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from sdlora.errors import UserError
 from sdlora.library import sidecars
-from sdlora.storage import clean_text, home, place, read_json, slug, write_json
+from sdlora.storage import clean_text, data_folder, home, read_json, slug, write_json
 
 OWN = "loras"
 WAIT_SECONDS = 10
@@ -43,7 +43,7 @@ def folders() -> list[Folder]:
         if record and not record.get("removed") and file.stem != OWN:
             path = Path(record["path"])
             added.append((record.get("added", ""), Folder(file.stem, clean_text(path.name, 80), path, False, path.is_dir())))
-    own = place(OWN)
+    own = data_folder(OWN)
     return [Folder(OWN, "My styles", own, True, True)] + [folder for _, folder in sorted(added, key=lambda entry: entry[0])]
 
 
@@ -139,7 +139,7 @@ def key_of(where: bytes) -> str:
 def locked(name: str) -> Iterator[None]:
     """Held by one process at a time. Raises UserError when another one holds it for long."""
     try:
-        with FileLock(place("library") / f"{name}.lock", timeout=WAIT_SECONDS):
+        with FileLock(data_folder("library") / f"{name}.lock", timeout=WAIT_SECONDS):
             yield
     except Timeout as error:
         raise UserError("Another window is writing notes on the shelf.", "Try again in a moment.") from error
@@ -148,7 +148,7 @@ def locked(name: str) -> Iterator[None]:
 @contextmanager
 def changing(folder_id: str) -> Iterator[dict]:
     """The record HOME/library/<folder_id>.json to change: locked, and written back whole unless something is raised."""
-    file = place("library") / f"{folder_id}.json"
+    file = data_folder("library") / f"{folder_id}.json"
     with locked(folder_id):
         record = read_json(file) if file.exists() else {"version": 1}
         if not isinstance(record, dict):

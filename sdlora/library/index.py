@@ -38,7 +38,7 @@ from sdlora.lora.formats import layout
 from sdlora.lora.formats.header import header, refuse_size
 from sdlora.lora.formats.writing import rewrite
 from sdlora.lora.tools.report import summary
-from sdlora.storage import MAX_NAME, clean_text, place, slug, write_atomic, write_json
+from sdlora.storage import MAX_NAME, clean_text, data_folder, slug, write_atomic, write_json
 
 __all__ = ["Folder", "LoraEntry", "State", "UserError", "add", "add_folder", "annotate", "background", "by_file", "by_hash",
            "by_name", "count_loras", "delete", "duplicates", "find", "folders", "hash_files", "index_path", "list_loras",
@@ -66,7 +66,7 @@ def add(path: Path, name: str = "") -> LoraEntry:
                         "Use an earlier saved point of it, or ask its author.")
     if not report["matched"]:
         raise UserError(f"{path.name} was made for another kind of base model.", "Choose one for Stable Diffusion.")
-    shelf = place("loras")
+    shelf = data_folder("loras")
     with tempfile.TemporaryDirectory() as folder, FileLock(shelf / ".lock"):
         told = layout.told(path)
         if told != header(path).metadata:                       # what PEFT keeps beside the file comes along

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from sdlora import __version__
 from sdlora.errors import UserError
-from sdlora.storage import clean_text, home, refused, refused_by_sqlite
+from sdlora.storage import clean_text, disk_error, home, sqlite_error
 
 VERSION = 1
 WAIT_SECONDS = 5
@@ -94,7 +94,7 @@ def connected() -> Iterator[sqlite3.Connection]:
             set_aside(path, error)
             raise UserError("The list of the shelf was damaged and is made anew.",
                             "Try again: your files are untouched.") from error
-        raise refused_by_sqlite(error, path) or UserError(f"The list of the shelf {path} could not be used ({error}).",
+        raise sqlite_error(error, path) or UserError(f"The list of the shelf {path} could not be used ({error}).",
                                                           "Try again.") from error
 
 
@@ -138,7 +138,7 @@ def prepare(path: Path) -> None:
     except Timeout as error:
         raise Busy("The list of the shelf is being made anew by another window.", "Try again in a moment.") from error
     except OSError as error:
-        raise refused(error, path) from error
+        raise disk_error(error, path) from error
 
 
 def unusable(path: Path) -> str:

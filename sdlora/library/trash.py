@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sdlora.errors import UserError
 from sdlora.library.sidecars import COVERS, SUFFIXES
-from sdlora.storage import confine, home, place, read_json, write_json
+from sdlora.storage import confine, data_folder, home, read_json, write_json
 
 KEPT_DAYS = 30
 RECORD = "trash.json"
@@ -22,9 +22,10 @@ def throw(file_id: str, file: Path) -> None:
     """
     sweep()
     seconds, rest = divmod(time.time_ns(), 10**9)
-    folder = place("trash", f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(seconds))}-{rest:09}-{file_id}")
+    folder = data_folder("trash", f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(seconds))}-{rest:09}-{file_id}")
     beside = [path for suffix in (*SUFFIXES, *COVERS) if (path := file.with_name(file.stem + suffix)).exists()]
-    write_json(folder / RECORD, {"id": file_id, "place": file.relative_to(place("loras")).as_posix(), "deleted": time.time()})
+    place = file.relative_to(data_folder("loras")).as_posix()
+    write_json(folder / RECORD, {"id": file_id, "place": place, "deleted": time.time()})
     try:
         for path in (file, *beside):
             path.rename(folder / path.name)
@@ -43,7 +44,7 @@ def take_back(file_id: str) -> Path:
                           and (record := record_of(folder))["id"] == file_id), (None, ""))
     if folder is None:
         raise UserError("This style is not in the trash any more.", f"Deleted styles are kept for {KEPT_DAYS} days.")
-    target = confine(place("loras"), where)
+    target = confine(data_folder("loras"), where)
     files = sorted((path for path in folder.iterdir() if path.name != RECORD), key=lambda path: path.suffix == target.suffix)
     free = free_stem(target, [path.name.removeprefix(target.stem) for path in files])
     try:

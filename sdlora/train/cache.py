@@ -20,7 +20,7 @@ from sdlora.dataset.crop import crop_box
 from sdlora.dataset.folder import Example
 from sdlora.dataset.looks import take_square
 from sdlora.errors import UserError
-from sdlora.storage import place, write_atomic
+from sdlora.storage import data_folder, write_atomic
 
 VERSION = "1"
 
@@ -100,7 +100,7 @@ def keep(name: str, computed: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def entry_path(name: str) -> Path:
-    return place("cache", Path(name).parent.name) / f"{Path(name).name}.safetensors"
+    return data_folder("cache", Path(name).parent.name) / f"{Path(name).name}.safetensors"
 
 
 def read_entry(path: Path) -> dict[str, Tensor] | None:

@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from sdlora.errors import UserError
-from sdlora.storage import clean_text, crashpoint, write_atomic
+from sdlora.storage import clean_text, crash_point, write_atomic
 from sdlora.train.optimizer import AdamW
 from sdlora.train.points import LORA, NUMBERS, OK, STATE, file_hash, point_folder, point_steps
 
@@ -148,22 +148,22 @@ def save_checkpoint(run_folder: Path, snapshot: Snapshot, identity: dict[str, ob
     (folder / OK).unlink(missing_ok=True)
     content = save(snapshot.tensors)
     write_atomic(folder / STATE, content)
-    crashpoint("state-written")
+    crash_point("state-written")
     write_lora(folder / LORA)
-    crashpoint("lora-written")
+    crash_point("lora-written")
     hashes = {STATE: sha256(content).hexdigest(), LORA: file_hash(folder / LORA)}
     numbers = {"version": VERSION, "files": hashes, "numbers": snapshot.numbers, "identity": identity}
     written = json.dumps(numbers, indent=1, allow_nan=False).encode()
     write_atomic(folder / NUMBERS, written)
-    crashpoint("numbers-written")
+    crash_point("numbers-written")
     if found := fault(folder):
         raise UserError(f"The saved point {folder.name} was read back {found}.", "Check the disk, then continue the run.")
     write_atomic(folder / OK, sha256(written).hexdigest().encode())
-    crashpoint("ok-written")
+    crash_point("ok-written")
     for old in point_steps(run_folder, OK)[:-KEPT]:
         # OK goes first: a folder that is only half removed must not look whole
         (point_folder(run_folder, old) / OK).unlink(missing_ok=True)
-        crashpoint("old-unmarked")
+        crash_point("old-unmarked")
         (point_folder(run_folder, old) / STATE).unlink(missing_ok=True)
     return folder
 

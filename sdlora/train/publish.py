@@ -20,7 +20,7 @@ from sdlora.lora.formats import metadata
 from sdlora.lora.formats import reading as lora_file
 from sdlora.lora.math.blend import Ingredient
 from sdlora.lora.math.delta import Adapters
-from sdlora.storage import place, slug, write_atomic
+from sdlora.storage import data_folder, slug, write_atomic
 from sdlora.train.cache import Items
 from sdlora.train.points import file_hash
 
@@ -89,7 +89,7 @@ def publish(folder: Path, out: str | None, adapters: Adapters, facts: Facts, ite
 
 def shelf_place(name: str, result: Path) -> Path:
     """HOME/loras/<name>.safetensors, numbered when another LoRA has that name; the same file is not kept twice."""
-    shelf = place("loras")
+    shelf = data_folder("loras")
     for number in range(1, 10_000):
         target = shelf / (f"{name}.safetensors" if number == 1 else f"{name}-{number}.safetensors")
         if not target.exists() or file_hash(target) == file_hash(result):

@@ -83,7 +83,7 @@ def report(error: Exception) -> str:
     """Write the traceback to HOME/logs/page.log under a short code, and return the code."""
     code = secrets.token_hex(2).upper()
     log = logging.getLogger("sdlora.page")
-    target = str(storage.place("logs") / "page.log")
+    target = str(storage.data_folder("logs") / "page.log")
     if not any(getattr(handler, "baseFilename", None) == target for handler in log.handlers):
         handler = logging.handlers.RotatingFileHandler(target, maxBytes=1_000_000, backupCount=2, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))

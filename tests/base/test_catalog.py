@@ -95,8 +95,8 @@ def test_a_misspelt_base_names_the_nearest():
 
 def test_added_bases_and_those_in_the_folder_are_listed_once(tmp_path):
     folder = shutil.copytree(MINI, tmp_path / "My Base")
-    shutil.copytree(MINI, storage.place("bases") / "my-base")
-    broken = storage.place("bases") / "broken.safetensors"
+    shutil.copytree(MINI, storage.data_folder("bases") / "my-base")
+    broken = storage.data_folder("bases") / "broken.safetensors"
     broken.write_text("no")
     added = catalog.add_base(str(folder))
     assert catalog.add_base(str(folder)) == added
@@ -115,7 +115,7 @@ def test_a_full_data_folder_does_not_keep_a_base_from_being_used(monkeypatch):
         raise DiskFull("The disk is full.", "Free some space.")
 
     known = catalog.identity(MINI)
-    for kept in storage.place("cache").glob("identity-*.json"):
+    for kept in storage.data_folder("cache").glob("identity-*.json"):
         kept.unlink()
     monkeypatch.setattr("sdlora.storage.write_json", full)
     assert catalog.identity(MINI) == known

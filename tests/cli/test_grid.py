@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from sdlora.cli import draw, grid
 from sdlora.draw.infotext.picture import read_infotext
 from sdlora.errors import UserError
-from sdlora.storage import place
+from sdlora.storage import data_folder
 from tests.library.test_tags import lora
 
 SMALL = ("--steps", 1, "--size", "64x64", "--device", "cpu")
@@ -93,7 +93,7 @@ def test_a_bad_cell_costs_one_cell(run, tmp_path):
 
 
 def test_saved_points_of_a_run(run, tmp_path):
-    folder = place("runs", "20260101-000000-ink")
+    folder = data_folder("runs", "20260101-000000-ink")
     for step, value in ((100, 0.1), (200, 0.2)):
         point = folder / "checkpoints" / f"step-{step:06d}"
         point.mkdir(parents=True)

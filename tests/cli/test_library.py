@@ -7,7 +7,7 @@ import pytest
 
 from sdlora.cli import library, main
 from sdlora.library import background, index
-from sdlora.storage import place
+from sdlora.storage import data_folder
 from tests.library.files import beside, everything, lora
 
 
@@ -70,7 +70,8 @@ def test_a_file_is_copied_removed_and_restored(sdlora, tmp_path):
     file = lora(tmp_path / "My Style.safetensors")
     code, told, _ = sdlora("add", str(file), "--json")
     entry, = json.loads(told)
-    assert code == 0 and entry["id"] == "my-style" and file.is_file() and (place("loras") / "my-style.safetensors").is_file()
+    assert code == 0 and entry["id"] == "my-style" and file.is_file()
+    assert (data_folder("loras") / "my-style.safetensors").is_file()
     code, told, _ = sdlora("remove", "my-style")
     assert code == 0 and "restore my-style" in told and index.list_loras() == []
     assert json.loads(sdlora("restore", "my-style", "--json")[1])[0]["name"] == "My Style"
@@ -86,7 +87,7 @@ def test_mistakes_are_sentences(sdlora, tmp_path):
 
 
 def test_a_stopped_scan_says_so_and_goes_on(sdlora, monkeypatch):
-    lora(place("loras") / "a.safetensors")
+    lora(data_folder("loras") / "a.safetensors")
 
     def stopped(steps, stage="headers"):
         raise KeyboardInterrupt
@@ -96,7 +97,7 @@ def test_a_stopped_scan_says_so_and_goes_on(sdlora, monkeypatch):
 
 
 def test_the_background_leaves_the_work_to_the_one_that_has_it(sdlora, monkeypatch):
-    lora(place("loras") / "a.safetensors")
+    lora(data_folder("loras") / "a.safetensors")
     monkeypatch.setattr("os.nice", lambda by: by)
     with background.alone():
         assert sdlora("scan", "--background")[0] == 0 and index.state().files == 0

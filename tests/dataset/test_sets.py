@@ -15,7 +15,7 @@ from PIL import Image
 from sdlora.dataset import sets
 from sdlora.dataset.folder import read_dataset
 from sdlora.errors import UserError
-from sdlora.storage import place
+from sdlora.storage import data_folder
 
 
 def picture(path, seed=0, size=(80, 64), **options):
@@ -397,9 +397,9 @@ def test_an_unpacked_zip_leaves_the_cache_once_its_pictures_are_in_the_set(tmp_p
         archive.writestr("deep/red house.txt", "a house")
     made = sets.create("Cats").id
     assert len(sets.add_pictures(made, [tmp_path / "a.zip"])[0]) == 1
-    assert not list(place("cache", "zips").iterdir())
+    assert not list(data_folder("cache", "zips").iterdir())
     assert [(p.name, p.caption) for p in sets.load(made).pictures] == [("a/deep/red house.png", "a house")]
-    assert len(read_dataset(tmp_path / "a.zip").examples) == 1 and list(place("cache", "zips").iterdir())
+    assert len(read_dataset(tmp_path / "a.zip").examples) == 1 and list(data_folder("cache", "zips").iterdir())
 
 
 def test_a_caption_that_comes_with_a_copy_goes_to_the_picture_that_has_none(tmp_path):

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from sdlora.library import changes, folders, index, scan, table
-from sdlora.storage import place
+from sdlora.storage import data_folder
 from tests.library.files import beside, lora
 
 
@@ -20,7 +20,7 @@ def large(monkeypatch, tmp_path):
     for name in ("a", "sub/b", "sub/deep/c", "other/d"):
         lora(tmp_path / "Lora" / f"{name}.safetensors")
     old = time.time() - 100
-    for path in [place("loras"), tmp_path / "Lora", *(tmp_path / "Lora").rglob("*")]:
+    for path in [data_folder("loras"), tmp_path / "Lora", *(tmp_path / "Lora").rglob("*")]:
         os.utime(path, (old, old))
     folder = index.add_folder(tmp_path / "Lora")
     list(index.scan())
@@ -75,7 +75,7 @@ def test_a_file_written_in_place_is_seen_by_the_look_beside(large, monkeypatch):
 
 
 def test_what_was_made_from_the_bytes_goes_with_them():
-    file = lora(place("loras") / "a.safetensors")
+    file = lora(data_folder("loras") / "a.safetensors")
     list(index.hash_files())
     known = index.find("a").hash
     beside(file, ".json", {"notes": "only a note"})
@@ -88,15 +88,15 @@ def test_what_was_made_from_the_bytes_goes_with_them():
 
 def test_hidden_files_and_folders_and_other_files_are_not_listed():
     for name in (".hidden.safetensors", ".cache/x.safetensors", "notes.txt", "model.ckpt", "folder.safetensors/inner.txt"):
-        file = place("loras") / name
+        file = data_folder("loras") / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"x")
     assert index.list_loras() == []
 
 
 def test_our_own_folder_may_have_folders_too():
-    lora(place("loras") / "a.safetensors")
-    lora(place("loras") / "set" / "a.safetensors")
+    lora(data_folder("loras") / "a.safetensors")
+    lora(data_folder("loras") / "set" / "a.safetensors")
     found = index.list_loras()
     assert len({entry.id for entry in found}) == 2 and "a" in {entry.id for entry in found}
     inner = next(entry for entry in found if entry.id != "a")
@@ -104,7 +104,7 @@ def test_our_own_folder_may_have_folders_too():
     assert index.find(inner.id).notes == "inner" and index.find("a").notes == ""
     index.delete(inner.id)
     assert [entry.id for entry in index.list_loras()] == ["a"]
-    assert index.undo_delete(inner.id).path == place("loras") / "set" / "a.safetensors"
+    assert index.undo_delete(inner.id).path == data_folder("loras") / "set" / "a.safetensors"
 
 
 def test_looks_at_the_same_time_agree(large):

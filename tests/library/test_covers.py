@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from sdlora.library import covers, index
-from sdlora.storage import place
+from sdlora.storage import data_folder
 from tests.library.files import lora
 
 
@@ -28,7 +28,7 @@ def color_of(path):
                                   {"ssmd_cover_images": json.dumps([encoded(kind="PNG"), encoded("blue")])},
                                   {"ssmd_cover_images": json.dumps(["%%%" * 99, 7, encoded(kind="WEBP", side=900)])}])
 def test_an_embedded_cover(said):
-    lora(place("loras") / "a.safetensors", said)
+    lora(data_folder("loras") / "a.safetensors", said)
     cover = index.find("a").thumbnail
     assert cover == covers.kept("a") and color_of(cover)[0] > 240 and color_of(cover)[1] < 20
     with Image.open(cover) as image:
@@ -36,7 +36,7 @@ def test_an_embedded_cover(said):
 
 
 def test_a_picture_beside_the_file_comes_first():
-    file = lora(place("loras") / "a.safetensors", {"modelspec.thumbnail": "data:image/jpeg;base64," + encoded()})
+    file = lora(data_folder("loras") / "a.safetensors", {"modelspec.thumbnail": "data:image/jpeg;base64," + encoded()})
     Image.new("RGB", (64, 64)).save(file.with_suffix(".png"))
     assert index.find("a").thumbnail == file.with_suffix(".png") and not covers.kept("a").exists()
     file.with_suffix(".png").unlink()
@@ -44,7 +44,7 @@ def test_a_picture_beside_the_file_comes_first():
 
 
 def test_a_changed_file_gets_its_new_cover_and_a_lost_cache_is_filled():
-    file = lora(place("loras") / "a.safetensors", {"modelspec.thumbnail": "data:image/png;base64," + encoded(kind="PNG")})
+    file = lora(data_folder("loras") / "a.safetensors", {"modelspec.thumbnail": "data:image/png;base64," + encoded(kind="PNG")})
     assert color_of(index.find("a").thumbnail)[0] > 240
     lora(file, {"modelspec.thumbnail": "data:image/png;base64," + encoded("#0000ff", kind="PNG"), "x": "y"})
     assert color_of(index.find("a").thumbnail)[2] > 240
@@ -54,8 +54,8 @@ def test_a_changed_file_gets_its_new_cover_and_a_lost_cache_is_filled():
 
 def test_two_threads_take_each_its_own_cover(monkeypatch):
     """A page and the look beside it take covers out at the same time: neither gets the other's picture."""
-    red, blue = (lora(place("loras") / f"{color}.safetensors", {"modelspec.thumbnail": f"base64,{encoded(color, kind='PNG')}"})
-                 for color in ("red", "blue"))
+    red, blue = (lora(data_folder("loras") / f"{color}.safetensors",
+                      {"modelspec.thumbnail": f"base64,{encoded(color, kind='PNG')}"}) for color in ("red", "blue"))
     shrink, others = covers.thumbnail, []
 
     def meanwhile(path, side):
@@ -77,7 +77,7 @@ HOSTILE = {"text": "x" * 500, "not a picture": base64.b64encode(b"<svg onload=al
 @pytest.mark.parametrize("key", covers.COVER_KEYS)
 def test_what_is_no_picture_is_left_out(how, key):
     text = "data:image/jpeg;base64," + HOSTILE[how] if key == covers.COVER_KEYS[0] else json.dumps([HOSTILE[how]])
-    lora(place("loras") / "a.safetensors", {key: text})
+    lora(data_folder("loras") / "a.safetensors", {key: text})
     entry = index.find("a")
     assert entry.thumbnail is None and entry.problem == "" and list(index.scan()) == []
-    assert not (place("library", "covers")).exists() or list(place("library", "covers").iterdir()) == []
+    assert not (data_folder("library", "covers")).exists() or list(data_folder("library", "covers").iterdir()) == []

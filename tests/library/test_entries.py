@@ -8,7 +8,7 @@ import pytest
 from sdlora.errors import UserError
 from sdlora.library import index, table
 from sdlora.lora.formats.header import header
-from sdlora.storage import place
+from sdlora.storage import data_folder
 from tests.library.files import beside, lora
 
 SHELF = {  # stem: (title, width, rank, sidecar)
@@ -25,7 +25,7 @@ def shelf(request, monkeypatch):
         monkeypatch.setattr(table, "has_trigrams", lambda: False)
     for number, (stem, (title, width, rank, card)) in enumerate(SHELF.items()):
         said = {"modelspec.title": title, "ss_output_name": f"{stem}_v1"}
-        file = lora(place("loras") / f"{stem}.safetensors", said, width=width, rank=rank)
+        file = lora(data_folder("loras") / f"{stem}.safetensors", said, width=width, rank=rank)
         beside(file, ".json", card)
         os.utime(file, (1_700_000_000 + number, 1_700_000_000 + number))
     with table.connected() as db:
@@ -92,21 +92,22 @@ def test_by_hash(shelf):
 
 def test_the_hash_of_nothing_names_no_file():
     nothing = hashlib.sha256(b"").hexdigest()
-    lora(place("loras") / "a.safetensors", {"sshs_model_hash": nothing})
+    lora(data_folder("loras") / "a.safetensors", {"sshs_model_hash": nothing})
     assert index.by_hash(nothing[:12]) is None
 
 
 def test_a_claimed_hash_counts_until_it_is_known_better():
-    lora(place("loras") / "liar.safetensors", {"sshs_model_hash": "ab" * 32})
+    lora(data_folder("loras") / "liar.safetensors", {"sshs_model_hash": "ab" * 32})
     assert index.by_hash("ab" * 6).id == "liar"
     list(index.hash_files())
     assert index.by_hash("ab" * 6) is None
 
 
 def test_by_file(shelf, tmp_path):
-    assert index.by_file(place("loras") / "glass.safetensors").id == "glass"
-    assert index.by_file(str(place("loras") / "ink.safetensors")).id == "ink"
-    for wrong in (place("loras") / "gone.safetensors", place("loras"), tmp_path / "glass.safetensors", "glass.safetensors", ""):
+    assert index.by_file(data_folder("loras") / "glass.safetensors").id == "glass"
+    assert index.by_file(str(data_folder("loras") / "ink.safetensors")).id == "ink"
+    loras = data_folder("loras")
+    for wrong in (loras / "gone.safetensors", loras, tmp_path / "glass.safetensors", "glass.safetensors", ""):
         assert index.by_file(wrong) is None
 
 
@@ -115,22 +116,22 @@ def test_by_name(shelf):
         assert index.by_name(name).id == "glass", name
     for wrong in ("", "gla", "%", "no such"):
         assert index.by_name(wrong) is None
-    lora(place("loras") / "Glass.safetensors")
+    lora(data_folder("loras") / "Glass.safetensors")
     assert index.by_name("Glass").path.stem == "Glass" and index.by_name("glass").path.stem == "glass"
 
 
 def test_a_file_that_can_be_used_comes_before_one_of_the_same_name_that_cannot():
-    (place("loras") / "a").mkdir()
-    (place("loras") / "a" / "same.safetensors").write_bytes(b"broken")
-    lora(place("loras") / "b" / "same.safetensors")
+    (data_folder("loras") / "a").mkdir()
+    (data_folder("loras") / "a" / "same.safetensors").write_bytes(b"broken")
+    lora(data_folder("loras") / "b" / "same.safetensors")
     assert index.by_name("same").problem == "" and len(ids("same")) == 2
 
 
 def test_duplicates_by_their_tensors():
-    lora(place("loras") / "a.safetensors", {"ss_x": "1"})
-    lora(place("loras") / "b.safetensors", {"ss_x": "another text"})
-    lora(place("loras") / "c.safetensors", value=0.25)
-    lora(place("loras") / "d.safetensors", width=2048)
+    lora(data_folder("loras") / "a.safetensors", {"ss_x": "1"})
+    lora(data_folder("loras") / "b.safetensors", {"ss_x": "another text"})
+    lora(data_folder("loras") / "c.safetensors", value=0.25)
+    lora(data_folder("loras") / "d.safetensors", width=2048)
     assert index.duplicates() == []
     assert sum(1 for _ in index.hash_files(only_equal=True)) == 3
     assert [[entry.id for entry in group] for group in index.duplicates()] == [["a", "b"]]
@@ -138,7 +139,7 @@ def test_duplicates_by_their_tensors():
 
 
 def test_wrong_notes_are_refused():
-    lora(place("loras") / "a.safetensors")
+    lora(data_folder("loras") / "a.safetensors")
     for wrong in ({"name": ""}, {"name": " \n"}, {"notes": 7}, {"tags": "x"}, {"favourite": 1}, {"weight": 5},
                   {"weight": float("nan")}, {"family": "sd1"}, {"path": "/etc/passwd"}):
         with pytest.raises(UserError):

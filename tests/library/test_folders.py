@@ -9,7 +9,7 @@ import pytest
 from sdlora.errors import UserError
 from sdlora.library import folders, index
 from sdlora.library.table import index_path
-from sdlora.storage import home, place
+from sdlora.storage import data_folder, home
 from tests.library.files import beside, everything, lora
 
 
@@ -64,7 +64,7 @@ def test_notes_on_foreign_files_outlive_the_index(webui):
 
 
 def test_notes_on_our_own_files_go_into_their_sidecars():
-    file = lora(place("loras") / "a.safetensors", {"modelspec.trigger_phrase": "fromfile"})
+    file = lora(data_folder("loras") / "a.safetensors", {"modelspec.trigger_phrase": "fromfile"})
     beside(file, ".json", {"activation text": "abc", "negative text": "blurry", "strange": [1]})
     index.annotate("a", name="Ä", notes="mine", tags=["x"], favourite=True)
     told = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
@@ -78,7 +78,7 @@ def test_notes_on_our_own_files_go_into_their_sidecars():
 
 
 def test_a_sidecar_that_is_not_ours_to_change_keeps_its_content():
-    file = lora(place("loras") / "a.safetensors")
+    file = lora(data_folder("loras") / "a.safetensors")
     file.with_suffix(".json").write_text("[1, 2]")
     assert index.annotate("a", notes="mine").notes == "mine"
     assert file.with_suffix(".json").read_text() == "[1, 2]" and rebuilt()[0].notes == "mine"
@@ -162,7 +162,7 @@ def test_links_out_of_a_foreign_folder_are_not_read(webui, tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="pipes and links need another system")
 @pytest.mark.parametrize("own", [True, False])
 def test_one_bad_entry_never_takes_the_listing_down(webui, own):
-    folder = place("loras") if own else index.add_folder(webui).path
+    folder = data_folder("loras") if own else index.add_folder(webui).path
     lora(folder / "good.safetensors")
     for suffix in (".json", ".metadata.json", ".civitai.info", ".png"):
         os.mkfifo(folder / f"good{suffix}")
@@ -185,7 +185,7 @@ def test_folders_that_cannot_be_shown(webui, tmp_path):
     folder = index.add_folder(webui)
     file = lora(tmp_path / "x.safetensors")
     for wrong, why in ((tmp_path / "gone", "not a folder"), (file, "not a folder"), (home(), "data folder"),
-                       (home().parent, "data folder"), (place("loras"), "data folder"),
+                       (home().parent, "data folder"), (data_folder("loras"), "data folder"),
                        (folder.path / "ink", "lie in each other"), (webui / "models", "lie in each other")):
         with pytest.raises(UserError, match=why):
             index.add_folder(wrong)
@@ -200,7 +200,7 @@ def test_folders_that_cannot_be_shown(webui, tmp_path):
 def test_a_damaged_record_hides_its_folder_and_is_left_alone(webui, text):
     folder = index.add_folder(webui)
     record = home() / "library" / f"{folder.id}.json"
-    lora(place("loras") / "own.safetensors")
+    lora(data_folder("loras") / "own.safetensors")
     index.list_loras()
     record.write_text(text)
     assert [e.id for e in index.list_loras()] == ["own"] and record.read_text() == text

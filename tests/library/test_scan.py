@@ -9,17 +9,17 @@ import time
 import pytest
 
 from sdlora.library import background, facts, index, scan
-from sdlora.storage import place
+from sdlora.storage import data_folder
 from tests.library.files import lora
 
 
 @pytest.fixture
 def many():
     """200 files of two structures."""
-    one = lora(place("loras") / "0.safetensors", {"modelspec.title": "One"})
-    two = lora(place("loras") / "1.safetensors", width=2048)
+    one = lora(data_folder("loras") / "0.safetensors", {"modelspec.title": "One"})
+    two = lora(data_folder("loras") / "1.safetensors", width=2048)
     for number in range(2, 200):
-        shutil.copyfile(two if number % 2 else one, place("loras") / f"{number}.safetensors")
+        shutil.copyfile(two if number % 2 else one, data_folder("loras") / f"{number}.safetensors")
 
 
 def test_a_scan_tells_how_far_it_is_stops_and_goes_on(many, monkeypatch):
@@ -52,11 +52,11 @@ def test_a_listing_shows_what_is_not_read_yet_and_leaves_it_to_a_process(many, m
 
 def test_a_few_new_files_are_read_at_once_even_beside_a_long_hashing(many, monkeypatch):
     list(index.scan())
-    lora(place("loras") / "new.safetensors", {"modelspec.title": "New"})
+    lora(data_folder("loras") / "new.safetensors", {"modelspec.title": "New"})
     with background.alone():
         assert "New" in {entry.name for entry in index.list_loras()}
         for number in range(300, 300 + scan.BATCH + 1):
-            shutil.copyfile(place("loras") / "0.safetensors", place("loras") / f"{number}.safetensors")
+            shutil.copyfile(data_folder("loras") / "0.safetensors", data_folder("loras") / f"{number}.safetensors")
         assert len(index.list_loras()) == 201 + scan.BATCH + 1 and index.state().unread == scan.BATCH + 1
     monkeypatch.setattr(background, "start", lambda: None)
     assert index.list_loras() and index.state().unread == 0
@@ -114,8 +114,8 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(many, monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there may the name of a file be no text")
 def test_a_broken_file_whose_name_is_no_text_is_listed():
-    lora(place("loras") / "whole.safetensors")
-    with open(os.fsencode(place("loras")) + b"/\xff broken.safetensors", "wb") as file:  # noqa: PTH123  pathlib takes no bytes
+    lora(data_folder("loras") / "whole.safetensors")
+    with open(os.fsencode(data_folder("loras")) + b"/\xff broken.safetensors", "wb") as file:  # noqa: PTH123  pathlib takes no bytes
         file.write(b"this is no safetensors file")
     list(index.scan())
     problems = {entry.name: entry.problem for entry in index.list_loras()}

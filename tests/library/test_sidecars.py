@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from sdlora.library import index, sidecars
-from sdlora.storage import place
+from sdlora.storage import data_folder
 from tests.library.files import beside, lora
 
 CIVITAI = {"id": 7, "name": "v1.0", "baseModel": "SD 1.5", "trainedWords": ["glss style", " window, "],
@@ -20,7 +20,7 @@ MANAGER = {"file_name": "a", "model_name": "Glass by LM", "file_path": "/etc/pas
 
 
 def shown(**files):
-    file = lora(place("loras") / "a.safetensors")
+    file = lora(data_folder("loras") / "a.safetensors")
     for suffix, content in files.items():
         beside(file, {"a1111": ".json", "civitai": ".civitai.info", "manager": ".metadata.json"}[suffix], content)
     entry, = index.list_loras()
@@ -49,7 +49,7 @@ def test_a1111_wins_and_the_others_fill_its_gaps():
 def test_a_change_of_a_sidecar_is_seen():
     assert shown(a1111={"activation text": "one"}).trigger == "one"
     assert shown(a1111={"activation text": "another"}).trigger == "another"
-    place("loras").joinpath("a.json").unlink()
+    data_folder("loras").joinpath("a.json").unlink()
     assert index.list_loras()[0].trigger == ""
 
 
@@ -62,7 +62,7 @@ def test_base_names_as_hints(told, family):
 
 def test_a_hint_decides_only_what_the_tensors_leave_open():
     text = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
-    file = place("loras") / "a.safetensors"
+    file = data_folder("loras") / "a.safetensors"
     save_file({f"{text}.lora_down.weight": np.ones((2, 768), np.float16),
                f"{text}.lora_up.weight": np.ones((768, 2), np.float16)}, file)
     entry, = index.list_loras()
@@ -93,7 +93,7 @@ def test_hostile_sidecars_are_text_or_nothing(suffix, content):
 
 @pytest.mark.parametrize("suffix", sidecars.SUFFIXES)
 def test_a_huge_sidecar_is_not_read(suffix):
-    file = lora(place("loras") / "a.safetensors")
+    file = lora(data_folder("loras") / "a.safetensors")
     beside(file, suffix, {"notes": "x" * 2_000_000, "activation text": "huge"})
     assert index.list_loras()[0].trigger == ""
     assert index.annotate("a", notes="mine").notes == "mine"

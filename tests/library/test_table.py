@@ -12,7 +12,7 @@ import pytest
 
 from sdlora.errors import UserError
 from sdlora.library import index, table
-from sdlora.storage import home, place
+from sdlora.storage import data_folder, home
 from tests.library.files import lora
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def entry():
-    lora(place("loras") / "a.safetensors", {"modelspec.title": "A"})
+    lora(data_folder("loras") / "a.safetensors", {"modelspec.title": "A"})
     return index.annotate("a", notes="kept", favourite=True)
 
 
@@ -103,7 +103,7 @@ def test_a_listing_does_not_wait_for_a_writer(entry, monkeypatch):
     monkeypatch.setattr(table, "WAIT_SECONDS", 0.05)
     with closing(sqlite3.connect(table.index_path(), isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        lora(place("loras") / "b.safetensors")
+        lora(data_folder("loras") / "b.safetensors")
         assert [e.id for e in index.list_loras()] == ["a"]                 # as it was, at once
         with pytest.raises(table.Busy):
             index.delete("a")
@@ -119,7 +119,7 @@ def test_many_processes_at_once(entry):
             "    index.list_loras(name); index.annotate(name, notes=name)\n")
     for who in "xy":
         for number in range(4):
-            lora(place("loras") / f"{who}-{number}.safetensors")
+            lora(data_folder("loras") / f"{who}-{number}.safetensors")
     running = [subprocess.Popen([sys.executable, "-c", code, who], cwd=ROOT, stderr=subprocess.PIPE) for who in "xy"]
     said = [process.communicate(timeout=120)[1].decode() for process in running]
     assert [process.returncode for process in running] == [0, 0], said

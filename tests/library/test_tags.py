@@ -13,14 +13,14 @@ from sdlora.draw.infotext.picture import write_picture
 from sdlora.errors import UserError
 from sdlora.library import entries, index, tags
 from sdlora.library.tags import placed, recall, resolve, with_tags
-from sdlora.storage import place
+from sdlora.storage import data_folder
 
 MODULE = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
 
 
 def lora(name, value=0.5, folder=None, **metadata):
     """A tiny LoRA on the shelf; (its file, A1111's hash of it)."""
-    path = (folder or place("loras")) / f"{name}.safetensors"
+    path = (folder or data_folder("loras")) / f"{name}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({f"{MODULE}.lora_down.weight": np.full((2, 128), value, np.float16),
                f"{MODULE}.lora_up.weight": np.full((64, 2), value, np.float16)}, path, metadata=metadata or None)
@@ -105,7 +105,7 @@ def test_a_drawing_with_tags():
 
 
 def test_two_files_of_one_name_are_told_apart_by_their_folders():
-    files = [lora("same", value, folder) for value, folder in ((0.1, place("loras") / "one"), (0.2, place("loras") / "two"))]
+    files = [lora("same", value, data_folder("loras") / folder) for value, folder in ((0.1, "one"), (0.2, "two"))]
     for name, (file, _) in zip(("one/same", "two\\same"), files, strict=True):
         assert resolve(f"a house <lora:{name}:0.5>")[1][0].file == file
     with pytest.raises(UserError, match="2 styles called 'same'") as caught:
@@ -121,7 +121,7 @@ def test_two_files_of_one_name_are_told_apart_by_their_folders():
 
 def test_copies_of_one_file_are_one_style():
     for folder in ("one", "two"):
-        lora("same", 0.1, place("loras") / folder)
+        lora("same", 0.1, data_folder("loras") / folder)
     index.list_loras()
     list(index.hash_files())
     assert resolve("a house <lora:same:1>")[1][0].file.endswith("same.safetensors")

@@ -10,12 +10,12 @@ from PIL import Image
 
 from sdlora.errors import UserError
 from sdlora.library import index, trash
-from sdlora.storage import home, place
+from sdlora.storage import data_folder, home
 from tests.library.files import beside, everything, lora
 
 
 def full(name="a"):
-    file = lora(place("loras") / f"{name}.safetensors", {"modelspec.title": name})
+    file = lora(data_folder("loras") / f"{name}.safetensors", {"modelspec.title": name})
     beside(file, ".json", {"activation text": "abc", "sdlora": {"tags": ["t"]}})
     beside(file, ".civitai.info", {"trainedWords": ["x"]})
     Image.new("RGB", (64, 64)).save(file.with_suffix(".png"))
@@ -25,10 +25,11 @@ def full(name="a"):
 def test_undo_brings_everything_back():
     full()
     full("b")
-    before, entry = everything(place("loras")), index.find("a")
+    before, entry = everything(data_folder("loras")), index.find("a")
     index.delete("a")
-    assert [path.name for path in sorted(place("loras").iterdir())] == ["b.civitai.info", "b.json", "b.png", "b.safetensors"]
-    assert index.undo_delete("a") == entry and everything(place("loras")) == before
+    left = sorted(path.name for path in data_folder("loras").iterdir())
+    assert left == ["b.civitai.info", "b.json", "b.png", "b.safetensors"]
+    assert index.undo_delete("a") == entry and everything(data_folder("loras")) == before
     assert list((home() / "trash").iterdir()) == []
     with pytest.raises(UserError, match="not in the trash"):
         index.undo_delete("a")
@@ -38,7 +39,7 @@ def test_the_last_delete_is_undone_first():
     full()
     index.annotate("a", notes="first")
     index.delete("a")
-    lora(place("loras") / "a.safetensors", value=0.25)
+    lora(data_folder("loras") / "a.safetensors", value=0.25)
     index.annotate("a", notes="second")
     index.delete("a")
     assert index.undo_delete("a").notes == "second"
@@ -81,14 +82,14 @@ def test_what_is_old_is_removed_at_the_next_delete():
 
 def test_a_delete_that_the_disk_refuses_changes_nothing(monkeypatch):
     full()
-    before = everything(place("loras"))
+    before = everything(data_folder("loras"))
 
     def refuse(self, target):
         raise PermissionError(13, "in use")
     monkeypatch.setattr("pathlib.Path.rename", refuse)
     with pytest.raises(UserError, match="in use"):
         index.delete("a")
-    assert everything(place("loras")) == before and list((home() / "trash").iterdir()) == [] and index.find("a")
+    assert everything(data_folder("loras")) == before and list((home() / "trash").iterdir()) == [] and index.find("a")
 
 
 def test_a_delete_torn_in_the_middle_can_be_undone(monkeypatch):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from sdlora import storage
-from sdlora.errors import UserError, told_apart
+from sdlora.errors import UserError, distinct_decimals
 
 MAX_HEADER_BYTES = 25 * 1024 * 1024
 MAX_FILE_BYTES = 2 * 10**9  # of a LoRA: one of rank 128 on all of Stable Diffusion XL in fp32 has 1.6 GB
@@ -72,7 +72,7 @@ def contents(path: Path) -> tuple[Header, bytearray]:
 def refuse_size(name: str, file_bytes: int) -> None:
     """Raise UserError for a file that is larger than any LoRA."""
     if file_bytes > MAX_FILE_BYTES:
-        size, most = told_apart(file_bytes / 1e9, MAX_FILE_BYTES / 1e9)
+        size, most = distinct_decimals(file_bytes / 1e9, MAX_FILE_BYTES / 1e9)
         raise UserError(f"{name} has {size} GB; a LoRA has {most} GB at most.",
                         "It was not read: choose another file, or make a smaller one where it was made.")
 

@@ -18,7 +18,7 @@ from sdlora.jobs import pictures as draws
 from sdlora.jobs.table import Table
 from sdlora.library import index
 from sdlora.lora.formats.module_tables import family_table
-from sdlora.storage import place, write_json
+from sdlora.storage import data_folder, write_json
 from sdlora.ui import gallery_words, styles
 from sdlora.ui.gallery import blend, grid, init_image, load_settings, mixer, report, shelf
 
@@ -33,7 +33,7 @@ def put(*names: str) -> None:
     for number, name in enumerate(names):
         values = {f"{KEY}.lora_up.weight": np.full((SIZE[0], 1), 0.1 + number, np.float32),
                   f"{KEY}.lora_down.weight": np.ones((1, SIZE[1]), np.float32)}
-        save_file(values, place("loras") / f"{name}.safetensors", {"ss_output_name": name})
+        save_file(values, data_folder("loras") / f"{name}.safetensors", {"ss_output_name": name})
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +84,7 @@ def test_the_shelf_is_narrowed_to_a_tag_or_a_folder(tmp_path):
     assert [value for _, value in shelf.places()] == [""], "with one folder and no tags there is nothing to choose"
     index.annotate("one", tags=("trees", "a: b"))
     (tmp_path / "others").mkdir()
-    (place("loras") / "two.safetensors").rename(tmp_path / "others" / "two.safetensors")
+    (data_folder("loras") / "two.safetensors").rename(tmp_path / "others" / "two.safetensors")
     folder = index.add_folder(tmp_path / "others").id
     assert {value for _, value in shelf.places()} == {"", "tag:trees", "tag:a: b", "folder:loras", f"folder:{folder}"}
 
@@ -182,16 +182,16 @@ def test_what_the_measurement_says_is_told_in_names_and_numbers():
             for name, push in (("one", 0.2), ("two", 0.8))]
     found = {"ids": ["one", "two"], "together": True, "rows": rows, "push": 0.9, "stretch": 2.0, "warning": "x",
              "pairs": [{"one": 0, "other": 1, "cosine": -0.5, "shared": 0.1, "blocks": {}}]}
-    told = mixer.weighed(questions.Answer("", "interference", "done", found, "", "", place("desk")))
+    told = mixer.weighed(questions.Answer("", "interference", "done", found, "", "", data_folder("desk")))
     assert told["pushes"]["one"]["text"] == "pushes 20%" and told["pushes"]["two"]["percent"] == 100
     assert any("one and two pull against each other (50%)" in line for line in told["lines"])
     assert told["suggested"] == {name: {"strength": 0.5, "text": 0.4} for name in ("one", "two")}
     assert told["balanced"] == {name: {"strength": 0.6, "text": None} for name in ("one", "two")}
     assert told["warning"].startswith("Together")
-    apart = mixer.weighed(questions.Answer("", "interference", "done", found | {"together": False}, "", "", place("desk")))
+    apart = mixer.weighed(questions.Answer("", "interference", "done", found | {"together": False}, "", "", data_folder("desk")))
     assert apart["warning"].startswith("One of these") and not any("Together" in line for line in apart["lines"])
     calm = found | {"warning": "", "pairs": []}
-    calm = mixer.weighed(questions.Answer("", "interference", "done", calm, "", "", place("desk")))
+    calm = mixer.weighed(questions.Answer("", "interference", "done", calm, "", "", data_folder("desk")))
     assert "warning" not in calm and "suggested" not in calm
 
 
@@ -200,12 +200,12 @@ def test_a_saved_blend_gets_a_picture_drawn_with_it_as_its_cover(tmp_path):
     loras = mixer.blended({"rows": [row("one")], "method": "sum", "name": "Blend", "way": "svd 16"})
     assert (loras["method"], loras["rank"], loras["name"]) == ("svd", 16, "Blend")
     picture = draws.picture_path("20260101-000000-abcdef-000")
-    Image.new("RGB", (64, 64), "teal").save(place("pictures", "2026-01-01") / picture.name)
+    Image.new("RGB", (64, 64), "teal").save(data_folder("pictures", "2026-01-01") / picture.name)
     write_json(picture.with_suffix(".json"), {"item": "blend", "settings": {"loras": loras["loras"]}})
-    index.find("two").path.rename(place("desk", "made") / "blend.safetensors")
+    index.find("two").path.rename(data_folder("desk", "made") / "blend.safetensors")
     found = {"file": "blend.safetensors", "name": "Blend", "loras": loras["loras"], "together": False, "energy": 0.987,
              "notes": ["A note."]}
-    told = mixer.kept(questions.Answer("", "save", "done", found, "", "", place("desk", "made")))
+    told = mixer.kept(questions.Answer("", "save", "done", found, "", "", data_folder("desk", "made")))
     assert "98.7%" in told["text"] and told["text"].endswith("A note.") and gallery_words.SAVED_AS_SUM in told["text"]
     with Image.open(index.find("blend").thumbnail) as cover:
         assert cover.getpixel((1, 1)) == (0, 128, 128)
