@@ -65,7 +65,7 @@ def resume(
     as_json: AsJson = False,
 ) -> None:
     """Continue a stopped run where it was saved. Writes the file that --out named."""
-    from sdlora.jobs.run import clear_wishes, list_runs
+    from sdlora.jobs.run import clear_commands, list_runs
     from sdlora.jobs.table import Table
 
     if not run.strip():
@@ -79,7 +79,7 @@ def resume(
         raise UserError(f"{meant[0].id} is running already.", "Watch it with: sdlora runs")
     # one that waits for the worker is taken over by this process
     Table().cancel("train", meant[0].id, "stopped")
-    clear_wishes(meant[0].folder)
+    clear_commands(meant[0].folder)
     foreground(meant[0].folder, as_json)
 
 

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from sdlora.errors import DiskFull, UserError
 from sdlora.jobs.lock import hold, is_held
-from sdlora.jobs.run import clear_wishes, run_folder, view
+from sdlora.jobs.run import LOCK, PAUSE, STOP, SUSPEND, clear_commands, run_folder, view
+from sdlora.jobs.run_log import EVENTS
 from sdlora.jobs.table import Table
-from sdlora.jobs.watch import EVENTS, LOCK, PAUSE, STOP, SUSPEND
 from sdlora.storage import DISK_FULL, disk_error, home
 from sdlora.train import events
 
@@ -154,7 +154,7 @@ def execute(folder: Path, fence: int = 0, on_event: Callable[[events.Event], obj
         with journal.file, control.signals():
             code = follow(folder, journal, control, training)
         if code == DONE:
-            clear_wishes(folder)
+            clear_commands(folder)
     return code
 
 

@@ -18,9 +18,9 @@ from sdlora.jobs.backends.local import Handle, Local
 from sdlora.jobs.execute import BUG, DONE, MISTAKE, STOPPED
 from sdlora.jobs.lock import Held, hold, is_held
 from sdlora.jobs.pictures import DRAWER_LOCK, fail_waiting
-from sdlora.jobs.run import view
+from sdlora.jobs.run import LOCK, PAUSE, view
+from sdlora.jobs.run_log import EVENTS
 from sdlora.jobs.table import HEARTBEAT_SECONDS, Job, Table
-from sdlora.jobs.watch import EVENTS, LOCK, PAUSE
 from sdlora.storage import data_folder, home, prune_cache, remove_temporaries, spawn
 from sdlora.train import events
 

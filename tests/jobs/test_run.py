@@ -1,4 +1,4 @@
-"""Making, queueing, pausing, stopping and deleting runs."""
+"""Making, queueing, pausing, stopping and deleting runs; the state of a run follows from its lock, its events and the queue."""
 
 import json
 import time
@@ -12,8 +12,14 @@ from sdlora.jobs.lock import hold
 from sdlora.jobs.run import create_run, delete, list_runs, pause, resume_run, start_run, stop, view
 from sdlora.jobs.table import Table
 from sdlora.train import events
+from tests.jobs.test_run_log import step, write
 
 CONFIG = TrainConfig(name="Ink & water", steps=20)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return create_run(TrainConfig(name="Stained glass", steps=40), tmp_path)
 
 
 def test_ids_are_safe_and_never_the_same(tmp_path):
@@ -42,27 +48,27 @@ def test_pausing_a_waiting_run_takes_it_out_of_the_queue(tmp_path):
     assert view(run).state == "queued" and not view(run).paused and len(Table().jobs("train", "queued")) == 1
 
 
-def test_wishes_of_a_running_run_are_flags(tmp_path):
+def test_commands_to_a_running_run_are_flags(tmp_path):
     folder = create_run(CONFIG, tmp_path)
     with hold(folder / "lock"):
         pause(folder.name)
-        assert view(folder).wish == "pause"
+        assert view(folder).command == "pause"
         stop(folder.name)
-        assert view(folder).wish == "stop" and not (folder / "pause").exists()
+        assert view(folder).command == "stop" and not (folder / "pause").exists()
         with pytest.raises(UserError, match="still running"):
             delete(folder.name)
-    assert view(folder).wish is None
+    assert view(folder).command is None
 
 
 def test_stopping_a_resting_run_queues_it_to_write_its_file(tmp_path):
     folder = create_run(CONFIG, tmp_path)
-    with pytest.raises(UserError, match="no saved point"):
+    with pytest.raises(UserError, match="no checkpoint"):
         stop(folder.name)
     point = folder / "checkpoints" / "step-000010"
     point.mkdir(parents=True)
     (point / "state.json").write_text("{}")
     stop(folder.name)
-    assert view(folder).state == "queued" and view(folder).wish == "stop" and view(folder).checkpoints == (10,)
+    assert view(folder).state == "queued" and view(folder).command == "stop" and view(folder).checkpoints == (10,)
 
 
 def test_a_finished_run_is_left_alone(tmp_path):
@@ -104,9 +110,42 @@ def test_another_order_or_a_later_one_is_a_run_of_its_own(tmp_path, monkeypatch)
     assert len({first, other, elsewhere, later}) == 4
 
 
-@pytest.mark.parametrize("name", ["", " ", ".", "..", "../runs", "a/b", "a\\b", "/etc", "C:\\x", "a\0b", "\udcff", "*"])
+@pytest.mark.parametrize("name", ["nothing", "", " ", ".", "..", "../runs", "a/b", "a\\b", "C:\\x", "a\0b", "\udcff", "*"])
 def test_what_is_no_id_is_no_run(tmp_path, name):
     start_run(CONFIG, tmp_path, once="a")
     for what in (view, pause, stop, resume_run, delete):
         with pytest.raises(UserError, match="There is no run"):
             what(name)
+
+
+def test_a_new_run_rests_and_shows_its_settings(run, tmp_path):
+    seen = view(run.name)
+    assert (seen.state, seen.step, seen.steps, seen.name) == ("stopped", 0, 40, "Stained glass")
+    assert seen.images == str(tmp_path) and seen.id == run.name and not seen.paused and seen.command is None
+
+
+def test_states_follow_lock_events_and_queue(run):
+    Table().submit("train", run.name, once="1")
+    assert view(run).state == "queued"
+    job = Table().claim("train")
+    assert view(run).state == "queued", "claimed, its process is on the way"
+    lock = hold(run / "lock")
+    write(run, step(3))
+    assert (view(run).state, view(run).step, view(run).seconds_left) == ("running", 3, 18.5)
+    lock.release()
+    Table().finish(job, "stopped")
+    assert view(run).state == "stopped" and view(run).seconds_left is None and not view(run).ended
+    write(run, events.Failed(3, 40, "It broke.", "Mend it."))
+    assert (view(run).state, view(run).problem, view(run).hint) == ("failed", "It broke.", "Mend it.")
+    write(run, step(4))
+    assert view(run).state == "stopped", "continued after a failure, then killed"
+    write(run, events.Done(40, 40, run.name, "/x/y.safetensors", 12.5))
+    assert (view(run).state, view(run).file, view(run).seconds) == ("done", "/x/y.safetensors", 12.5)
+
+
+def test_runs_are_listed_newest_first_and_a_damaged_one_does_not_hide_them(tmp_path):
+    ids = [start_run(TrainConfig(name=name), tmp_path, once=name) for name in ("one", "two", "three")]
+    damaged = create_run(TrainConfig(name="bad"), tmp_path)
+    (damaged / "spec.json").write_text("{}")
+    assert {seen.id for seen in list_runs()} == set(ids)
+    assert all(seen.state == "queued" for seen in list_runs())

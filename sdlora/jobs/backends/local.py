@@ -9,8 +9,7 @@ from pathlib import Path
 
 from sdlora.jobs.execute import DONE, LOG, MISTAKE, STOPPED
 from sdlora.jobs.lock import is_held
-from sdlora.jobs.run import view
-from sdlora.jobs.watch import LOCK, SUSPEND
+from sdlora.jobs.run import LOCK, SUSPEND, view
 from sdlora.storage import spawn
 
 CODES = {"done": DONE, "failed": MISTAKE, "stopped": STOPPED}

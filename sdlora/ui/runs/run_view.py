@@ -225,7 +225,7 @@ def moving(run_id: str) -> dict:
 
 def stamp_of(view: RunView) -> str:
     """Another one when `look` has more to show than the progress."""
-    facts = [view.state, view.wish, view.file, bool(view.losses), len(view.held_out_losses), strip_facts(view, None)]
+    facts = [view.state, view.command, view.file, bool(view.losses), len(view.held_out_losses), strip_facts(view, None)]
     return sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
@@ -239,7 +239,7 @@ def updates(tab: Showing, view: RunView | None) -> tuple:
         "progress": told(view),
         "strip": strip_facts(view, step),
         "losses": len(view.held_out_losses) + len(view.samples),
-        "buttons": [view.state, view.wish, bool(view.checkpoints), bool(view.losses)],
+        "buttons": [view.state, view.command, bool(view.checkpoints), bool(view.losses)],
     }
     if tab.sent == parts and tab.run == view.id:
         return gr.skip()
@@ -277,7 +277,7 @@ def hidden(amount: int) -> list:
 
 def buttons(view: RunView) -> list:
     """Pause, Stop, Go on, as the run's state allows."""
-    active = view.state in ("running", "queued") and view.wish is None
+    active = view.state in ("running", "queued") and view.command is None
     return [
         gr.Button(visible=active),
         gr.Button(visible=active or (view.state == "stopped" and bool(view.checkpoints))),
@@ -287,7 +287,7 @@ def buttons(view: RunView) -> list:
 
 def told(view: RunView) -> dict:
     """What the progress widget says, in words."""
-    state = {"pause": words.PAUSING, "stop": words.STOPPING}.get(view.wish or "", words.STATES[view.state])
+    state = {"pause": words.PAUSING, "stop": words.STOPPING}.get(view.command or "", words.STATES[view.state])
     note, left = "", ""
     if view.state == "running":
         note = staged(view)
