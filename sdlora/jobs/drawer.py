@@ -13,9 +13,7 @@ from sdlora.config import DrawConfig
 from sdlora.draw.infotext.picture import write_picture
 from sdlora.errors import UserError
 from sdlora.jobs.desk import sweep_answers
-from sdlora.jobs.execute import DRAWING_LOCK, explained, log_bug
-from sdlora.jobs.lock import hold, is_held
-from sdlora.jobs.pictures import (
+from sdlora.jobs.drawings import (
     CANCEL,
     DRAWER_LOCK,
     EVENTS,
@@ -24,11 +22,13 @@ from sdlora.jobs.pictures import (
     draw_folder,
     items_of,
     picture_path,
+    read_events,
     sheet_of,
     sweep_draws,
-    tell,
-    told,
+    write_event,
 )
+from sdlora.jobs.execute import DRAWING_LOCK, explained, log_bug
+from sdlora.jobs.lock import hold, is_held
 from sdlora.jobs.table import Table
 from sdlora.jobs.tasks import answer_all
 from sdlora.jobs.worker import WORKER_LOCK
@@ -126,24 +126,24 @@ class Drawer:
         """Draw all of one folder and tell how it ended: (state, problem)."""
         started = time.monotonic()
         try:
-            tries = sum(event["event"] == "started" for event in told(folder))
+            tries = sum(event["event"] == "started" for event in read_events(folder))
             if tries:
                 self.mend(folder)
             if tries >= MOST_TRIES:
                 raise UserError("The drawing process ended unexpectedly, twice.", "Choose a smaller size or fewer pictures.")
-            tell(folder, "started")
+            write_event(folder, "started")
             # training waits as soon as a picture is wanted, not only when the base is loaded
             with hold(self.home / DRAWING_LOCK, 10) or nullcontext():
                 whole = self.draw_items(folder)
             state = "done" if whole else "cancelled"
-            tell(folder, state, seconds=round(time.monotonic() - started, 3))
+            write_event(folder, state, seconds=round(time.monotonic() - started, 3))
             return state, ""
         except UserError as error:
             message, hint = error.message, error.hint
         except Exception as error:  # noqa: BLE001  one broken job must not end the drawing process
             message, hint = log_bug(error, self.home / "logs" / "drawer.log")
             self.loaded = None
-        tell(folder, "failed", message=message, hint=hint)
+        write_event(folder, "failed", message=message, hint=hint)
         return "failed", message
 
     def mend(self, folder: Path) -> None:
@@ -162,7 +162,7 @@ class Drawer:
 
         def spoil(label: str, error: Exception) -> None:
             bad[label] = explained(error, self.home / "logs" / "drawer.log")  # one bad cell costs one cell
-            tell(folder, "bad", item=label, message=str(bad[label]))
+            write_event(folder, "bad", item=label, message=str(bad[label]))
 
         for label, (message, hint) in (asked or {}).get("bad", {}).items():
             spoil(label, UserError(message, hint))
@@ -192,7 +192,7 @@ class Drawer:
         path = folder / PREVIEW
         if not path.exists() or time.time() - path.stat().st_mtime > PREVIEW_SECONDS:
             write_atomic(path, lambda temporary: made.image.save(temporary, "PNG"))
-        tell(folder, "preview", item=label, prompt_index=made.prompt_index, image_index=made.image_index,
+        write_event(folder, "preview", item=label, prompt_index=made.prompt_index, image_index=made.image_index,
              step=made.step, steps=made.steps)
 
     def keep(self, folder: Path, number: int, label: str, config: DrawConfig, made: object) -> Path:
@@ -225,5 +225,5 @@ class Drawer:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path.with_suffix(".json"), {"created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **facts})
         write(path)
-        tell(folder, "picture", id=picture_id, item=facts["item"])
+        write_event(folder, "picture", id=picture_id, item=facts["item"])
         return path

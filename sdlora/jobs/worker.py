@@ -15,9 +15,9 @@ from pathlib import Path
 
 from sdlora.errors import UserError
 from sdlora.jobs.backends.local import Handle, Local
+from sdlora.jobs.drawings import DRAWER_LOCK, fail_waiting
 from sdlora.jobs.execute import BUG, DONE, MISTAKE, STOPPED
 from sdlora.jobs.lock import Held, hold, is_held
-from sdlora.jobs.pictures import DRAWER_LOCK, fail_waiting
 from sdlora.jobs.run import LOCK, PAUSE, view
 from sdlora.jobs.run_log import EVENTS
 from sdlora.jobs.table import HEARTBEAT_SECONDS, Job, Table

@@ -12,8 +12,8 @@ import gradio as gr
 
 from sdlora.draw import grammar
 from sdlora.errors import UserError
-from sdlora.jobs import pictures as draws
-from sdlora.jobs.pictures import DrawView
+from sdlora.jobs import drawings as draws
+from sdlora.jobs.drawings import DrawView
 from sdlora.jobs.table import Table
 from sdlora.ui import words
 from sdlora.ui.theme import shown, widget

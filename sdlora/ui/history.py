@@ -9,7 +9,7 @@ from pathlib import Path
 import gradio as gr
 
 from sdlora import storage
-from sdlora.jobs.pictures import DrawnPicture, delete_picture, find_picture, list_pictures
+from sdlora.jobs.drawings import DrawnPicture, delete_picture, find_picture, list_pictures
 from sdlora.ui import words
 from sdlora.ui.theme import shown, widget
 from sdlora.ui.validation import an_id, fields, guarded_server

@@ -18,8 +18,7 @@ from sdlora.draw import grid
 from sdlora.errors import UserError
 from sdlora.jobs import drawer as drawer_module
 from sdlora.jobs.drawer import Drawer
-from sdlora.jobs.lock import hold, is_held
-from sdlora.jobs.pictures import (
+from sdlora.jobs.drawings import (
     cancel_draw,
     delete_picture,
     draw_folder,
@@ -28,9 +27,10 @@ from sdlora.jobs.pictures import (
     list_pictures,
     submit_draw,
     sweep_draws,
-    tell,
     view_draw,
+    write_event,
 )
+from sdlora.jobs.lock import hold, is_held
 from sdlora.jobs.table import Table
 from sdlora.storage import home
 
@@ -207,7 +207,7 @@ def test_a_draw_that_kills_its_process_is_tried_once_more_and_then_fails(drawer)
     for _ in range(2):
         Table().claim("draw")
         drawer.mend(draw_folder(draw))
-        tell(draw_folder(draw), "started")
+        write_event(draw_folder(draw), "started")
         with (draw_folder(draw) / "events.jsonl").open("a") as file:
             file.write('{"event": "prev')
         assert view_draw(draw).state == "queued", "its process is gone; it will be tried again"
@@ -219,7 +219,7 @@ def test_a_draw_that_kills_its_process_is_tried_once_more_and_then_fails(drawer)
 def test_one_half_done_is_drawn_again_whole(drawer):
     draw = submit_draw(config(prompts=("x",), count=2))
     Table().claim("draw")
-    tell(draw_folder(draw), "started")
+    write_event(draw_folder(draw), "started")
     first = next(made for made in fake_draw("", config(), stop=lambda: False) if isinstance(made, Picture))
     drawer.keep(draw_folder(draw), 0, "0", config(), first)
     drawer.recover()
@@ -323,7 +323,7 @@ def test_a_cell_that_was_bad_from_the_start_is_told_and_stands_on_the_sheet(draw
 
 
 def test_asking_and_watching_need_no_torch():
-    code = "import sys, sdlora.jobs.run, sdlora.jobs.pictures, sdlora.jobs.worker, sdlora.jobs.machine, sdlora.jobs.execute, " \
+    code = "import sys, sdlora.jobs.run, sdlora.jobs.drawings, sdlora.jobs.worker, sdlora.jobs.machine, sdlora.jobs.execute, " \
            "sdlora.jobs.drawer; print([m for m in ('torch', 'diffusers', 'transformers', 'gradio') if m in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert json.loads(shown.stdout) == []

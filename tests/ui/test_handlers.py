@@ -16,7 +16,7 @@ from gradio.state_holder import SessionState
 import sdlora
 from sdlora.config import DrawConfig, TrainConfig
 from sdlora.dataset import sets
-from sdlora.jobs import pictures as draws
+from sdlora.jobs import drawings as draws
 from sdlora.train.plan import plan
 from sdlora.ui import drawing, history, page, validation
 from sdlora.ui.gallery import mixer, report, rpc

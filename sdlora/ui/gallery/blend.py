@@ -15,7 +15,7 @@ import gradio as gr
 from sdlora.config import DrawConfig, make
 from sdlora.dataset.picture import open_picture
 from sdlora.draw import samplers
-from sdlora.jobs import pictures as draws
+from sdlora.jobs import drawings as draws
 from sdlora.jobs.worker import ensure_worker
 from sdlora.library.tags import with_tags
 from sdlora.ui import drawing, gallery_words, history, words

@@ -14,7 +14,7 @@ from sdlora.config import DrawConfig, LoraChoice, make
 from sdlora.draw import grid
 from sdlora.draw.grid import Axis, Cell
 from sdlora.errors import UserError
-from sdlora.jobs import pictures as draws
+from sdlora.jobs import drawings as draws
 from sdlora.jobs import run as runs
 from sdlora.jobs.worker import ensure_worker
 from sdlora.library import index

@@ -13,7 +13,7 @@ import gradio as gr
 
 from sdlora.dataset.picture import open_picture
 from sdlora.errors import UserError
-from sdlora.jobs import pictures as draws
+from sdlora.jobs import drawings as draws
 from sdlora.ui import gallery_words, words
 from sdlora.ui.theme import shown, widget
 from sdlora.ui.validation import fields, guarded, uploads
@@ -49,7 +49,7 @@ def begin(file: object) -> tuple:
     """Keep an uploaded picture and put it on the board."""
     image = open_picture(uploads([file])[0])
     image.thumbnail((LARGEST, LARGEST))
-    kept = draws.keep_input(image)
+    kept = draws.save_input(image)
     data = {"src": shown(draws.input_path(kept), SHOWN), "id": kept, "words": gallery_words.CANVAS}
     return gr.HTML(data=data, value={"id": kept, "mask": ""}), None
 
@@ -75,4 +75,4 @@ def painted(mask: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "mask.png"
         file.write_bytes(content)
-        return draws.keep_input(open_picture(file).convert("L"))
+        return draws.save_input(open_picture(file).convert("L"))

@@ -10,7 +10,7 @@ import gradio as gr
 from sdlora.config import LoraChoice, make
 from sdlora.errors import UserError
 from sdlora.jobs import desk
-from sdlora.jobs import pictures as draws
+from sdlora.jobs import drawings as draws
 from sdlora.library import index
 from sdlora.lora.formats.metadata import marked
 from sdlora.lora.math.blocks import PRESETS

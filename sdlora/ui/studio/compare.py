@@ -7,7 +7,7 @@ import gradio as gr
 from sdlora.config import DrawConfig, LoraChoice, make
 from sdlora.dataset.picture import open_picture
 from sdlora.errors import UserError
-from sdlora.jobs import pictures as draws
+from sdlora.jobs import drawings as draws
 from sdlora.jobs import run as runs
 from sdlora.jobs.worker import ensure_worker
 from sdlora.ui import drawing, history, styles, words

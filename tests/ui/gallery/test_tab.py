@@ -14,7 +14,7 @@ from sdlora.config import DrawConfig, LoraChoice
 from sdlora.draw.infotext.picture import write_picture
 from sdlora.errors import UserError
 from sdlora.jobs import desk as questions
-from sdlora.jobs import pictures as draws
+from sdlora.jobs import drawings as draws
 from sdlora.jobs.table import Table
 from sdlora.library import index
 from sdlora.lora.formats.module_tables import family_table
@@ -212,7 +212,7 @@ def test_a_saved_blend_gets_a_picture_drawn_with_it_as_its_cover(tmp_path):
 
 
 def test_a_painted_mask_comes_back_as_painted(tmp_path):
-    kept = draws.keep_input(Image.new("RGB", (64, 64), "teal"))
+    kept = draws.save_input(Image.new("RGB", (64, 64), "teal"))
     mask = Image.new("L", (64, 64))
     mask.paste(255, (32, 0, 64, 64))
     held = io.BytesIO()

@@ -111,7 +111,7 @@ def sheet_of(folder: Path) -> dict[str, object] | None:
     return read_json(folder / SPEC).get("sheet")
 
 
-def told(folder: Path) -> list[dict[str, object]]:
+def read_events(folder: Path) -> list[dict[str, object]]:
     """The events of a draw; a line that a dying process tore is left out."""
     try:
         lines = (folder / EVENTS).read_bytes().decode("utf-8", "replace").split("\n")
@@ -126,7 +126,7 @@ def told(folder: Path) -> list[dict[str, object]]:
     return [event for event in events if isinstance(event, dict) and "event" in event]
 
 
-def tell(folder: Path, event: str, **facts: object) -> None:
+def write_event(folder: Path, event: str, **facts: object) -> None:
     """Append one event."""
     with (folder / EVENTS).open("a", encoding="utf-8", newline="\n") as file:
         file.write(json.dumps({"event": event, **facts}, ensure_ascii=False) + "\n")
@@ -136,7 +136,7 @@ def view_draw(draw_id: str) -> DrawView:
     """The draw as it is now."""
     folder = draw_folder(draw_id)
     total = sum(len(config.prompts) * config.count for _, config in items_of(folder)) + bool(sheet_of(folder))
-    events = told(folder)
+    events = read_events(folder)
     last = events[-1] if events else {"event": "queued"}
     begun = max((number for number, event in enumerate(events) if event["event"] == "started"), default=None)
     running = begun is not None and is_held(home() / DRAWER_LOCK)
@@ -148,7 +148,7 @@ def view_draw(draw_id: str) -> DrawView:
     return DrawView(
         draw_id, state, len(drawn), total, now.get("step", 0), now.get("steps", 0),
         preview if state == "running" and preview.is_file() else None,
-        tuple(picture for picture in map(picture_of, drawn) if picture), last.get("message", ""), last.get("hint", ""),
+        tuple(picture for picture in map(read_picture, drawn) if picture), last.get("message", ""), last.get("hint", ""),
         last.get("seconds"), tuple((event["item"], event["message"]) for event in recent if event["event"] == "bad"))
 
 
@@ -157,7 +157,7 @@ def cancel_draw(draw_id: str) -> None:
     folder = draw_folder(draw_id)
     (folder / CANCEL).touch()
     if Table().cancel("draw", draw_id):
-        tell(folder, "cancelled")
+        write_event(folder, "cancelled")
 
 
 def fail_waiting(message: str, hint: str) -> None:
@@ -165,7 +165,7 @@ def fail_waiting(message: str, hint: str) -> None:
     table = Table()
     while job := table.claim("draw"):
         if (home() / "draws" / job.target).is_dir():
-            tell(home() / "draws" / job.target, "failed", message=message, hint=hint)
+            write_event(home() / "draws" / job.target, "failed", message=message, hint=hint)
         table.finish(job, "failed", message)
 
 
@@ -175,7 +175,7 @@ def picture_path(picture_id: str) -> Path | None:
     return home() / "pictures" / "-".join(parts.groups()) / f"{picture_id}.png" if parts else None
 
 
-def picture_of(picture_id: str) -> DrawnPicture | None:
+def read_picture(picture_id: str) -> DrawnPicture | None:
     """The kept picture of this id, None when it was deleted. Without its .json it is shown, with no settings."""
     path = picture_path(picture_id)
     if path is None or not path.is_file():
@@ -191,7 +191,7 @@ def picture_of(picture_id: str) -> DrawnPicture | None:
 
 def find_picture(picture_id: str) -> DrawnPicture:
     """The kept picture of this id; raises UserError when there is none."""
-    picture = picture_of(picture_id)
+    picture = read_picture(picture_id)
     if picture is None:
         raise UserError("This picture is gone.", "It was deleted, here or in the pictures folder.")
     return picture
@@ -202,7 +202,7 @@ def list_pictures(limit: int = 200) -> list[DrawnPicture]:
     found: list[DrawnPicture] = []
     for day in sorted((home() / "pictures").glob("????-??-??"), reverse=True):
         names = sorted((path.stem for path in day.glob("*.png")), reverse=True)
-        pictures = (picture for picture in map(picture_of, names) if picture and not CELL.fullmatch(picture.item))
+        pictures = (picture for picture in map(read_picture, names) if picture and not CELL.fullmatch(picture.item))
         found += itertools.islice(pictures, limit - len(found))
         if len(found) >= limit:
             break
@@ -216,7 +216,7 @@ def delete_picture(picture_id: str) -> None:
     path.with_suffix(".json").unlink(missing_ok=True)
 
 
-def keep_input(image: Image.Image) -> str:
+def save_input(image: Image.Image) -> str:
     """Keep a picture that a drawing begins from, or a mask, for some days; its id. The same pixels are kept once."""
     content = sha256(f"{image.mode} {image.size}".encode() + image.tobytes())
     input_id = content.hexdigest()[:24]
