@@ -22,7 +22,7 @@ from sdlora.errors import DiskFull, UserError
 from sdlora.jobs.execute import DRAWING_LOCK, MISTAKE, explained
 from sdlora.jobs.lock import hold
 from sdlora.storage import confine, data_folder, home
-from sdlora.train.points import LORA, point_folder, point_steps
+from sdlora.train.checkpoint_files import LORA, checkpoint_folder, checkpoint_steps
 
 if TYPE_CHECKING:
     from sdlora.draw.pipeline import Picture, Preview
@@ -119,12 +119,12 @@ def points(text: str) -> list[tuple[str, LoraChoice | None]]:
     run, step = (run, step) if colon and step.isdecimal() else (text, "")
     folder = Path(run).expanduser()
     folder = folder if (folder / "checkpoints").is_dir() else confine(data_folder("runs"), run)
-    there = point_steps(folder)
+    there = checkpoint_steps(folder)
     wanted = [int(step)] if step else there
     if not wanted or not set(wanted) <= set(there):
         raise UserError(f"{run} has no saved point{f' at step {step}' if step else ''}.",
                         f"It has: {', '.join(map(str, there))}." if there else "Give the folder of a run, or its id.")
-    return [(f"step {number}", LoraChoice(file=str(point_folder(folder, number) / LORA))) for number in wanted]
+    return [(f"step {number}", LoraChoice(file=str(checkpoint_folder(folder, number) / LORA))) for number in wanted]
 
 
 def say_bad(cells: list[grid.Cell], as_json: bool) -> dict[tuple[int, int], str]:

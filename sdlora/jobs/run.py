@@ -20,7 +20,7 @@ from sdlora.jobs.run_log import EVENTS, RunLog, read_log, reading
 from sdlora.jobs.table import Job, Table
 from sdlora.storage import clean_text, data_folder, home, read_json, slug, write_json
 from sdlora.train import events
-from sdlora.train.points import point_steps
+from sdlora.train.checkpoint_files import checkpoint_steps
 
 SPEC, LOCK = "spec.json", "lock"
 PAUSE, STOP, SUSPEND = "pause", "stop", "suspend"  # flag files; "suspend" is the worker's own pause: the run stays queued
@@ -123,7 +123,7 @@ def read_run(folder: Path, jobs: list[Job]) -> RunView:
         facts |= facts_of(log, running)
     facts["steps"] = facts["steps"] or config.steps
     command = ("stop" if stopping else "pause" if pausing else None) if state in ("running", "queued") else None
-    return RunView(**facts, folder=folder, state=state, checkpoints=tuple(point_steps(folder)),
+    return RunView(**facts, folder=folder, state=state, checkpoints=tuple(checkpoint_steps(folder)),
                    paused=state == "stopped" and pausing, command=command)
 
 

@@ -22,7 +22,7 @@ from sdlora.lora.math.blend import Ingredient
 from sdlora.lora.math.delta import Adapters
 from sdlora.storage import data_folder, slug, write_atomic
 from sdlora.train.cache import Items
-from sdlora.train.points import file_hash
+from sdlora.train.checkpoint_files import file_hash
 
 TINY_CHANGE = 1e-3  # of the length of the prediction; a finished style is at some hundredths or tenths
 BURNT_CHANGE = 1.0

@@ -21,7 +21,7 @@ from sdlora.errors import UserError
 from sdlora.storage import read_json, write_json
 from sdlora.train import events, loop, publish, samples
 from sdlora.train.cache import Items, cache_captions, cache_latents
-from sdlora.train.checkpoint import TrainState, doubts, newest_checkpoint, save_checkpoint
+from sdlora.train.checkpoint import TrainState, newest_checkpoint, resume_check, save_checkpoint
 from sdlora.train.layers import Attached, attach
 from sdlora.train.loss import Denoiser, alphas_cumprod
 from sdlora.train.optimizer import AdamW
@@ -80,7 +80,7 @@ class Run:
 
 
 def run_training(folder: Path, *, control: Control) -> Iterator[events.Event]:
-    """Train the run of `folder` from its newest whole point, or from the start; the last event is Done or Stopped.
+    """Train the run of `folder` from its newest usable checkpoint, or from the start; the last event is Done or Stopped.
 
     control() is asked before every step: None goes on, "pause" saves and rests, "stop" writes the file of this moment.
     It may block. Raises UserError for what an artist can mend: pictures, base, settings, disk, a run out of control.
@@ -209,8 +209,8 @@ def identity_of(config: TrainConfig, base: Base, examples: list[Example], run: s
 
 
 def continue_from_saved(run: Run) -> Iterator[events.Notice]:
-    """Become the newest whole point, if the run has one."""
-    snapshot, _, problems = newest_checkpoint(run.folder, doubts(run.state, run.identity, len(run.items.repeats)))
+    """Become the newest usable checkpoint, if the run has one."""
+    snapshot, _, problems = newest_checkpoint(run.folder, resume_check(run.state, run.identity, len(run.items.repeats)))
     for problem in problems:
         yield events.Notice(snapshot.numbers["step"], problem)
     if snapshot is not None:

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sdlora.errors import UserError
-from sdlora.train.checkpoint import TrainState, doubts, newest_checkpoint, refuse_changes, save_checkpoint
+from sdlora.train.checkpoint import TrainState, newest_checkpoint, refuse_changes, resume_check, save_checkpoint
+from sdlora.train.checkpoint_files import LORA, OK, STATE, checkpoint_folder, checkpoint_steps
 from sdlora.train.optimizer import AdamW
-from sdlora.train.points import OK, STATE, export_point, point_folder, point_steps
 
 IDENTITY = {"pictures": "abc", "base": "def", "device": "cpu", "config": {"rank": 2, "steps": 20}}
 
@@ -23,7 +23,7 @@ def fresh(seed=0):
     return TrainState.fresh(weights, AdamW(weights, weight_decay=0.01, clip_norm=1.0), seed)
 
 
-def go_on(state, steps):
+def train_steps(state, steps):
     """A run in miniature that uses all a TrainState holds; returns what it saw."""
     seen = []
     for _ in range(steps):
@@ -40,21 +40,16 @@ def save(run, state):
     return save_checkpoint(run, state.snapshot(), IDENTITY, lambda path: path.write_bytes(b"lora of %d" % state.step))
 
 
-def spec(run):
-    run.mkdir(exist_ok=True)
-    (run / "spec.json").write_text(json.dumps({"config": {"name": "Tiny"}}))
-
-
-def test_what_is_saved_goes_on_as_if_never_stopped(tmp_path):
+def test_what_is_saved_resumes_as_if_never_stopped(tmp_path):
     straight = fresh()
-    losses = go_on(straight, 7) + go_on(straight, 6)
+    losses = train_steps(straight, 7) + train_steps(straight, 6)
     first = fresh()
-    assert go_on(first, 7) == losses[:7]
+    assert train_steps(first, 7) == losses[:7]
     save(tmp_path, first)
     snapshot, identity, problems = newest_checkpoint(tmp_path)
     second = fresh(seed=99)
     second.restore(snapshot)
-    assert go_on(second, 6) == losses[7:] and identity == IDENTITY and not problems
+    assert train_steps(second, 6) == losses[7:] and identity == IDENTITY and not problems
     assert torch.equal(second.parameters[0], straight.parameters[0])
 
 
@@ -66,16 +61,16 @@ def test_leaving_any_part_out_is_noticed(key, tmp_path):
     """The test of the test above (F14): whichever part starts afresh instead, the end is another one."""
     straight = fresh()
     straight.rate_factor = 0.5
-    losses = go_on(straight, 7)
+    losses = train_steps(straight, 7)
     save(tmp_path, straight)
-    losses += go_on(straight, 6)
+    losses += train_steps(straight, 6)
     snapshot, _, _ = newest_checkpoint(tmp_path)
     empty = fresh().snapshot()
     part = "tensors" if key in KEYS else "numbers"
     getattr(snapshot, part)[key] = getattr(empty, part)[key]
     resumed = fresh()
     resumed.restore(snapshot)
-    same = go_on(resumed, 6) == losses[7:] and torch.equal(resumed.parameters[0], straight.parameters[0])
+    same = train_steps(resumed, 6) == losses[7:] and torch.equal(resumed.parameters[0], straight.parameters[0])
     assert not same
 
 
@@ -88,34 +83,21 @@ def test_every_picture_comes_as_often_as_it_should():
 
 def test_a_snapshot_is_nobody_elses(tmp_path):
     state = fresh()
-    go_on(state, 3)
+    train_steps(state, 3)
     snapshot = state.snapshot()
     before = snapshot.tensors["lora.0"].clone()
-    go_on(state, 3)
+    train_steps(state, 3)
     assert torch.equal(snapshot.tensors["lora.0"], before) and snapshot.numbers["step"] == 3
 
 
 def test_two_whole_states_and_every_lora_stay(tmp_path):
-    spec(tmp_path)
     state = fresh()
     for _ in range(4):
-        go_on(state, 5)
+        train_steps(state, 5)
         save(tmp_path, state)
-    assert point_steps(tmp_path) == [5, 10, 15, 20] and point_steps(tmp_path, OK) == [15, 20]
-    assert not (point_folder(tmp_path, 5) / STATE).exists()
-    assert export_point(tmp_path, 5).read_bytes() == b"lora of 5"
-    assert export_point(tmp_path, 20).name == "tiny-step-000020.safetensors"
-
-
-def test_a_damaged_or_missing_point_is_not_handed_out(tmp_path):
-    spec(tmp_path)
-    state = fresh()
-    go_on(state, 5)
-    (save(tmp_path, state) / "lora.safetensors").write_bytes(b"lora of 6")
-    with pytest.raises(UserError, match="step 5 is damaged"):
-        export_point(tmp_path, 5)
-    with pytest.raises(UserError, match="no saved point at step 7"):
-        export_point(tmp_path, 7)
+    assert checkpoint_steps(tmp_path) == [5, 10, 15, 20] and checkpoint_steps(tmp_path, OK) == [15, 20]
+    assert not (checkpoint_folder(tmp_path, 5) / STATE).exists()
+    assert (checkpoint_folder(tmp_path, 5) / LORA).read_bytes() == b"lora of 5"
 
 
 def truncate(folder):
@@ -137,15 +119,15 @@ DAMAGES = [truncate, flip, from_the_future, lambda folder: (folder / "state.json
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_broken_newest_point_is_passed_over_and_said(damage, tmp_path):
+def test_a_broken_newest_checkpoint_is_passed_over_and_named(damage, tmp_path):
     state = fresh()
     for _ in range(2):
-        go_on(state, 5)
+        train_steps(state, 5)
         newest = save(tmp_path, state)
     damage(newest)
     snapshot, _, problems = newest_checkpoint(tmp_path)
     assert snapshot.numbers["step"] == 5 and len(problems) == 1 and "step-000010" in problems[0]
-    damage(point_folder(tmp_path, 5))
+    damage(checkpoint_folder(tmp_path, 5))
     with pytest.raises(UserError, match="cannot continue"):
         newest_checkpoint(tmp_path)
 
@@ -153,11 +135,11 @@ def test_a_broken_newest_point_is_passed_over_and_said(damage, tmp_path):
 def test_without_ok_it_never_happened(tmp_path):
     state = fresh()
     for _ in range(2):
-        go_on(state, 5)
+        train_steps(state, 5)
         newest = save(tmp_path, state)
     (newest / OK).unlink()
     assert newest_checkpoint(tmp_path)[0].numbers["step"] == 5
-    (point_folder(tmp_path, 5) / OK).unlink()
+    (checkpoint_folder(tmp_path, 5) / OK).unlink()
     assert newest_checkpoint(tmp_path) == (None, {}, [])
 
 
@@ -168,10 +150,10 @@ CRASHES = ["before-fsync", "before-rename", "after-rename", "state-written", "lo
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 @pytest.mark.parametrize("crash", CRASHES)
 def test_kill_at_every_point_of_a_save(crash, tmp_path, monkeypatch):
-    """F02: a point that was whole before stays; what is found is one of the states that were saved, bit for bit."""
+    """F02: a checkpoint that was whole before stays; what is found is one of the states that were saved, bit for bit."""
     state, expected = fresh(), {}
     for _ in range(3):
-        go_on(state, 5)
+        train_steps(state, 5)
         expected[state.step] = state.snapshot().tensors["lora.0"]
         if state.step < 15:
             save(tmp_path, state)
@@ -191,7 +173,7 @@ def test_kill_at_every_point_of_a_save(crash, tmp_path, monkeypatch):
 def test_kill_at_any_moment(tmp_path):
     """F15 without a model: 15 processes that save as fast as they can are killed; the newest state is whole each time."""
     state = fresh()
-    go_on(state, 1)
+    train_steps(state, 1)
     save(tmp_path, state)
     for attempt in range(15):
         before = newest_checkpoint(tmp_path)[0].numbers["step"]
@@ -228,9 +210,9 @@ def save_for_ever(run, state, writer):
 
 def test_a_disk_that_lies_is_noticed_before_ok(tmp_path, monkeypatch):
     state = fresh()
-    go_on(state, 5)
+    train_steps(state, 5)
     save(tmp_path, state)
-    go_on(state, 5)
+    train_steps(state, 5)
     write = lambda path: (path.write_bytes(b"lora"), truncate(path.parent))  # noqa: E731
     with pytest.raises(UserError, match="read back damaged"):
         save_checkpoint(tmp_path, state.snapshot(), IDENTITY, write)
@@ -247,7 +229,7 @@ def test_adapters_of_another_shape_are_refused(tmp_path):
 
 def test_the_saved_file_is_plain_safetensors(tmp_path):
     state = fresh()
-    go_on(state, 5)
+    train_steps(state, 5)
     assert set(KEYS) < set(load_file(save(tmp_path, state) / STATE))
 
 
@@ -263,19 +245,19 @@ def test_more_steps_are_welcome():
 
 
 def rewritten(folder, change):
-    """Change what a point says, with all its hashes put right: as another program, or another run, would leave it."""
-    told = json.loads((folder / "state.json").read_text())
+    """Change what a checkpoint says, with all its hashes put right: as another program, or another run, would leave it."""
+    saved = json.loads((folder / "state.json").read_text())
     tensors = load_file(folder / STATE)
-    change(told, tensors)
+    change(saved, tensors)
     save_file(tensors, folder / STATE)
-    told["files"][STATE] = sha256((folder / STATE).read_bytes()).hexdigest()
-    written = json.dumps(told).encode()
+    saved["files"][STATE] = sha256((folder / STATE).read_bytes()).hexdigest()
+    written = json.dumps(saved).encode()
     (folder / "state.json").write_bytes(written)
     (folder / OK).write_text(sha256(written).hexdigest())
 
 
 def number(name, value):
-    return lambda told, tensors: told["numbers"].update({name: value})
+    return lambda saved, tensors: saved["numbers"].update({name: value})
 
 
 SECOND = "adam.square.0"
@@ -290,41 +272,41 @@ LIES = {
     "rewinds below 0": (number("rewinds", -1), "impossible count of rewinds"),
     "a queue that is none": (number("queue", [0, -1]), "impossible order"),
     "a picture that is not there": (number("queue", [0, 3]), "pictures that are not there"),
-    "a best without a loss": (number("best", [3]), "impossible best point"),
-    "another run": (lambda told, tensors: told["identity"].update(run="20260101-000000-other"), "belongs to the run"),
-    "another shape": (lambda told, tensors: tensors.update({"lora.0": torch.zeros(32)}), "adapters of another shape"),
-    "NaN weights": (lambda told, tensors: tensors["lora.0"].fill_(float("nan")), "values that are no numbers"),
-    "weights of another type": (lambda told, tensors: tensors.update({"lora.0": tensors["lora.0"].half()}), "another type"),
-    "Adam in whole numbers": (lambda told, tensors: tensors.update({SECOND: tensors[SECOND].int()}), "another type"),
-    "Adam below 0": (lambda told, tensors: tensors[SECOND].fill_(-1), "impossible values of Adam"),
-    "a loss scale of 0": (lambda told, tensors: tensors["adam.scale"].fill_(0), "impossible values of Adam"),
-    "NaN in Adam": (lambda told, tensors: tensors[SECOND].fill_(float("nan")), "values that are no numbers"),
-    "no generator": (lambda told, tensors: tensors.pop("rng.noise"), "random generators"),
-    "a generator of noise": (lambda told, tensors: tensors["rng.shuffle"].fill_(255), "random generators"),
-    "a generator of another type": (lambda told, tensors: tensors.update({"rng.noise": tensors["rng.noise"].int()}),
+    "a best without a loss": (number("best", [3]), "impossible best checkpoint"),
+    "another run": (lambda saved, tensors: saved["identity"].update(run="20260101-000000-other"), "belongs to the run"),
+    "another shape": (lambda saved, tensors: tensors.update({"lora.0": torch.zeros(32)}), "adapters of another shape"),
+    "NaN weights": (lambda saved, tensors: tensors["lora.0"].fill_(float("nan")), "values that are no numbers"),
+    "weights of another type": (lambda saved, tensors: tensors.update({"lora.0": tensors["lora.0"].half()}), "another type"),
+    "Adam in whole numbers": (lambda saved, tensors: tensors.update({SECOND: tensors[SECOND].int()}), "another type"),
+    "Adam below 0": (lambda saved, tensors: tensors[SECOND].fill_(-1), "impossible values of Adam"),
+    "a loss scale of 0": (lambda saved, tensors: tensors["adam.scale"].fill_(0), "impossible values of Adam"),
+    "NaN in Adam": (lambda saved, tensors: tensors[SECOND].fill_(float("nan")), "values that are no numbers"),
+    "no generator": (lambda saved, tensors: tensors.pop("rng.noise"), "random generators"),
+    "a generator of noise": (lambda saved, tensors: tensors["rng.shuffle"].fill_(255), "random generators"),
+    "a generator of another type": (lambda saved, tensors: tensors.update({"rng.noise": tensors["rng.noise"].int()}),
                                     "random generators"),
-    "numbers that are a list": (lambda told, tensors: told.update(numbers=[]), "unreadable"),
+    "numbers that are a list": (lambda saved, tensors: saved.update(numbers=[]), "unreadable"),
 }
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_a_point_that_cannot_be_is_passed_over_for_the_one_before(lie, tmp_path):
+def test_an_impossible_checkpoint_is_passed_over_for_the_one_before(lie, tmp_path):
     change, says = LIES[lie]
     state = fresh()
     for _ in range(2):
-        go_on(state, 5)
+        train_steps(state, 5)
         newest = save(tmp_path, state)
     rewritten(newest, change)
-    snapshot, _, problems = newest_checkpoint(tmp_path, doubts(fresh(), IDENTITY | {"run": "mine"}, 3))
+    snapshot, _, problems = newest_checkpoint(tmp_path, resume_check(fresh(), IDENTITY | {"run": "mine"}, 3))
     assert snapshot.numbers["step"] == 5 and len(problems) == 1 and "step-000010" in problems[0] and says in problems[0]
 
 
-def test_a_point_of_this_run_or_of_an_older_version_is_trusted(tmp_path):
+def test_a_checkpoint_of_this_run_or_of_an_older_version_is_trusted(tmp_path):
     state = fresh()
-    go_on(state, 5)
+    train_steps(state, 5)
     folder = save(tmp_path, state)
     for run in (None, "mine"):
         if run:
-            rewritten(folder, lambda told, tensors: told["identity"].update(run="mine"))
-        snapshot, _, problems = newest_checkpoint(tmp_path, doubts(fresh(), IDENTITY | {"run": "mine"}, 3))
+            rewritten(folder, lambda saved, tensors: saved["identity"].update(run="mine"))
+        snapshot, _, problems = newest_checkpoint(tmp_path, resume_check(fresh(), IDENTITY | {"run": "mine"}, 3))
         assert snapshot.numbers["step"] == 5 and not problems

@@ -82,7 +82,7 @@ def test_says_when_it_would_take_days():
 
 
 def test_needs_no_torch():
-    code = "import sys, sdlora.train.plan, sdlora.train.points, sdlora.train.events; sys.exit('torch' in sys.modules)"
+    code = "import sys, sdlora.train.plan, sdlora.train.checkpoint_files, sdlora.train.events; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

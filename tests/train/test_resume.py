@@ -12,7 +12,7 @@ import torch
 from sdlora.errors import UserError
 from sdlora.storage import home
 from sdlora.train import events
-from sdlora.train.points import OK, point_folder, point_steps
+from sdlora.train.checkpoint_files import OK, checkpoint_folder, checkpoint_steps
 from tests.train.test_session import folders, make, named, same_plan, tensors, train
 
 __all__ = ["folders", "make", "same_plan"]
@@ -89,8 +89,8 @@ def test_a_broken_point_is_passed_over_with_a_warning(make):
     folder = make("broken")
     train(folder, at=(events.Step, 1))
     train(folder, at=(events.Saved, 3))
-    assert point_steps(folder, OK) == [1, 3]
-    (point_folder(folder, 3) / "state.safetensors").write_bytes(b"x")
+    assert checkpoint_steps(folder, OK) == [1, 3]
+    (checkpoint_folder(folder, 3) / "state.safetensors").write_bytes(b"x")
     found = train(folder)
     assert any("step-000003" in warning.message for warning in named(found, events.Notice))
     assert named(found, events.Step)[0].step == 2

@@ -18,8 +18,8 @@ from sdlora.draw.pipeline import draw
 from sdlora.errors import UserError
 from sdlora.storage import home
 from sdlora.train import events, session
+from sdlora.train.checkpoint_files import OK, checkpoint_folder, checkpoint_steps, export_checkpoint
 from sdlora.train.plan import Speed
-from sdlora.train.points import OK, export_point, point_folder, point_steps
 from tests import tiny
 
 FEW = {"steps": 6, "save_every": 3, "sample_every": 3, "sample_prompts": ["a [trigger] house"]}
@@ -99,7 +99,7 @@ def test_stop_writes_the_file_of_this_moment(make):
     found = train(folder, "stop", at=(events.Step, 5))
     done = found[-1]
     assert isinstance(done, events.Done) and done.step == 5 and Path(done.file).exists()
-    point = load_file(point_folder(folder, done.step) / "lora.safetensors")
+    point = load_file(checkpoint_folder(folder, done.step) / "lora.safetensors")
     assert all(torch.equal(value, point[name]) for name, value in tensors(done).items())
 
 
@@ -112,8 +112,8 @@ def test_stop_before_anything_was_learned_says_so(make):
 def test_every_sampled_point_can_be_downloaded(make):
     folder = make(steps=8, sample_every=2, save_every=100)
     done = train(folder)[-1]
-    assert point_steps(folder) == [2, 4, 6, 8] and len(point_steps(folder, OK)) == 2
-    files = [load_file(export_point(folder, step)) for step in (2, 4, 6, 8)]
+    assert checkpoint_steps(folder) == [2, 4, 6, 8] and len(checkpoint_steps(folder, OK)) == 2
+    files = [load_file(export_checkpoint(folder, step)) for step in (2, 4, 6, 8)]
     assert all(torch.equal(value, files[-1][name]) for name, value in tensors(done).items())
     name = next(name for name in files[0] if name.endswith("lora_up.weight"))
     assert len({tuple(file[name].flatten().tolist()) for file in files}) == 4

@@ -191,7 +191,7 @@ def test_a_file_is_made_when_it_is_downloaded_and_sent_under_its_name(tmp_path):
     def file(key):
         asked.append(key)
         if key != "run/400":
-            raise UserError("There is no saved point at step 7.", "Choose another point of the strip.")
+            raise UserError("There is no checkpoint at step 7.", "Choose another checkpoint of the strip.")
         (tmp_path / "ink-step-000400.safetensors").write_bytes(b"lora")
         return tmp_path / "ink-step-000400.safetensors"
     routes = [Route("/{path:path}", other, methods=["GET", "POST"])]
@@ -200,5 +200,5 @@ def test_a_file_is_made_when_it_is_downloaded_and_sent_under_its_name(tmp_path):
         answer = tab.get("/sdlora/file/run/400")
         assert answer.content == b"lora" and "ink-step-000400.safetensors" in answer.headers["content-disposition"]
         refused = tab.get("/sdlora/file/run/7")
-        assert refused.status_code == 404 and "no saved point at step 7" in refused.text
+        assert refused.status_code == 404 and "no checkpoint at step 7" in refused.text
         assert asked == ["run/400", "run/7"]

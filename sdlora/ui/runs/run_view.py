@@ -19,7 +19,7 @@ from sdlora.jobs import run as runs
 from sdlora.jobs.run import RunView
 from sdlora.jobs.table import Table
 from sdlora.jobs.worker import ensure_worker, keep_worker
-from sdlora.train.points import point_bytes
+from sdlora.train.checkpoint_files import checkpoint_bytes
 from sdlora.ui import lists, words
 from sdlora.ui.polling import FILE
 from sdlora.ui.runs.strip import choosable, chosen_step, point_file, strip_facts, strip_of
@@ -337,7 +337,7 @@ def points_of(view: RunView, step: int | None) -> tuple:
     return (
         gr.Row(visible=True),
         gr.Button(words.TRY_LAST if last else words.TRY_POINT.format(step=step)),
-        gr.Button(f"{label} ({point_bytes(view.folder, step) / 1e6:.1f} MB)", link=f"{FILE}{view.id}/{step}"),
+        gr.Button(f"{label} ({checkpoint_bytes(view.folder, step) / 1e6:.1f} MB)", link=f"{FILE}{view.id}/{step}"),
     )
 
 

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from sdlora.jobs.run import RunView
-from sdlora.train.points import export_point
+from sdlora.train.checkpoint_files import export_checkpoint
 from sdlora.ui import words
 from sdlora.ui.theme import shown
 
@@ -72,7 +72,7 @@ def point_file(view: RunView, step: int) -> Path:
     """The LoRA file of a saved point; that of the last one is the finished file while it is there."""
     if view.state == "done" and step == view.step and view.file and Path(view.file).is_file():
         return Path(view.file)
-    return export_point(view.folder, step)
+    return export_checkpoint(view.folder, step)
 
 
 def download_copy(file: Path) -> str:
