@@ -19,8 +19,10 @@ from pathlib import Path
 from statistics import median
 
 from sdlora.errors import UserError
-from sdlora.library import index
-from sdlora.library.table import index_path
+from sdlora.library.database import index_path
+from sdlora.library.folders import add_folder
+from sdlora.library.scan import scan_library
+from sdlora.library.search import list_loras
 from sdlora.lora.formats import dialects
 from sdlora.lora.formats.module_tables import family_table
 from sdlora.storage import home
@@ -143,17 +145,17 @@ def free_text(name: str, family: str, rank: int, chance: random.Random) -> dict[
 def scan(folder: Path) -> dict[str, float]:
     """The first scan of all files."""
     began = time.perf_counter()
-    index.add_folder(folder)
-    for _ in index.scan():
+    add_folder(folder)
+    for _ in scan_library():
         pass
     seconds = time.perf_counter() - began
-    found = index.list_loras()
+    found = list_loras()
     return {"files": len(found), "problems": sum(bool(entry.problem) for entry in found), "seconds": seconds}
 
 
 def search(began: float) -> dict[str, float]:
     """The first page after a start of Python, then searches as an artist makes them: parts of words, two words, filters."""
-    index.list_loras(limit=PAGE)
+    list_loras(limit=PAGE)
     seconds = time.time() - began
     chance, taken = random.Random(2), []
     for number in range(100):
@@ -161,11 +163,11 @@ def search(began: float) -> dict[str, float]:
         query = (word[:2], word[:4], word, f"{word[:4]} {chance.choice(SYLLABLES)}", f"{word} {number}")[number % 5]
         only = {"family": "sdxl"} if number % 4 == 0 else {}
         at = time.perf_counter()
-        index.list_loras(query, sort=chance.choice(("new", "name", "size")), limit=PAGE, **only)
+        list_loras(query, sort=chance.choice(("new", "name", "size")), limit=PAGE, **only)
         taken.append((time.perf_counter() - at) * 1000)
         time.sleep(0.005)                                       # the look beside gets its turn
     at = time.perf_counter()
-    index.list_loras(sort="name", limit=PAGE, offset=PAGE * 10)
+    list_loras(sort="name", limit=PAGE, offset=PAGE * 10)
     return {"seconds": seconds, "search_ms": median(taken), "worst_ms": max(taken),
             "page_ms": (time.perf_counter() - at) * 1000, "index_mb": index_path().stat().st_size / 1e6}
 

@@ -121,7 +121,7 @@ class Asked:
 
 def drawings(lines: list[Line], shared: dict[str, object]) -> list[Asked]:
     """Every prompt with its settings; one that names an unknown style, say, or is no prompt has a problem instead."""
-    from sdlora.library.tags import with_tags  # the shelf opens pictures: nothing for --help
+    from sdlora.library.lora_tags import with_tags  # the shelf opens pictures: nothing for --help
 
     found = []
     for index, line in enumerate(lines):

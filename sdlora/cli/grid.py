@@ -65,7 +65,7 @@ def draw_grid(
     RUN:STEP), prompt, replace (the first value in the prompt gives way to the others), negative, seed, steps, guidance, sampler,
     method, denoise. Ranges: 1-4, 0-1 (+0.25), 10-30 [3]. Without axes: the strength from 0 to 1.
     """
-    from sdlora.library.tags import with_tags
+    from sdlora.library.lora_tags import with_tags
 
     width, height = parse_size(size)
     config = make(DrawConfig, {
@@ -100,14 +100,14 @@ def axis(text: str) -> grid.Axis:
 
 def chosen(text: str) -> list[tuple[str, LoraChoice | None]]:
     """`FILE`, `FILE:0.8` and what else --lora takes, the name of a style on the shelf, or "none" -> [(label, choice)]."""
-    from sdlora.library.tags import named
+    from sdlora.library.lora_tags import find_named
 
     if text.lower() in NONE:
         return [("base alone", None)]
     if re.search(r"\.safetensors\b", text):
         choice = make(LoraChoice, parse_lora(text))
         return [(Path(choice.file).stem + text.rpartition(".safetensors")[2], choice)]
-    entry = named(text)
+    entry = find_named(text)
     return [(entry.name, LoraChoice(file=str(entry.path)))]
 
 

@@ -1,11 +1,12 @@
-"""`sdlora library ...`: the shelf of LoRA files from the command line. Knows nothing about how files are read or found."""
+"""`sdlora library ...`: the shelf of LoRA files on the command line."""
 
 import json
+import os
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -14,7 +15,8 @@ from rich.table import Column, Table
 from sdlora.cli.progress import plain_console
 
 if TYPE_CHECKING:
-    from sdlora.library.entries import LoraEntry
+    from sdlora.library.scan import Step
+    from sdlora.library.search import LoraEntry
 
 STOPPED = 3
 BACKGROUND_SECONDS, SLICE_SECONDS = 1800.0, 60.0
@@ -40,10 +42,10 @@ def listing(
     as_json: Json = False,
 ) -> None:
     """List the LoRA files on the shelf."""
-    from sdlora.library import index
+    from sdlora.library.search import list_loras
 
     only = {"family": family, "kind": kind, "tag": tag, "folder": folder, "favourite": favourite}
-    show(index.list_loras(" ".join(query or ()), sort=sort, limit=limit, **only), as_json)
+    show(list_loras(" ".join(query or ()), sort=sort, limit=limit, **only), as_json)
 
 
 @library.command()
@@ -51,23 +53,26 @@ def search(query: Annotated[list[str], typer.Argument(help="Words, or parts of w
            sort: Annotated[str, typer.Option(help="new, old, name, size, favourite, family, kind or rank")] = "new",
            limit: Annotated[int, typer.Option(min=1, help="At most so many")] = 50, as_json: Json = False) -> None:
     """Find LoRA files by name, trigger, tags, notes, description, kind or family."""
-    from sdlora.library import index
+    from sdlora.library.search import list_loras
 
-    show(index.list_loras(" ".join(query), sort=sort, limit=limit), as_json)
+    show(list_loras(" ".join(query), sort=sort, limit=limit), as_json)
 
 
 @library.command()
 def add(path: Annotated[Path, typer.Argument(help="A folder to read in place, or a LoRA file to copy to the shelf")],
         as_json: Json = False) -> None:
     """Put a folder of LoRA files (A1111, Forge, ComfyUI...) on the shelf, never modified; or copy one file to it."""
-    from sdlora.library import index
+    from sdlora.library import edit
+    from sdlora.library.folders import add_folder
+    from sdlora.library.scan import scan_library
+    from sdlora.library.search import count_loras
 
     if path.is_file():
-        show([index.add(path, path.stem)], as_json)
+        show([edit.add(path, path.stem)], as_json)
         return
-    folder = index.add_folder(path)
-    watch(index.scan())
-    count = index.count_loras(folder=folder.id)
+    folder = add_folder(path)
+    watch(scan_library())
+    count = count_loras(folder=folder.id)
     if as_json:
         typer.echo(json.dumps({"id": folder.id, "path": str(folder.path), "files": count}, ensure_ascii=False))
     else:
@@ -78,35 +83,38 @@ def add(path: Annotated[Path, typer.Argument(help="A folder to read in place, or
 def remove(what: Annotated[str, typer.Argument(help="Id or path of an added folder, or id of a file")],
            as_json: Json = False) -> None:
     """Take a folder or a file off the shelf. Nothing in a foreign folder is touched; a file of yours can be restored."""
-    from sdlora.library import index
+    from sdlora.library.edit import delete, remove_folder
+    from sdlora.library.folders import list_folders
 
     path = Path(what).expanduser().resolve()
-    folder = next((folder for folder in index.folders() if what == folder.id or not folder.own and path == folder.path), None)
+    folder = next((each for each in list_folders() if what == each.id or not each.own and path == each.path), None)
     if folder:
-        index.remove_folder(folder.id)
+        remove_folder(folder.id)
     else:
-        index.delete(what)
-    said = f"{folder.path} is off the shelf; its files are untouched." if folder else \
+        delete(what)
+    message = f"{folder.path} is off the shelf; its files are untouched." if folder else \
         f"{what} is off the shelf. Bring it back with: sdlora library restore {what}"
-    typer.echo(json.dumps({"removed": folder.id if folder else what}) if as_json else said)
+    typer.echo(json.dumps({"removed": folder.id if folder else what}) if as_json else message)
 
 
 @library.command()
 def restore(lora_id: Annotated[str, typer.Argument(metavar="ID", help="Id that the file had")], as_json: Json = False) -> None:
     """Bring back a file that was removed in the last 30 days."""
-    from sdlora.library import index
+    from sdlora.library.edit import undo_delete
 
-    show([index.undo_delete(lora_id)], as_json)
+    show([undo_delete(lora_id)], as_json)
 
 
 @library.command("folders")
 def folder_list(as_json: Json = False) -> None:
     """List the folders of the shelf."""
-    from sdlora.library import index
+    from sdlora.library.folders import list_folders
+    from sdlora.library.scan import scan_library
+    from sdlora.library.search import count_loras
 
-    watch(index.scan())
-    found = [{"id": folder.id, "path": str(folder.path), "here": folder.here, "files": index.count_loras(folder=folder.id)}
-             for folder in index.folders()]
+    watch(scan_library())
+    found = [{"id": folder.id, "path": str(folder.path), "here": folder.here, "files": count_loras(folder=folder.id)}
+             for folder in list_folders()]
     if as_json:
         typer.echo(json.dumps(found, ensure_ascii=False))
         return
@@ -122,52 +130,52 @@ def scan_command(
     as_json: Json = False,
 ) -> None:
     """Read what is new in all folders. Ctrl-C stops it; the next one goes on from there."""
-    from sdlora.library import index
+    from sdlora.library import search
+    from sdlora.library.scan import hash_files, scan_library
 
     if background:
         work_in_background()
         return
     try:
-        watch(index.scan())
+        watch(scan_library())
         if hashes:
-            watch(index.hash_files(), "hashes")
+            watch(hash_files())
     except KeyboardInterrupt:
         typer.echo("Stopped. The next scan goes on from here.", err=True)
         raise typer.Exit(STOPPED) from None
-    state = index.state()
-    said = f"{state.files} files are on the shelf, {state.unread} are still to be read, {state.unhashed} are not hashed yet."
-    typer.echo(json.dumps(asdict(state)) if as_json else said)
+    state = search.state()
+    message = f"{state.files} files are on the shelf, {state.unread} are still to be read, {state.unhashed} are not hashed yet."
+    typer.echo(json.dumps(asdict(state)) if as_json else message)
 
 
 def work_in_background() -> None:
-    """What a page leaves to a process of its own, at low priority: reading, then hashing, new files in between."""
-    import os
+    """Read, then hash, at low priority; files that are new in between are read before the next slice of hashing."""
+    from sdlora.library.scan import background_lock, hash_files, scan_library
 
-    from sdlora.library import background, index
-
-    with background.alone() as mine:
-        if not mine:
+    with background_lock() as acquired:
+        if not acquired:
             return
         if hasattr(os, "nice"):
             os.nice(10)
         until = time.monotonic() + BACKGROUND_SECONDS
         while time.monotonic() < until:
-            for _ in index.scan():
+            for _ in scan_library():
                 pass
-            if not sum(1 for _ in index.hash_files(SLICE_SECONDS)):
+            if not sum(1 for _ in hash_files(SLICE_SECONDS)):
                 return
 
 
 @library.command()
 def duplicates(as_json: Json = False) -> None:
     """Show files that hold the very same tensors, whatever they are called."""
-    from sdlora.library import index
+    from sdlora.library import search
+    from sdlora.library.scan import hash_files, scan_library
 
-    watch(index.scan())
-    watch(index.hash_files(only_equal=True), "hashes")
-    groups = index.duplicates()
+    watch(scan_library())
+    watch(hash_files(only_equal=True))
+    groups = search.duplicates()
     if as_json:
-        typer.echo(json.dumps([[plain(entry) for entry in group] for group in groups], ensure_ascii=False))
+        typer.echo(json.dumps([[as_dict(entry) for entry in group] for group in groups], ensure_ascii=False))
         return
     for group in groups:
         typer.echo(f"{group[0].hash[:12]}  {len(group)} files of {group[0].file_bytes / 1e6:.1f} MB")
@@ -177,25 +185,25 @@ def duplicates(as_json: Json = False) -> None:
         typer.echo("No two files hold the same tensors.")
 
 
-def watch(steps: Iterable, stage: str = "headers") -> None:
-    """Do all steps, with a bar on a terminal."""
+def watch(steps: "Iterable[Step]") -> None:
+    """Do all steps, with a progress bar on a terminal."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     with Progress(*columns, console=plain_console(stderr=True), transient=True) as progress:
-        task = progress.add_task(f"Reading {stage}", total=None)
+        task = progress.add_task("Reading headers", total=None)
         for step in steps:
-            progress.update(task, description=f"Reading {getattr(step, 'stage', stage)}", completed=step.done, total=step.total)
+            progress.update(task, description=f"Reading {step.stage}", completed=step.done, total=step.total)
 
 
-def plain(entry: "LoraEntry") -> dict[str, object]:
-    """An entry as JSON takes it."""
-    told = asdict(entry) | {"path": str(entry.path), "thumbnail": str(entry.thumbnail) if entry.thumbnail else None}
-    return {key: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value for key, value in told.items()}
+def as_dict(entry: "LoraEntry") -> dict[str, Any]:
+    """Return the fields of an entry as JSON takes them."""
+    fields = asdict(entry) | {"path": str(entry.path), "thumbnail": str(entry.thumbnail) if entry.thumbnail else None}
+    return {key: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value for key, value in fields.items()}
 
 
 def show(found: "list[LoraEntry]", as_json: bool) -> None:
-    """Entries as JSON or as a table."""
+    """Print entries as JSON or as a table."""
     if as_json:
-        typer.echo(json.dumps([plain(entry) for entry in found], ensure_ascii=False))
+        typer.echo(json.dumps([as_dict(entry) for entry in found], ensure_ascii=False))
         return
     if not found:
         typer.echo("No file on the shelf matches. Search for fewer words, or add a folder: sdlora library add FOLDER")

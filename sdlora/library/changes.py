@@ -1,8 +1,8 @@
-"""Seeing what lies in the folders of the shelf now: new, changed, moved and missing files. Reads no file, only their dates.
+"""Find new, changed, moved and missing files in the folders of the shelf. Reads no file, only sizes and dates.
 
-Knows nothing about what is inside the files: new and changed ones get an empty row, which scan.py fills. A folder in which
-nothing was added or removed keeps its own date, so a look at a large shelf costs one question per folder; a file that was
-written in place shows only in a full look, which asks for every file.
+Knows nothing about what is inside the files: new and changed ones get an empty row, which scan.py fills. A directory in which
+nothing was added or removed keeps its own date, so a quick check of a large shelf is one `stat` per directory; a file that was
+written in place is found only by a full check, which is one `stat` per file.
 """
 
 import os
@@ -15,19 +15,19 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 
+from sdlora.library.database import connected, folded, writing
 from sdlora.library.folders import Folder, move_notes
 from sdlora.library.sidecars import COVERS, SUFFIXES
-from sdlora.library.table import connected, folded, writing
 from sdlora.storage import MAX_NAME, clean_text, slug
 
-SETTLED_NS = 2 * 10**9  # a folder changed less than this ago may change again within the same tick of its clock
-MOST_DEEP, MOST_PLACES = 20, 100_000
+SETTLED_NS = 2 * 10**9  # a directory changed less than this ago may change again within the same tick of its clock
+MAX_DEPTH, MAX_DIRECTORIES = 20, 100_000
 CHUNK = 1000  # rows in one transaction
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One LoRA file as its folder lists it. place: below the shelf's folder; beside: dates and sizes of its sidecars."""
+class LoraFile:
+    """One LoRA file as its directory lists it. place: below the shelf's folder; beside: dates and sizes of its sidecars."""
     place: bytes
     file_bytes: int
     mtime_ns: int
@@ -37,16 +37,16 @@ class Seen:
 
 @dataclass
 class Changes:
-    """What differs from the index. `places` are folders with their new date, `lost` places that are no longer there."""
-    new: list[Seen]
-    changed: list[tuple[int, Seen]]
+    """What differs from the index. `places` are directories with their new date; `lost`, `lost_places` are no longer there."""
+    new: list[LoraFile]
+    changed: list[tuple[int, LoraFile]]
     lost: dict[bytes, tuple[int, int, int]]  # {place: (row, file_bytes, mtime_ns)}
     places: dict[bytes, int]
     lost_places: list[bytes]
 
 
-def look(folder: Folder, *, full: bool) -> bool:
-    """Bring the rows of a folder in line with the files; True when anything changed. Raises Busy and UserError.
+def update_folder(folder: Folder, *, full: bool) -> bool:
+    """Bring the rows of a folder in line with its files; True when anything changed. Raises Busy and UserError.
 
     A folder that cannot be opened, or an added one that is suddenly empty (an unplugged disk leaves its empty place), keeps its
     rows: they are marked as gone until it is back.
@@ -54,7 +54,7 @@ def look(folder: Folder, *, full: bool) -> bool:
     with connected() as db:
         known = dict(db.execute("SELECT place, mtime_ns FROM places WHERE folder = ?", (folder.id,)))
         was_gone = db.execute("SELECT 1 FROM files WHERE folder = ? AND gone = 1", (folder.id,)).fetchone() is not None
-        changes = compare(db, folder, known, full=full or was_gone) if is_here(folder) else None
+        changes = find_changes(db, folder, known, full=full or was_gone) if is_readable(folder) else None
         if changes and changes.lost and not changes.new and not folder.own:
             kept = db.execute("SELECT count(*) FROM files WHERE folder = ?", (folder.id,)).fetchone()[0] - len(changes.lost)
             changes = changes if kept else None
@@ -66,12 +66,12 @@ def look(folder: Folder, *, full: bool) -> bool:
                 db.execute("UPDATE places SET mtime_ns = 0 WHERE folder = ?", (folder.id,))
         return left
     if was_gone or changes.new or changes.changed or changes.lost or changes.places or changes.lost_places:
-        store(folder, changes)
+        save_changes(folder, changes)
         return True
     return False
 
 
-def is_here(folder: Folder) -> bool:
+def is_readable(folder: Folder) -> bool:
     """Whether the folder can be listed now."""
     try:
         with os.scandir(folder.path):
@@ -80,8 +80,8 @@ def is_here(folder: Folder) -> bool:
         return False
 
 
-def compare(db: sqlite3.Connection, folder: Folder, known: dict[bytes, int], *, full: bool) -> Changes:
-    """Walk a folder as far as needed."""
+def find_changes(db: sqlite3.Connection, folder: Folder, known: dict[bytes, int], *, full: bool) -> Changes:
+    """Walk a folder: its directories, and in those that changed (all when `full`) the files."""
     changes = Changes([], [], {}, {}, [])
     inside: dict[bytes, list[bytes]] = {}
     for where in known:
@@ -89,7 +89,7 @@ def compare(db: sqlite3.Connection, folder: Folder, known: dict[bytes, int], *, 
             inside.setdefault(where.rpartition(b"/")[0], []).append(where)
     waiting, linked, visited, root = [b""], [], set(), folder.path.resolve()
     folders: set[tuple[int, int]] = set()                      # a folder that links lead to again is listed once
-    while (waiting or linked) and len(visited) < MOST_PLACES:
+    while (waiting or linked) and len(visited) < MAX_DIRECTORIES:
         if not waiting:                                        # links come last: a folder is listed where it really is
             linked.sort(reverse=True)
         where = waiting.pop() if waiting else linked.pop()
@@ -108,30 +108,30 @@ def compare(db: sqlite3.Connection, folder: Folder, known: dict[bytes, int], *, 
             if not full and known.get(where) == date:
                 waiting += inside.get(where, [])
                 continue
-            seen, deeper = listed(root, where)
+            files, deeper = list_directory(root, where)
         except FileNotFoundError:
             visited.discard(where)
             continue
         except OSError:
             waiting += inside.get(where, [])                    # not allowed to look: what is known of it stays
             continue
-        waiting += deeper if where.count(b"/") < MOST_DEEP else []
+        waiting += deeper if where.count(b"/") < MAX_DEPTH else []
         settled = date if time.time_ns() - date > SETTLED_NS else 0
         if known.get(where) != settled:
             changes.places[where] = settled
         rows = db.execute("SELECT place, n, file_bytes, mtime_ns, beside, cover FROM files WHERE folder = ? AND parent = ?",
                           (folder.id, where))
-        differences(changes, seen, {place: facts for place, *facts in rows})
+        add_differences(changes, files, {place: columns for place, *columns in rows})
     changes.lost_places = [where for where in known if where not in visited] if not waiting and not linked else []
     for where in changes.lost_places:
         rows = db.execute("SELECT place, n, file_bytes, mtime_ns FROM files WHERE folder = ? AND parent = ?", (folder.id, where))
-        changes.lost |= {place: tuple(facts) for place, *facts in rows}
+        changes.lost |= {place: (n, file_bytes, mtime_ns) for place, n, file_bytes, mtime_ns in rows}
     return changes
 
 
-def differences(changes: Changes, seen: list[Seen], rows: dict[bytes, list]) -> None:
-    """Add to `changes` what differs between the files of one folder and their rows."""
-    for file in seen:
+def add_differences(changes: Changes, files: list[LoraFile], rows: dict[bytes, list]) -> None:
+    """Add to `changes` what differs between the files of one directory and their rows."""
+    for file in files:
         row = rows.pop(file.place, None)
         if row is None:
             changes.new.append(file)
@@ -140,8 +140,8 @@ def differences(changes: Changes, seen: list[Seen], rows: dict[bytes, list]) -> 
     changes.lost |= {place: (n, file_bytes, mtime_ns) for place, (n, file_bytes, mtime_ns, *_) in rows.items()}
 
 
-def listed(root: Path, where: bytes) -> tuple[list[Seen], list[bytes]]:
-    """(LoRA files, folders) directly in `where`; a link to a folder is one. Raises OSError."""
+def list_directory(root: Path, where: bytes) -> tuple[list[LoraFile], list[bytes]]:
+    """Return (LoRA files, directories) directly in `where`; a link to a directory is one. Raises OSError."""
     files, deeper = {}, []
     with os.scandir(os.fsencode(root / os.fsdecode(where))) as entries:
         for entry in entries:
@@ -151,7 +151,7 @@ def listed(root: Path, where: bytes) -> tuple[list[Seen], list[bytes]]:
                 deeper.append(joined(where, entry.name))
             else:
                 files[entry.name] = entry
-    return list(loras(where, files)), deeper
+    return list(lora_files(where, files)), deeper
 
 
 def is_file(entry: os.DirEntry) -> bool:
@@ -169,8 +169,8 @@ def is_folder(entry: os.DirEntry) -> bool:
         return False
 
 
-def loras(where: bytes, files: dict[bytes, os.DirEntry]) -> Iterator[Seen]:
-    """The LoRA files among `files`, each with what lies beside it."""
+def lora_files(where: bytes, files: dict[bytes, os.DirEntry]) -> Iterator[LoraFile]:
+    """Yield the LoRA files among `files`, each with its sidecars and cover."""
     for name, entry in files.items():
         stem, dot, suffix = name.rpartition(b".")
         if not dot or suffix.lower() != b"safetensors":
@@ -188,7 +188,7 @@ def loras(where: bytes, files: dict[bytes, os.DirEntry]) -> Iterator[Seen]:
                 beside.append(f"{kind} {dates[0]} {dates[1]}")
         pictures = (files.get(stem + kind.encode()) for kind in COVERS)
         cover = next((each.name for each in pictures if each is not None and is_file(each)), b"")
-        yield Seen(joined(where, name), status.st_size, status.st_mtime_ns, "\n".join(beside), cover)
+        yield LoraFile(joined(where, name), status.st_size, status.st_mtime_ns, "\n".join(beside), cover)
 
 
 def dates_of(entry: os.DirEntry) -> tuple[int, int]:
@@ -203,12 +203,12 @@ def joined(where: bytes, name: bytes) -> bytes:
     return where + b"/" + name if where else name
 
 
-def store(folder: Folder, changes: Changes) -> None:
+def save_changes(folder: Folder, changes: Changes) -> None:
     """Write the changes. A file that was moved (same size and date elsewhere) keeps its row, its hashes and its notes."""
     moves, new = {}, []
     vanished: dict[tuple[int, int], list[tuple[bytes, int]]] = {}
-    for where, (n, *dates) in changes.lost.items():
-        vanished.setdefault(tuple(dates), []).append((where, n))
+    for where, (n, file_bytes, mtime_ns) in changes.lost.items():
+        vanished.setdefault((file_bytes, mtime_ns), []).append((where, n))
     for file in changes.new:
         before = vanished.get((file.file_bytes, file.mtime_ns))
         if before:
@@ -221,38 +221,40 @@ def store(folder: Folder, changes: Changes) -> None:
     move_notes(folder, moves)
     for at in range(0, len(new), CHUNK):                        # many short transactions: others write in between
         with writing() as db:
-            db.executemany(NEW, [tuple(row_of(folder, file).values()) for file in new[at:at + CHUNK]])
+            db.executemany(INSERT, [tuple(row_of(folder, file).values()) for file in new[at:at + CHUNK]])
     with writing() as db:
         db.execute("UPDATE files SET gone = 0 WHERE folder = ? AND gone", (folder.id,))
         db.executemany("DELETE FROM files WHERE n = ?", [(n,) for n, *_ in changes.lost.values()])
         for n, file in changes.changed:
-            db.execute(CHANGED, (*list(row_of(folder, file).values())[:SEEN], n))
+            db.execute(UPDATE, (*list(row_of(folder, file).values())[:FROM_LISTING], n))
         db.executemany("DELETE FROM places WHERE folder = ? AND place = ?", [(folder.id, where) for where in changes.lost_places])
         db.executemany("INSERT OR REPLACE INTO places VALUES (?, ?, ?)",
                        [(folder.id, where, date) for where, date in changes.places.items()])
 
 
-COLUMNS = ("folder", "parent", "place", "id", "file_bytes", "mtime_ns", "created", "beside", "cover", "stem", "name", "words")
-SEEN = 10  # of them follow from the folder alone; the others are better known once the file was read
-NEW = f"INSERT OR IGNORE INTO files ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
-KEPT = "iif(file_bytes = ?5 AND mtime_ns = ?6, {0}, '')"  # what was made from a file's bytes stays while they do
-CHANGED = (f"UPDATE OR REPLACE files SET {', '.join(f'{name} = ?{at}' for at, name in enumerate(COLUMNS[:SEEN], 1))}, "
-           f"facts = '', tensor_hash = {KEPT.format('tensor_hash')}, file_hash = {KEPT.format('file_hash')}, hash_problem = 0 "
-           f"WHERE n = ?{SEEN + 1}")
+NEW_COLUMNS = ("folder", "parent", "place", "id", "file_bytes", "mtime_ns", "created", "beside", "cover", "stem", "name",
+               "words")
+FROM_LISTING = 10  # the first columns follow from the listing; the others are overwritten once the file is read
+INSERT = f"INSERT OR IGNORE INTO files ({', '.join(NEW_COLUMNS)}) VALUES ({', '.join('?' * len(NEW_COLUMNS))})"
+UNLESS_CHANGED = "iif(file_bytes = ?5 AND mtime_ns = ?6, {0}, '')"  # a hash stays while the file does
+UPDATE = (f"UPDATE OR REPLACE files SET {', '.join(f'{name} = ?{at}' for at, name in enumerate(NEW_COLUMNS[:FROM_LISTING], 1))}, "
+          f"facts = '', tensor_hash = {UNLESS_CHANGED.format('tensor_hash')}, "
+          f"file_hash = {UNLESS_CHANGED.format('file_hash')}, hash_problem = 0 "
+          f"WHERE n = ?{FROM_LISTING + 1}")
 
 
-def row_of(folder: Folder, file: Seen) -> dict[str, object]:
-    """The columns of a file that was only seen yet."""
+def row_of(folder: Folder, file: LoraFile) -> dict[str, object]:
+    """Return the columns of a file that is not read yet."""
     path = Path(os.fsdecode(file.place))
     name = clean_text(path.stem, MAX_NAME) or path.suffix
     created = datetime.fromtimestamp(max(file.mtime_ns, 0) / 1e9, UTC).isoformat(timespec="seconds")
-    return dict(zip(COLUMNS, (folder.id, file.place.rpartition(b"/")[0], file.place, id_of(folder, file.place), file.file_bytes,
-                              file.mtime_ns, created, file.beside, file.cover, clean_text(path.stem, 300), name, folded(name)),
-                    strict=True))
+    return dict(zip(NEW_COLUMNS, (folder.id, file.place.rpartition(b"/")[0], file.place, id_of(folder, file.place),
+                                  file.file_bytes, file.mtime_ns, created, file.beside, file.cover, clean_text(path.stem, 300),
+                                  name, folded(name)), strict=True))
 
 
 def id_of(folder: Folder, where: bytes) -> str:
-    """The id of a file: the stem of one of ours where that is one already, else made from its place and never alike for two."""
+    """Return the id of a file: the stem of one of ours where that is a valid id, else one made from its place, unique."""
     path = Path(os.fsdecode(where))
     if folder.own and re.fullmatch(r"[a-z0-9-]{1,64}", path.stem) and path.suffix == ".safetensors" and b"/" not in where:
         return path.stem

@@ -1,4 +1,4 @@
-"""Which folders the shelf shows, and what the artist wrote about the files in them. Knows nothing about the index.
+"""The folders of the shelf, and what the artist wrote about the files in them. Knows nothing about the index.
 
 HOME/loras is ours: notes go into the sidecars there, so that they travel with the files. Any other folder is read in place and
 never modified: its path and the notes on its files are kept in HOME/library/<folder id>.json. The page knows folders by id.
@@ -35,8 +35,8 @@ class Folder:
     here: bool
 
 
-def folders() -> list[Folder]:
-    """Our own folder and the added ones, in the order they were added."""
+def list_folders() -> list[Folder]:
+    """Return our own folder and the added ones, in the order they were added."""
     added = []
     for file in sorted((home() / "library").glob("*.json")):
         record = record_of(file)
@@ -48,17 +48,17 @@ def folders() -> list[Folder]:
 
 
 def find_folder(folder_id: str) -> Folder:
-    """The folder with this id. Raises UserError when there is none."""
-    for folder in folders():
+    """Return the folder with this id. Raises UserError when there is none."""
+    for folder in list_folders():
         if folder.id == folder_id:
             return folder
     raise UserError("This folder is not on the shelf.", "Reload the page, or list them: sdlora library folders")
 
 
 def add_folder(path: Path | str) -> Folder:
-    """Show the LoRA files below `path`, which is never modified; notes on its files from an earlier time are there again.
+    """Put the LoRA files below `path` on the shelf. The folder is never modified; earlier notes on its files are used again.
 
-    The folder of an A1111, Forge or ComfyUI installation stands for its LoRA folder. Raises UserError.
+    Of the folder of an A1111, Forge or ComfyUI installation its LoRA folder is taken. Raises UserError.
     """
     path = Path(path).expanduser()
     if not path.is_dir():
@@ -72,7 +72,7 @@ def add_folder(path: Path | str) -> Folder:
 
 
 def check_folder(path: Path) -> None:
-    """Raises UserError for a folder that cannot be shown, or whose files are shown already."""
+    """Raise UserError for a folder that cannot be shown, or whose files are shown already."""
     try:
         str(path).encode()
         next(path.iterdir(), None)
@@ -83,7 +83,7 @@ def check_folder(path: Path) -> None:
     data = home()
     if path.is_relative_to(data) or data.is_relative_to(path):
         raise UserError(f"{path} holds the data folder of sdlora or lies in it.", "Name a folder of other LoRA files.")
-    for other in folders()[1:]:
+    for other in list_folders()[1:]:
         if path != other.path and (path.is_relative_to(other.path) or other.path.is_relative_to(path)):
             raise UserError(f"{path} and {other.path}, which is on the shelf, lie in each other.",
                             "Remove the one from the shelf first: sdlora library remove")
@@ -97,15 +97,15 @@ def forget_folder(folder_id: str) -> None:
         record["removed"] = True
 
 
-def notes_of(folder: Folder) -> dict[str, sidecars.Told]:
-    """{place in the folder: what the artist wrote}, as far as it is not in sidecars."""
+def notes_of(folder: Folder) -> dict[str, sidecars.Notes]:
+    """Return {place in the folder: what the artist wrote}, without what is in sidecars."""
     record = record_of(home() / "library" / f"{folder.id}.json")
     files = record.get("files") if record else None
     return files if isinstance(files, dict) else {}
 
 
-def note(folder: Folder, where: bytes, changes: sidecars.Told) -> None:
-    """Keep what the artist wrote about the file at `where`: in its sidecar if it is ours, else in our own record.
+def write_note(folder: Folder, where: bytes, changes: sidecars.Notes) -> None:
+    """Save what the artist wrote about the file at `where`: in its sidecar if it is ours, else in our own record.
 
     Raises UserError when the disk refuses or the record is damaged.
     """
@@ -120,24 +120,24 @@ def note(folder: Folder, where: bytes, changes: sidecars.Told) -> None:
 
 
 def move_notes(folder: Folder, moves: dict[bytes, bytes]) -> None:
-    """Let the notes follow files that were moved inside a folder: {old place: new place}."""
-    kept = notes_of(folder)
-    moves = {key_of(old): key_of(new) for old, new in moves.items() if key_of(old) in kept}
-    if moves:
+    """Move the notes of files that were moved inside a folder: {old place: new place}."""
+    notes = notes_of(folder)
+    keys = {key_of(old): key_of(new) for old, new in moves.items() if key_of(old) in notes}
+    if keys:
         with changing(folder.id) as record:
-            for old, new in moves.items():
+            for old, new in keys.items():
                 if old in record["files"]:  # else another window that saw the same move was first
                     record["files"][new] = record["files"].pop(old)
 
 
 def key_of(where: bytes) -> str:
-    """A place as a key of JSON; bytes that are no text are escaped."""
+    """Return a place as a key of JSON; bytes that are no UTF-8 are escaped."""
     return where.decode("utf-8", "backslashreplace")
 
 
 @contextmanager
 def locked(name: str) -> Iterator[None]:
-    """Held by one process at a time. Raises UserError when another one holds it for long."""
+    """Hold a lock that one process can have. Raises UserError when another one holds it for long."""
     try:
         with FileLock(data_folder("library") / f"{name}.lock", timeout=WAIT_SECONDS):
             yield
@@ -147,7 +147,7 @@ def locked(name: str) -> Iterator[None]:
 
 @contextmanager
 def changing(folder_id: str) -> Iterator[dict]:
-    """The record HOME/library/<folder_id>.json to change: locked, and written back whole unless something is raised."""
+    """Yield the record HOME/library/<folder_id>.json to change: locked, and written back unless something is raised."""
     file = data_folder("library") / f"{folder_id}.json"
     with locked(folder_id):
         record = read_json(file) if file.exists() else {"version": 1}
@@ -158,10 +158,10 @@ def changing(folder_id: str) -> Iterator[dict]:
 
 
 def record_of(file: Path) -> dict:
-    """The record in `file`, {} when there is none; a damaged one is logged and left alone."""
+    """Return the record in `file`, {} when there is none; a damaged one is logged and left as it is."""
     try:
-        facts = file.stat()
-        return cached_record(file, facts.st_mtime_ns, facts.st_size)
+        status = file.stat()
+        return cached_record(file, status.st_mtime_ns, status.st_size)
     except FileNotFoundError:
         return {}
     except (UserError, OSError) as error:

@@ -18,7 +18,7 @@ from starlette.middleware import Middleware
 from sdlora import storage
 from sdlora.errors import UserError
 from sdlora.jobs.worker import announce_web, ensure_worker
-from sdlora.library import index
+from sdlora.library import folders, scan
 from sdlora.ui import drawing, lists, middleware, patience, polling, words
 from sdlora.ui.page import build
 from sdlora.ui.password import LEAST, MOST, Password, choose
@@ -51,8 +51,8 @@ def main(
     password = choose(password, password_file)
     check_reach(host, port, password, proxy)
     for folder in library:
-        index.add_folder(folder)
-    index.background.start()
+        folders.add_folder(folder)
+    scan.start_background()
     scratch = private_scratch()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
-from sdlora.library import index
+from sdlora.library import database, folders
 from sdlora.storage import home
 
 SHARED_SECONDS = 2.0  # for which a list serves all tabs while the index and its folders keep their dates
@@ -18,8 +18,8 @@ making: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)  # one 
 
 def stamp() -> str:
     """Another one when the index was written or a folder of the shelf has another date: a few questions to the disk."""
-    index_file = index.index_path()
-    return sha256("".join(map(dated, (index_file, f"{index_file}-wal", *(each.path for each in index.folders()))))
+    index_file = database.index_path()
+    return sha256("".join(map(dated, (index_file, f"{index_file}-wal", *(each.path for each in folders.list_folders()))))
                   .encode()).hexdigest()[:16]
 
 

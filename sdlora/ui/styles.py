@@ -9,7 +9,7 @@ from pathlib import Path
 from sdlora.base.catalog import BaseEntry, list_bases
 from sdlora.errors import UserError
 from sdlora.jobs import run as runs
-from sdlora.library import index
+from sdlora.library import search
 from sdlora.ui import lists, words
 from sdlora.ui.runs.strip import choosable, point_file
 from sdlora.ui.validation import an_id
@@ -33,7 +33,7 @@ def find(style_id: object) -> Style:
     """The style with this id; raises UserError when it is none of ours or gone."""
     kind, _, rest = style_id.partition(":") if type(style_id) is str else ("", "", "")
     if kind == "lora":
-        entry = index.find(an_id(rest, "style"))
+        entry = search.find(an_id(rest, "style"))
         run = run_of(entry.run)
         base = run.config.base if run else base_for(entry.family, entry.name)
         return Style(style_id, entry.name, entry.trigger, entry.path, base, first_prompt(run, entry.trigger))
@@ -91,5 +91,5 @@ def menu(extra: str | None = None) -> list[tuple[str, str]]:
 
 
 def newest() -> list[tuple[str, str]]:
-    entries = [entry for entry in index.list_loras(limit=MENU) if not entry.problem]
-    return [(title, f"lora:{entry.id}") for title, entry in zip(index.titles(entries), entries, strict=True)]
+    entries = [entry for entry in search.list_loras(limit=MENU) if not entry.problem]
+    return [(title, f"lora:{entry.id}") for title, entry in zip(search.titles(entries), entries, strict=True)]

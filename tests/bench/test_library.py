@@ -16,11 +16,11 @@ def test_the_files_are_loras(tmp_path):
     library.build(tmp_path, 40)
     files = list(tmp_path.rglob("*.safetensors"))
     assert len(files) == 40 and len(list(tmp_path.rglob("*.json"))) == 14
-    found = [facts.read(path, {}) for path in files]
+    found = [facts.read_facts(path, {}) for path in files]
     assert all(told.problem == "" and told.alias and told.trigger for told in found)
     assert Counter(told.modules for told in found).keys() <= {192, 264, 722, 986} and len({told.families for told in found}) == 2
     with safe_open(files[0], "np") as theirs:
-        assert len(theirs.keys()) == 3 * facts.read(files[0], {}).modules
+        assert len(theirs.keys()) == 3 * facts.read_facts(files[0], {}).modules
     assert sum(path.stat().st_blocks for path in files) * 512 < sum(path.stat().st_size for path in files) / 4 or os.name == "nt"
 
 

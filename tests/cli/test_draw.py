@@ -14,7 +14,7 @@ from sdlora.draw.infotext.picture import read_infotext
 from sdlora.errors import UserError
 from sdlora.jobs.execute import DRAWING_LOCK
 from sdlora.jobs.lock import is_held
-from tests.library.test_tags import lora
+from tests.library.test_lora_tags import lora
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from sdlora.cli import draw, grid
 from sdlora.draw.infotext.picture import read_infotext
 from sdlora.errors import UserError
 from sdlora.storage import data_folder
-from tests.library.test_tags import lora
+from tests.library.test_lora_tags import lora
 
 SMALL = ("--steps", 1, "--size", "64x64", "--device", "cpu")
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from sdlora.cli import library, main
-from sdlora.library import background, index
+from sdlora.library import scan, search
 from sdlora.storage import data_folder
 from tests.library.files import beside, everything, lora
 
@@ -73,9 +73,9 @@ def test_a_file_is_copied_removed_and_restored(sdlora, tmp_path):
     assert code == 0 and entry["id"] == "my-style" and file.is_file()
     assert (data_folder("loras") / "my-style.safetensors").is_file()
     code, told, _ = sdlora("remove", "my-style")
-    assert code == 0 and "restore my-style" in told and index.list_loras() == []
+    assert code == 0 and "restore my-style" in told and search.list_loras() == []
     assert json.loads(sdlora("restore", "my-style", "--json")[1])[0]["name"] == "My Style"
-    assert [each.id for each in index.list_loras()] == ["my-style"]
+    assert [each.id for each in search.list_loras()] == ["my-style"]
 
 
 def test_mistakes_are_sentences(sdlora, tmp_path):
@@ -99,9 +99,9 @@ def test_a_stopped_scan_says_so_and_goes_on(sdlora, monkeypatch):
 def test_the_background_leaves_the_work_to_the_one_that_has_it(sdlora, monkeypatch):
     lora(data_folder("loras") / "a.safetensors")
     monkeypatch.setattr("os.nice", lambda by: by)
-    with background.alone():
-        assert sdlora("scan", "--background")[0] == 0 and index.state().files == 0
+    with scan.background_lock():
+        assert sdlora("scan", "--background")[0] == 0 and search.state().files == 0
     assert sdlora("scan", "--background")[0] == 0
-    state = index.state()
+    state = search.state()
     assert (state.files, state.unread, state.unhashed) == (1, 0, 0)
     assert json.loads(sdlora("scan", "--json")[1])["files"] == 1

@@ -14,7 +14,7 @@ import pytest
 
 from sdlora.cli import main
 from sdlora.cli.progress import bars, plain_console
-from tests.library.test_tags import lora
+from tests.library.test_lora_tags import lora
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}

@@ -11,8 +11,8 @@ SDXL = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"
 OUTPUT = {768: 320, 1024: 320, 128: 128, 2048: 640}
 
 
-def tensors(width=768, rank=2, value=0.5):
-    name = SDXL if width == 2048 else ATTENTION
+def tensors(width=768, rank=2, value=0.5, name=None):
+    name = name or (SDXL if width == 2048 else ATTENTION)
     return {f"{name}.lora_down.weight": np.full((rank, width), value, np.float16),
             f"{name}.lora_up.weight": np.full((OUTPUT.get(width, 320), rank), value, np.float16),
             f"{name}.alpha": np.array(rank, np.float16)}

@@ -13,7 +13,7 @@ from tests.library.files import lora, tensors
 
 
 def fresh(path):
-    return facts.read(path, {})
+    return facts.read_facts(path, {})
 
 
 @pytest.mark.parametrize("family, text", [("sd1", False), ("sd1", True), ("sdxl", False), ("sdxl", True)])
@@ -22,8 +22,8 @@ def test_a_known_structure_gives_the_same_facts(tmp_path, family, text):
     write(first, family, text, random.Random(1), False)
     write(second, family, text, random.Random(1), False)
     known = {}
-    assert facts.read(first, known) == fresh(first) and len(known) == 1
-    assert facts.read(second, known) == fresh(second) and len(known) == 1
+    assert facts.read_facts(first, known) == fresh(first) and len(known) == 1
+    assert facts.read_facts(second, known) == fresh(second) and len(known) == 1
     assert fresh(second).families == (family,) and fresh(second).alias == "second" and fresh(second).problem == ""
     counts = {("sd1", False): 192, ("sd1", True): 264, ("sdxl", False): 722, ("sdxl", True): 986}
     assert fresh(first).modules == counts[family, text]
@@ -55,8 +55,8 @@ def test_a_file_like_a_known_one_is_refused_as_ever(tmp_path, how):
     good, bad = tmp_path / "good.safetensors", tmp_path / "bad.safetensors"
     good.write_bytes(GOOD)
     bad.write_bytes(LIKE_IT[how])
-    assert facts.read(good, known).problem == "" and len(known) == 1
-    told = facts.read(bad, known)
+    assert facts.read_facts(good, known).problem == "" and len(known) == 1
+    told = facts.read_facts(bad, known)
     assert "bad.safetensors" in told.problem and told == fresh(bad) and len(known) == 1
 
 
@@ -65,14 +65,14 @@ def test_only_what_can_be_used_is_remembered(tmp_path):
     flux = {"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": np.ones((2, 8))}
     (tmp_path / "flux.safetensors").write_bytes(save(flux))
     lora(tmp_path / "wide.safetensors", width=999)
-    assert "Flux" in facts.read(tmp_path / "flux.safetensors", known).problem
-    assert "another kind of base" in facts.read(tmp_path / "wide.safetensors", known).problem and known == {}
+    assert "Flux" in facts.read_facts(tmp_path / "flux.safetensors", known).problem
+    assert "another kind of base" in facts.read_facts(tmp_path / "wide.safetensors", known).problem and known == {}
 
 
 def test_files_without_free_text_are_known_too(tmp_path):
     known = {}
     for name in "ab":
-        assert facts.read(lora(tmp_path / f"{name}.safetensors"), known).rank == 2
+        assert facts.read_facts(lora(tmp_path / f"{name}.safetensors"), known).rank == 2
     assert len(known) == 1
 
 
@@ -80,7 +80,7 @@ def test_a_name_written_with_escapes_hides_nothing(tmp_path):
     data = changed(save(tensors()), lambda head: '{"\\u005f_metadata__":{"modelspec.title":"T"},' + head[1:])
     (tmp_path / "a.safetensors").write_bytes(data)
     known = {}
-    assert facts.read(tmp_path / "a.safetensors", known).title == "T" and known == {}
+    assert facts.read_facts(tmp_path / "a.safetensors", known).title == "T" and known == {}
 
 
 def test_what_a_header_tells(tmp_path):

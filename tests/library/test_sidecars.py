@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from sdlora.library import index, sidecars
+from sdlora.library import edit, search, sidecars
 from sdlora.storage import data_folder
 from tests.library.files import beside, lora
 
@@ -23,7 +23,7 @@ def shown(**files):
     file = lora(data_folder("loras") / "a.safetensors")
     for suffix, content in files.items():
         beside(file, {"a1111": ".json", "civitai": ".civitai.info", "manager": ".metadata.json"}[suffix], content)
-    entry, = index.list_loras()
+    entry, = search.list_loras()
     return entry
 
 
@@ -50,7 +50,7 @@ def test_a_change_of_a_sidecar_is_seen():
     assert shown(a1111={"activation text": "one"}).trigger == "one"
     assert shown(a1111={"activation text": "another"}).trigger == "another"
     data_folder("loras").joinpath("a.json").unlink()
-    assert index.list_loras()[0].trigger == ""
+    assert search.list_loras()[0].trigger == ""
 
 
 @pytest.mark.parametrize("told, family", [
@@ -65,12 +65,12 @@ def test_a_hint_decides_only_what_the_tensors_leave_open():
     file = data_folder("loras") / "a.safetensors"
     save_file({f"{text}.lora_down.weight": np.ones((2, 768), np.float16),
                f"{text}.lora_up.weight": np.ones((768, 2), np.float16)}, file)
-    entry, = index.list_loras()
+    entry, = search.list_loras()
     assert entry.family == "" and {"sd1", "sdxl"} <= set(entry.families) and entry.problem == ""
     beside(file, ".json", {"sd version": "SDXL"})
-    assert index.list_loras()[0].family == "sdxl"
+    assert search.list_loras()[0].family == "sdxl"
     beside(file, ".json", {"sd version": "SD2"})
-    assert index.list_loras()[0].family == ""
+    assert search.list_loras()[0].family == ""
 
 
 HOSTILE = [
@@ -95,6 +95,6 @@ def test_hostile_sidecars_are_text_or_nothing(suffix, content):
 def test_a_huge_sidecar_is_not_read(suffix):
     file = lora(data_folder("loras") / "a.safetensors")
     beside(file, suffix, {"notes": "x" * 2_000_000, "activation text": "huge"})
-    assert index.list_loras()[0].trigger == ""
-    assert index.annotate("a", notes="mine").notes == "mine"
+    assert search.list_loras()[0].trigger == ""
+    assert edit.annotate("a", notes="mine").notes == "mine"
     assert suffix != ".json" or json.loads(file.with_suffix(".json").read_text())["activation text"] == "huge"

@@ -41,18 +41,18 @@ def test_a_port_that_is_none_is_a_sentence(port, capsys):
 def test_folders_of_lora_files_are_shown_before_the_page_opens(tmp_path, monkeypatch, capsys):
     started = []
     monkeypatch.setattr(launch, "start", lambda *_: types.SimpleNamespace(block_thread=lambda: started.append("page")))
-    monkeypatch.setattr(launch.index.background, "start", lambda: started.append("scan"))
+    monkeypatch.setattr(launch.scan, "start_background", lambda: started.append("scan"))
     assert launch.run(["--library", str(tmp_path / "gone")]) == 2 and "is not a folder" in capsys.readouterr().err
     (tmp_path / "Lora").mkdir()
     assert launch.run(["--library", str(tmp_path / "Lora")]) == 0 and started == ["scan", "page"]
-    assert [folder.path for folder in launch.index.folders()][1:] == [tmp_path / "Lora"]
+    assert [folder.path for folder in launch.folders.list_folders()][1:] == [tmp_path / "Lora"]
 
 
 def test_a_password_file_and_the_environment_open_the_page_to_others(tmp_path, monkeypatch, capsys):
     opened = []
     monkeypatch.setattr(launch, "start", lambda host, port, password, proxy: opened.append((password, proxy)) or
                         types.SimpleNamespace(block_thread=lambda: None))
-    monkeypatch.setattr(launch.index.background, "start", lambda: None)
+    monkeypatch.setattr(launch.scan, "start_background", lambda: None)
     (tmp_path / "secret").write_text("from a file\n")
     assert launch.run(["--host", "0.0.0.0", "--password-file", str(tmp_path / "secret"), "--proxy", "10.0.0.1"]) == 0
     monkeypatch.setenv("SDLORA_PASSWORD", "from outside")

@@ -1,6 +1,6 @@
 """How a picture was drawn, inside the picture: written for A1111's readers, read back from ours and other programs'.
 
-Knows nothing about models or the shelf: LoRAs are names and hashes here; `library/tags.py` finds their files.
+Knows nothing about models or the shelf: LoRAs are names and hashes here; `library/lora_tags.py` finds their files.
 """
 
 import html
@@ -145,7 +145,7 @@ def from_chunks(texts: dict[str, str]) -> dict[str, object] | None:
 def settings_from(found: dict[str, object]) -> dict[str, object]:
     """What `read_infotext` found as fields of DrawConfig, only those in range.
 
-    "loras" are still {name, hash, strength, ...}: `library.tags.placed` turns them into LoraChoice. "prompts" is there where the
+    "loras" are still {name, hash, strength, ...}: `lora_tags.find_loras` turns them into LoraChoice. "prompts" is there where the
     picture tells a prompt, "base" for pictures drawn with the embedded base.
     """
     prompt = {"prompts": (found["prompt"],)} if found.get("prompt") else {}

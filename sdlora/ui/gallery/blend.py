@@ -17,7 +17,7 @@ from sdlora.dataset.picture import open_picture
 from sdlora.draw import samplers
 from sdlora.jobs import drawings as draws
 from sdlora.jobs.worker import ensure_worker
-from sdlora.library.tags import with_tags
+from sdlora.library.lora_tags import with_tags
 from sdlora.ui import drawing, gallery_words, history, words
 from sdlora.ui.gallery import init_image, mixer
 from sdlora.ui.studio.bases import base_choices, base_of

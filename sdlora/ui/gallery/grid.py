@@ -17,8 +17,8 @@ from sdlora.errors import UserError
 from sdlora.jobs import drawings as draws
 from sdlora.jobs import run as runs
 from sdlora.jobs.worker import ensure_worker
-from sdlora.library import index
-from sdlora.library.tags import named, with_tags
+from sdlora.library import search
+from sdlora.library.lora_tags import find_named, with_tags
 from sdlora.ui import drawing, gallery_words, history, words
 from sdlora.ui.gallery import blend
 from sdlora.ui.runs.strip import choosable, download_copy, point_file
@@ -79,7 +79,7 @@ def begin_values(kind: object) -> str:
     """Values to begin with when a kind is chosen."""
     kind = one_of(kind, [NONE, *gallery_words.AXES])
     if kind == "lora":
-        return " | ".join(entry.name for entry in index.list_loras(limit=3))
+        return " | ".join(entry.name for entry in search.list_loras(limit=3))
     if kind == "point":
         return next((run.name for run in runs.list_runs() if choosable(run)), "")
     return gallery_words.AXIS_BEGIN.get(kind, "")
@@ -102,7 +102,7 @@ def style(name: str) -> list[tuple[str, LoraChoice | None]]:
     """A name on the shelf, or the word for none -> [(label, choice)]."""
     if name.strip().lower() in gallery_words.NO_STYLE:
         return [(words.BASE_ALONE, None)]
-    entry = named(name)
+    entry = find_named(name)
     return [(entry.name, LoraChoice(file=str(entry.path)))]
 
 

@@ -1,6 +1,6 @@
 """Use the settings of a picture: dropped from anywhere, its prompt, numbers and styles fill the form and the desk.
 
-Knows nothing about how a picture carries them: library/tags.py reads it and finds the files on the shelf.
+Knows nothing about how a picture carries them: library/lora_tags.py reads it and finds the files on the shelf.
 """
 
 import html
@@ -11,7 +11,7 @@ import gradio as gr
 
 from sdlora.config import LoraChoice
 from sdlora.errors import UserError
-from sdlora.library import index, tags
+from sdlora.library import lora_tags, search
 from sdlora.ui import gallery_words, history
 from sdlora.ui.gallery import blend, mixer
 from sdlora.ui.theme import widget
@@ -56,7 +56,7 @@ def recall_drawn(event: gr.EventData) -> tuple:
 
 def taken(picture: Path) -> tuple:
     """Updates of desk, prompt, turns, the fields, the notes, and the emptied drop. What the picture does not tell stays."""
-    fields, sentences = tags.recall(picture)
+    fields, sentences = lora_tags.settings_of(picture)
     rows = [row for row in map(row_of, fields.get("loras", [])) if row]
     values = {name: fields.get(name, gr.skip()) for name in FIELDS} | {"method": fields.get("method", "sum")}
     prompt = fields["prompts"][0] if "prompts" in fields else gr.skip()
@@ -67,6 +67,6 @@ def taken(picture: Path) -> tuple:
 
 def row_of(choice: LoraChoice) -> dict | None:
     """The row of a style that lies on the shelf."""
-    entry = index.by_file(choice.file)
+    entry = search.by_file(choice.file)
     settings = choice.model_dump(exclude={"file", "text_strength"})
     return mixer.row_for(entry, **settings, text=choice.text_strength) if entry else None

@@ -11,7 +11,7 @@ from sdlora.config import LoraChoice, make
 from sdlora.errors import UserError
 from sdlora.jobs import desk
 from sdlora.jobs import drawings as draws
-from sdlora.library import index
+from sdlora.library import edit, search
 from sdlora.lora.formats.metadata import marked
 from sdlora.lora.math.blocks import PRESETS
 from sdlora.storage import confine, write_atomic
@@ -31,7 +31,7 @@ RECENT = 60  # pictures among which a cover is looked for
 class Row:
     """One row that is switched on."""
 
-    entry: index.LoraEntry
+    entry: search.LoraEntry
     choice: LoraChoice
 
 
@@ -57,7 +57,7 @@ def rows_of(value: object) -> list[Row]:
 
 
 def row_of(row: dict) -> Row:
-    entry = index.find(an_id(row.get("id"), "style"))
+    entry = search.find(an_id(row.get("id"), "style"))
     of_text = row.get("text")
     start, end = (number(row.get(key), 0, 1, gallery_words.DESK[key]) for key in ("start", "end"))
     if start > end:
@@ -78,7 +78,7 @@ def row_of(row: dict) -> Row:
     )
 
 
-def row_for(entry: index.LoraEntry, **settings: object) -> dict:
+def row_for(entry: search.LoraEntry, **settings: object) -> dict:
     """A row as the browser keeps it."""
     return {"on": True, "strength": 1.0, "text": None, "start": 0.0, "end": 1.0, "blocks": "", **settings, "id": entry.id}
 
@@ -104,7 +104,7 @@ def reopened(remembered: object) -> gr.HTML:
 
 def filled(rows: list[dict]) -> gr.HTML:
     """The desk with these rows and nothing else."""
-    entries = [index.find(row["id"]) for row in rows]
+    entries = [search.find(row["id"]) for row in rows]
     return gr.HTML(value=rows, data=data_of({card["id"]: card for card in shelf.cards_of(entries)}))
 
 
@@ -115,7 +115,7 @@ def base_spec(rows: list[Row]) -> str:
 
 def base_of_file(file: str) -> str:
     """The base that a file was made on; the embedded one where nobody knows."""
-    entry = index.by_file(file)
+    entry = search.by_file(file)
     return styles.find(f"lora:{entry.id}").base if entry else "mini"
 
 
@@ -147,7 +147,7 @@ def weighed(answer: desk.Answer) -> dict:
     """What the desk shows of the measurement: a push per row, sentences, strengths to take over."""
     found = answer.result
     rows, together = dict(zip(found["ids"], found["rows"], strict=True)), found["together"]
-    names = [index.find(style).name for style in rows]
+    names = [search.find(style).name for style in rows]
     told = {
         "pushes": {style: pushed(row["push"]) for style, row in rows.items()},
         "lines": [gallery_words.TOGETHER.format(push=f"{found['push']:.0%}")] if together and len(rows) > 1 else [],
@@ -198,7 +198,7 @@ def blended(data: object) -> dict:
 def kept(answer: desk.Answer) -> dict:
     """Put the written blend on the shelf, with a picture that was drawn with it as its cover; what the artist is told."""
     found = answer.result
-    entry = index.add(confine(answer.folder, str(found["file"])), found["name"])
+    entry = edit.add(confine(answer.folder, str(found["file"])), found["name"])
     drawn = next((each.path for each in draws.list_pictures(RECENT) if each.settings.get("loras") == found["loras"]), None)
     if drawn and entry.thumbnail is None:
         write_atomic(entry.path.with_suffix(".png"), marked(drawn.read_bytes()))

@@ -9,7 +9,7 @@ from sdlora.base.catalog import list_bases
 from sdlora.errors import UserError
 from sdlora.families import family_title
 from sdlora.jobs import desk
-from sdlora.library import index
+from sdlora.library import edit, search
 from sdlora.storage import confine
 from sdlora.ui import gallery_words, words
 from sdlora.ui.gallery.rpc import Question, asking
@@ -20,14 +20,14 @@ MOST_LISTED = 200
 
 def asked(data: object) -> dict:
     """A style id -> the payload of the question for its report."""
-    entry = index.find(an_id(data, "style"))
+    entry = search.find(an_id(data, "style"))
     return {"id": entry.id, "file": str(entry.path)}
 
 
 def told(answer: desk.Answer) -> dict:
     """The report as gallery.js shows it: rows of facts, a bar per block, problems, what was left out, fields to fill."""
     found = answer.result
-    entry = index.find(found["id"])
+    entry = search.find(found["id"])
     return {
         "rows": rows(found),
         "bars": bars(found.get("blocks") or {}),
@@ -43,9 +43,9 @@ def told(answer: desk.Answer) -> dict:
     }
 
 
-def twins(entry: index.LoraEntry) -> list[str]:
+def twins(entry: search.LoraEntry) -> list[str]:
     """A sentence for every other file of the shelf that holds the very same tensors."""
-    same = next((group for group in index.duplicates() if entry.id in {each.id for each in group}), [])
+    same = next((group for group in search.duplicates() if entry.id in {each.id for each in group}), [])
     return [gallery_words.TWIN.format(name=each.name) for each in same if each.id != entry.id]
 
 
@@ -84,7 +84,7 @@ def bars(blocks: dict[str, dict]) -> list[dict]:
     return [{"name": name, "text": f"{push:.1%}", "percent": round(100 * push / highest, 1)} for name, push in pushes.items()]
 
 
-def facts_of(entry: index.LoraEntry) -> list[dict]:
+def facts_of(entry: search.LoraEntry) -> list[dict]:
     """What the artist may write about a file."""
     known = {"name": entry.name, "trigger": entry.trigger, "tags": ", ".join(entry.tags), "notes": entry.notes}
     return [
@@ -106,21 +106,21 @@ def about(metadata: dict[str, str]) -> list[dict]:
 def keep_facts(data: object) -> dict:
     """Called by gallery.js: [style id, {field: text}] -> {} once they are kept."""
     style, facts = data if isinstance(data, list) and len(data) == 2 else (None, None)
-    entry = index.find(an_id(style, "style"))
+    entry = search.find(an_id(style, "style"))
     said = {key: text(fields(facts).get(key)) for key in gallery_words.FACTS if key in fields(facts)}
     if not said.get("name", entry.name):
         raise UserError(gallery_words.NAME_EMPTY)
     if said.get("name", entry.name) != entry.name:
-        index.rename(entry.id, said["name"])
+        edit.annotate(entry.id, name=said["name"])
     tags = tuple(tag.strip() for tag in said.get("tags", "").split(",") if tag.strip())
-    index.annotate(entry.id, notes=said.get("notes", ""), tags=tags, trigger=said.get("trigger", entry.trigger))
+    edit.annotate(entry.id, notes=said.get("notes", ""), tags=tags, trigger=said.get("trigger", entry.trigger))
     return {}
 
 
 def conversion(data: object) -> dict:
     """[style id, way, what may go out with it] -> the payload of the question for a file in another form."""
     style, way, said = data if isinstance(data, list) and len(data) == 3 else (None, None, None)
-    entry = index.find(an_id(style, "style"))
+    entry = search.find(an_id(style, "style"))
     return {
         "file": str(entry.path),
         "name": entry.name,

@@ -1,6 +1,6 @@
 """The shelf on the page: cards that are searched, sorted, starred, downloaded and deleted, a page of them at a time.
 
-Knows nothing about blending: what is chosen goes to the mixing desk inside the browser. library/index.py keeps the files.
+Knows nothing about blending: what is chosen goes to the mixing desk inside the browser. library/ keeps the files.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import gradio as gr
 
 from sdlora.families import FAMILIES, family_title
-from sdlora.library import index
+from sdlora.library import edit, search
+from sdlora.library.folders import OWN, list_folders
 from sdlora.ui import gallery_words, lists, words
 from sdlora.ui.gallery import report
 from sdlora.ui.runs.strip import download_copy
@@ -85,8 +86,8 @@ def places() -> list[tuple[str, str]]:
 
 
 def all_places() -> list[tuple[str, str]]:
-    folders = index.folders()
-    tags = [(gallery_words.PLACE_TAG.format(tag=tag), f"tag:{tag}") for tag, _ in index.tags()[:MOST_TAGS]]
+    folders = list_folders()
+    tags = [(gallery_words.PLACE_TAG.format(tag=tag), f"tag:{tag}") for tag, _ in search.tags()[:MOST_TAGS]]
     known = [(gallery_words.PLACE_FOLDER.format(folder=each.title), f"folder:{each.id}") for each in folders]
     return [(gallery_words.ALL_PLACES, ""), *tags, *(known if len(folders) > 1 else [])]
 
@@ -115,12 +116,12 @@ def connect(shelf: Shelf) -> None:
     shelf.upload.upload(guarded(add), [shelf.upload, *shelf.looking], [shelf.cards, shelf.upload], **adding)
 
 
-def cards_of(entries: Sequence[index.LoraEntry]) -> list[dict]:
+def cards_of(entries: Sequence[search.LoraEntry]) -> list[dict]:
     """What gallery.js draws of files beside each other, on the shelf and on the desk."""
-    return [card_of(entry, title) for entry, title in zip(entries, index.titles(entries), strict=True)]
+    return [card_of(entry, title) for entry, title in zip(entries, search.titles(entries), strict=True)]
 
 
-def card_of(entry: index.LoraEntry, title: str) -> dict:
+def card_of(entry: search.LoraEntry, title: str) -> dict:
     kind = gallery_words.KIND_RANK.format(kind=entry.kind, rank=entry.rank) if entry.rank else entry.kind
     line = (family_title(entry.family), kind, gallery_words.MEGABYTES.format(size=entry.file_bytes / 1e6))
     return {
@@ -141,8 +142,8 @@ def shelf_data(query: str = "", sort: str = "new", most: int = PAGE, **only: obj
 
 
 def read_shelf(query: str, sort: str, most: int, only: dict[str, object]) -> dict:
-    found = index.list_loras(query, sort=sort, limit=most + 1, **only)
-    narrowed, state = bool(query or any(only.values())), index.state()
+    found = search.list_loras(query, sort=sort, limit=most + 1, **only)
+    narrowed, state = bool(query or any(only.values())), search.state()
     unread = gallery_words.READING_SHELF.format(unread=state.unread, files=state.files)
     return {
         "cards": cards_of(found[:most]),
@@ -186,9 +187,9 @@ def remove(
     query: object, family: object, sort: object, starred: object, place: object, most: object, event: gr.EventData
 ) -> gr.HTML:
     """Take a file off the shelf; the shelf then offers to bring it back."""
-    entry = index.find(asked(event))
-    index.delete(entry.id)
-    told = gallery_words.DELETED_STYLE if entry.folder == index.OWN else gallery_words.HIDDEN_STYLE
+    entry = search.find(asked(event))
+    edit.delete(entry.id)
+    told = gallery_words.DELETED_STYLE if entry.folder == OWN else gallery_words.HIDDEN_STYLE
     gone = {"id": entry.id, "text": told.format(name=entry.name)}
     return show(query, family, sort, starred, place, most, undo=gone)
 
@@ -196,7 +197,7 @@ def remove(
 def undo(
     query: object, family: object, sort: object, starred: object, place: object, most: object, event: gr.EventData
 ) -> gr.HTML:
-    index.undo_delete(asked(event))
+    edit.undo_delete(asked(event))
     return show(query, family, sort, starred, place, most)
 
 
@@ -204,19 +205,19 @@ def star(
     query: object, family: object, sort: object, starred: object, place: object, most: object, event: gr.EventData
 ) -> gr.HTML:
     """Turn the star of a file on or off."""
-    entry = index.find(asked(event))
-    index.annotate(entry.id, favourite=not entry.favourite)
+    entry = search.find(asked(event))
+    edit.annotate(entry.id, favourite=not entry.favourite)
     return show(query, family, sort, starred, place, most)
 
 
 def add(files: object, *looking: object) -> tuple:
     """Put files on the shelf; each is read and checked first."""
     for file in uploads(files) if files else []:
-        index.add(file, file.stem)
+        edit.add(file, file.stem)
     return show(*looking), None
 
 
 def fetch(event: gr.EventData) -> gr.DownloadButton:
     """A copy of a style file, or of what was made of it, for the browser; gallery.js presses the button when it is there."""
     made = fields(event._data).get("made")
-    return gr.DownloadButton(value=download_copy(report.made(made) if made else index.find(asked(event)).path))
+    return gr.DownloadButton(value=download_copy(report.made(made) if made else search.find(asked(event)).path))

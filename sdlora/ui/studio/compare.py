@@ -10,6 +10,7 @@ from sdlora.errors import UserError
 from sdlora.jobs import drawings as draws
 from sdlora.jobs import run as runs
 from sdlora.jobs.worker import ensure_worker
+from sdlora.library import search
 from sdlora.ui import drawing, history, styles, words
 from sdlora.ui.runs.strip import chosen_step
 from sdlora.ui.theme import fitted
@@ -137,7 +138,7 @@ def use(event: gr.EventData) -> tuple:
     """Fill the form with the settings of a kept picture; its style is chosen where it still lies on the shelf."""
     settings = history.of_event(event).settings
     lora = next(iter(settings.get("loras", [])), None)
-    entry = styles.index.by_file(lora["file"]) if lora else None
+    entry = search.by_file(lora["file"]) if lora else None
     style_id = f"lora:{entry.id}" if entry else None
     style = gr.Dropdown(choices=styles.menu(style_id), value=style_id) if style_id else gr.skip()
     return (
@@ -162,7 +163,7 @@ def first_look(chosen: styles.Style) -> object:
     """Step 0 beside this point's sample of the same prompt and seed: there is something to see before anything is drawn."""
     kind, _, rest = chosen.id.partition(":")
     run_id, _, step = rest.partition(":") if kind == "point" else ("", "", "")
-    view = styles.run_of(run_id) if kind == "point" else styles.run_of(styles.index.find(rest).run)
+    view = styles.run_of(run_id) if kind == "point" else styles.run_of(search.find(rest).run)
     if view is None:
         return gr.skip()
     samples = {sample.step: sample for sample in view.samples if sample.prompt_index == 0}
@@ -189,7 +190,7 @@ def point_style(run_id: object, point: object) -> str:
     view = runs.view(str(run_id))
     step = chosen_step(view, point)
     if view.file and step == view.step:
-        kept = styles.index.by_file(view.file)
+        kept = search.by_file(view.file)
         if kept:
             return f"lora:{kept.id}"
     return f"point:{view.id}:{step}"

@@ -16,7 +16,7 @@ from sdlora.errors import UserError
 from sdlora.jobs import desk as questions
 from sdlora.jobs import drawings as draws
 from sdlora.jobs.table import Table
-from sdlora.library import index
+from sdlora.library import edit, folders, search
 from sdlora.lora.formats.module_tables import family_table
 from sdlora.storage import data_folder, write_json
 from sdlora.ui import gallery_words, styles
@@ -43,7 +43,7 @@ def no_worker(monkeypatch):
 
 
 def row(name: str, **settings: object) -> dict:
-    return mixer.row_for(index.find(name), **settings)
+    return mixer.row_for(search.find(name), **settings)
 
 
 def asked(*rows: dict, **settings: object) -> list:
@@ -70,7 +70,7 @@ def test_the_shelf_sends_a_page_of_cards_at_a_time(monkeypatch):
 def test_styles_of_one_name_are_told_apart_on_shelf_and_desk_and_in_the_menu():
     put("ink", "wood", "sea")
     for name in ("ink", "wood"):
-        index.rename(index.find(name).id, "Öl <b>")
+        edit.annotate(search.find(name).id, name="Öl <b>")
     meant = {"Öl <b> (ink)", "Öl <b> (wood)", "sea"}
     assert {card["title"] for card in shelf.shelf_data()["cards"]} == meant
     assert {title for title, _ in styles.newest()} == meant
@@ -82,10 +82,10 @@ def test_styles_of_one_name_are_told_apart_on_shelf_and_desk_and_in_the_menu():
 def test_the_shelf_is_narrowed_to_a_tag_or_a_folder(tmp_path):
     put("one", "two")
     assert [value for _, value in shelf.places()] == [""], "with one folder and no tags there is nothing to choose"
-    index.annotate("one", tags=("trees", "a: b"))
+    edit.annotate("one", tags=("trees", "a: b"))
     (tmp_path / "others").mkdir()
     (data_folder("loras") / "two.safetensors").rename(tmp_path / "others" / "two.safetensors")
-    folder = index.add_folder(tmp_path / "others").id
+    folder = folders.add_folder(tmp_path / "others").id
     assert {value for _, value in shelf.places()} == {"", "tag:trees", "tag:a: b", "folder:loras", f"folder:{folder}"}
 
     def titles(where: str) -> list[str]:
@@ -111,7 +111,7 @@ def test_rows_become_choices_in_their_order():
     rows = [row("two", strength=-0.5, text=0.25, start=0.2, end=0.8, blocks="style only"), row("one"), row("three", on=False)]
     found = mixer.rows_of(rows)
     assert [each.entry.id for each in found] == ["two", "one"]
-    assert found[0].choice == LoraChoice(file=str(index.find("two").path), strength=-0.5, text_strength=0.25, start=0.2, end=0.8,
+    assert found[0].choice == LoraChoice(file=str(search.find("two").path), strength=-0.5, text_strength=0.25, start=0.2, end=0.8,
                                          blocks="style only")
     with pytest.raises(UserError, match="ends before it begins"):
         mixer.rows_of([row("one", start=0.8, end=0.2)])
@@ -202,12 +202,12 @@ def test_a_saved_blend_gets_a_picture_drawn_with_it_as_its_cover(tmp_path):
     picture = draws.picture_path("20260101-000000-abcdef-000")
     Image.new("RGB", (64, 64), "teal").save(data_folder("pictures", "2026-01-01") / picture.name)
     write_json(picture.with_suffix(".json"), {"item": "blend", "settings": {"loras": loras["loras"]}})
-    index.find("two").path.rename(data_folder("desk", "made") / "blend.safetensors")
+    search.find("two").path.rename(data_folder("desk", "made") / "blend.safetensors")
     found = {"file": "blend.safetensors", "name": "Blend", "loras": loras["loras"], "together": False, "energy": 0.987,
              "notes": ["A note."]}
     told = mixer.kept(questions.Answer("", "save", "done", found, "", "", data_folder("desk", "made")))
     assert "98.7%" in told["text"] and told["text"].endswith("A note.") and gallery_words.SAVED_AS_SUM in told["text"]
-    with Image.open(index.find("blend").thumbnail) as cover:
+    with Image.open(search.find("blend").thumbnail) as cover:
         assert cover.getpixel((1, 1)) == (0, 128, 128)
 
 
@@ -267,6 +267,6 @@ def test_what_a_picture_does_not_tell_stays_in_the_form(tmp_path, monkeypatch):
 def test_notes_of_the_artist_are_kept():
     put("one")
     assert report.keep_facts(["one", {"name": "Uno", "trigger": "unostyle", "tags": "a, b,, c", "notes": "n"}]) == {}
-    entry = index.find("one")
+    entry = search.find("one")
     assert (entry.name, entry.trigger, entry.tags, entry.notes) == ("Uno", "unostyle", ("a", "b", "c"), "n")
     assert "name" in report.keep_facts(["one", {"name": ""}])["problem"]

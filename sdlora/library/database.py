@@ -1,7 +1,7 @@
-"""The index of the shelf: one SQLite file that may be thrown away, for all of it is made from the files again.
+"""The index of the shelf: one SQLite file, which is made again from the LoRA files when it is missing, damaged or old.
 
-Knows nothing about LoRA files, folders or sidecars. Search is by substring: every word asked for occurs somewhere in a row's
-`words`. FTS5's trigram index finds those of three letters and more at once; where SQLite has none, the rows are read instead.
+Knows nothing about LoRA files, folders or sidecars. Search is by substring: every word of a query occurs somewhere in a row's
+`words`. FTS5's trigram index finds those of three characters and more; where SQLite has none, the rows are read instead.
 """
 
 import logging
@@ -20,7 +20,7 @@ from sdlora.storage import clean_text, disk_error, home, sqlite_error
 VERSION = 1
 WAIT_SECONDS = 5
 CORRUPT, NO_DATABASE, BUSY, LOCKED = 11, 26, 5, 6  # SQLite's result codes
-INDEXED_LETTERS = 3
+TRIGRAM = 3  # characters
 SCHEMA = """
     CREATE TABLE about (sdlora TEXT NOT NULL) STRICT;
     CREATE TABLE places (
@@ -62,7 +62,7 @@ TRIGRAMS = (
     "CREATE TRIGGER found_changed AFTER UPDATE OF words ON files WHEN old.words != new.words BEGIN "
     "INSERT INTO found(found, rowid, words) VALUES ('delete', old.n, old.words); "
     "INSERT INTO found(rowid, words) VALUES (new.n, new.words); END")
-sound: set[tuple[str, int]] = set()  # index files that this process has looked through, by path and inode
+checked: set[tuple[str, int]] = set()  # (path, inode) of index files that this process has checked
 
 
 class Busy(UserError):
@@ -75,9 +75,9 @@ def index_path() -> Path:
 
 @contextmanager
 def connected() -> Iterator[sqlite3.Connection]:
-    """A connection to the index, which is made or made anew when it is missing, damaged or old. Cheap, one per call.
+    """Yield a connection to the index, which is created when it is missing, damaged or old. Cheap, one per call.
 
-    Raises Busy and UserError; an index that turns out damaged in mid-use is taken away, so that the next call makes it anew.
+    Raises Busy and UserError; an index that turns out damaged while in use is removed, so that the next call creates it.
     """
     path = index_path()
     try:
@@ -91,7 +91,7 @@ def connected() -> Iterator[sqlite3.Connection]:
         if code in (BUSY, LOCKED):
             raise Busy("The list of the shelf is being written by another window.", "Try again in a moment.") from error
         if code in (CORRUPT, NO_DATABASE):
-            set_aside(path, error)
+            remove_index(path, error)
             raise UserError("The list of the shelf was damaged and is made anew.",
                             "Try again: your files are untouched.") from error
         raise sqlite_error(error, path) or UserError(f"The list of the shelf {path} could not be used ({error}).",
@@ -100,7 +100,7 @@ def connected() -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def writing() -> Iterator[sqlite3.Connection]:
-    """A short transaction that holds the write lock from its start."""
+    """Yield a connection in a short transaction that holds the write lock from its start."""
     with connected() as db:
         db.execute("BEGIN IMMEDIATE")
         try:
@@ -120,21 +120,21 @@ def opened(path: Path) -> sqlite3.Connection:
 
 
 def code_of(error: sqlite3.Error) -> int:
-    """SQLite's primary result code; 0 where it told none."""
+    """Return SQLite's primary result code; 0 where the error has none."""
     return (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
 
 
 def prepare(path: Path) -> None:
-    """Look an index through once per process, and make it where there is none that can be used."""
-    if path.is_file() and (str(path), path.stat().st_ino) in sound:
+    """Check the index once per process, and create it where none can be used."""
+    if path.is_file() and (str(path), path.stat().st_ino) in checked:
         return
     try:
         with FileLock(path.with_suffix(".lock"), timeout=60):
             if path.is_file() and (reason := unusable(path)):
-                set_aside(path, reason)
+                remove_index(path, reason)
             if not path.exists():
-                create(path)
-            sound.add((str(path), path.stat().st_ino))
+                create_index(path)
+            checked.add((str(path), path.stat().st_ino))
     except Timeout as error:
         raise Busy("The list of the shelf is being made anew by another window.", "Try again in a moment.") from error
     except OSError as error:
@@ -142,7 +142,7 @@ def prepare(path: Path) -> None:
 
 
 def unusable(path: Path) -> str:
-    """Why an index must be made anew; "" for a whole one. What another sdlora understood of the headers is forgotten.
+    """Return why an index must be created again; "" for a sound one. What another version read from the headers is dropped.
 
     Raises UserError for an index that a newer sdlora made.
     """
@@ -153,21 +153,21 @@ def unusable(path: Path) -> str:
                 raise UserError("The list of the shelf was written by a newer sdlora.", "Update sdlora: pip install -U sdlora")
             if version < VERSION:
                 return "it is of an older version"
-            told = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            result = db.execute("PRAGMA quick_check(1)").fetchone()[0]
             db.execute("SELECT 1 FROM files, places, structures LIMIT 0")
-            if told == "ok" and db.execute("SELECT sdlora FROM about").fetchone() != (__version__,):
+            if result == "ok" and db.execute("SELECT sdlora FROM about").fetchone() != (__version__,):
                 for statement in ("BEGIN IMMEDIATE", "UPDATE files SET facts = ''", "DELETE FROM structures",
                                   f"UPDATE about SET sdlora = '{__version__}'", "COMMIT"):
                     db.execute(statement)
-            return "" if told == "ok" else told
+            return "" if result == "ok" else result
     except sqlite3.DatabaseError as error:
         if code_of(error) in (CORRUPT, NO_DATABASE) or "no such" in str(error):
             return str(error)
         raise
 
 
-def create(path: Path) -> None:
-    """Make an empty index, all or nothing."""
+def create_index(path: Path) -> None:
+    """Create an empty index, all or nothing."""
     with closing(opened(path)) as db:
         db.execute("BEGIN IMMEDIATE")
         for statement in SCHEMA.split(";"):
@@ -190,10 +190,10 @@ def has_trigrams() -> bool:
     return True
 
 
-def set_aside(path: Path, why: object) -> None:
-    """Take an index away that cannot be used; it holds nothing that the files do not tell again."""
-    logging.getLogger("sdlora").warning("The index of the shelf is made anew: %s", why)
-    sound.discard((str(path), path.stat().st_ino) if path.exists() else ("", 0))
+def remove_index(path: Path, reason: object) -> None:
+    """Remove an index that cannot be used; all it holds is read from the files again."""
+    logging.getLogger("sdlora").warning("The index of the shelf is made anew: %s", reason)
+    checked.discard((str(path), path.stat().st_ino) if path.exists() else ("", 0))
     try:
         for suffix in ("", "-wal", "-shm"):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
@@ -202,18 +202,18 @@ def set_aside(path: Path, why: object) -> None:
 
 
 def folded(text: str) -> str:
-    """Text as it is searched: without case and accents."""
+    """Return text as it is searched: without case and accents."""
     if text.isascii():
         return text.lower()
     plain = unicodedata.normalize("NFKD", text.casefold())
-    return "".join(letter for letter in plain if not unicodedata.combining(letter))
+    return "".join(c for c in plain if not unicodedata.combining(c))
 
 
-def condition(db: sqlite3.Connection, query: str) -> tuple[str, list[str]]:
-    """(SQL condition, its values) for rows in which every word of `query` occurs."""
+def words_condition(db: sqlite3.Connection, query: str) -> tuple[str, list[str]]:
+    """Return (SQL condition, its values) for rows in which every word of `query` occurs."""
     words = folded(clean_text(query, 200)).split()
     indexed = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'found'").fetchone()
-    long = [word for word in words if indexed and len(word) >= INDEXED_LETTERS]
+    long = [word for word in words if indexed and len(word) >= TRIGRAM]
     parts, values = [], []
     if long:
         parts.append("n IN (SELECT rowid FROM found WHERE found MATCH ?)")

@@ -11,8 +11,8 @@ from safetensors.numpy import save_file
 from sdlora.config import DrawConfig
 from sdlora.draw.infotext.picture import write_picture
 from sdlora.errors import UserError
-from sdlora.library import entries, index, tags
-from sdlora.library.tags import placed, recall, resolve, with_tags
+from sdlora.library import lora_tags, scan, search
+from sdlora.library.lora_tags import find_loras, resolve, settings_of, with_tags
 from sdlora.storage import data_folder
 
 MODULE = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
@@ -64,20 +64,20 @@ def test_too_many_tags_are_refused():
 def test_the_hash_decides_before_the_name():
     old, old_hash = lora("style", 0.1)
     new, new_hash = lora("style-2", 0.2)
-    choices, said = placed([{"name": "style", "hash": new_hash, "strength": 0.5, "start": 0.25}])
+    choices, said = find_loras([{"name": "style", "hash": new_hash, "strength": 0.5, "start": 0.25}])
     assert (choices[0].file, choices[0].strength, choices[0].start, said) == (new, 0.5, 0.25, [])
-    choices, said = placed([{"name": "style", "hash": "0123456789ab", "strength": 1.0}])
+    choices, said = find_loras([{"name": "style", "hash": "0123456789ab", "strength": 1.0}])
     assert choices[0].file == old and "may be another file" in said[0]
-    choices, said = placed([{"name": "gone", "hash": "0123456789ab"}, {"name": "also gone", "hash": ""}])
+    choices, said = find_loras([{"name": "gone", "hash": "0123456789ab"}, {"name": "also gone", "hash": ""}])
     assert choices == [] and [s.split(".")[0] for s in said] == ["gone is left out", "also gone is left out"]
 
 
 def test_many_unknown_hashes_share_one_time_for_hashing(monkeypatch):
     lora("style")
     asked = []
-    monkeypatch.setattr(tags, "SOON_SECONDS", 0.05)
-    monkeypatch.setattr(entries, "hash_files", lambda seconds: asked.append(seconds) or time.sleep(seconds) or ())
-    choices, said = placed([{"name": "gone", "hash": f"{number:012x}"} for number in range(1, 9)])
+    monkeypatch.setattr(lora_tags, "HASH_SECONDS", 0.05)
+    monkeypatch.setattr(search, "hash_files", lambda seconds: asked.append(seconds) or time.sleep(seconds) or ())
+    choices, said = find_loras([{"name": "gone", "hash": f"{number:012x}"} for number in range(1, 9)])
     assert choices == [] and len(said) == 8 and 0 < sum(asked) <= 0.05
 
 
@@ -89,7 +89,7 @@ def test_use_the_settings_of_a_picture(tmp_path):
                 "other": {"Clip skip": "2"}}
     for suffix in (".png", ".jpg", ".webp"):
         path = write_picture(tmp_path / f"x{suffix}", Image.new("RGB", (64, 64)), settings)
-        fields, said = recall(path)
+        fields, said = settings_of(path)
         config = DrawConfig(**fields)
         assert (config.prompts, config.seed, config.steps, config.sampler) == (("a house",), 7, 12, "Euler")
         assert [(c.file, c.strength, c.text_strength, c.blocks) for c in config.loras] == [(file, 0.7, 0.0, "style")]
@@ -111,9 +111,9 @@ def test_two_files_of_one_name_are_told_apart_by_their_folders():
     with pytest.raises(UserError, match="2 styles called 'same'") as caught:
         resolve("a house <lora:same:1>")
     assert "one/same, two/same" in caught.value.hint
-    choices, sentences = placed([{"name": "same", "strength": 1.0}])
+    choices, sentences = find_loras([{"name": "same", "strength": 1.0}])
     assert not choices and "one/same, two/same" in sentences[0]
-    choices, _ = placed([{"name": "same", "strength": 1.0, "hash": files[1][1]}])
+    choices, _ = find_loras([{"name": "same", "strength": 1.0, "hash": files[1][1]}])
     assert choices[0].file == files[1][0]
     with pytest.raises(UserError, match="no style called"):
         resolve("a house <lora:three/same:1>")
@@ -122,6 +122,6 @@ def test_two_files_of_one_name_are_told_apart_by_their_folders():
 def test_copies_of_one_file_are_one_style():
     for folder in ("one", "two"):
         lora("same", 0.1, data_folder("loras") / folder)
-    index.list_loras()
-    list(index.hash_files())
+    search.list_loras()
+    list(scan.hash_files())
     assert resolve("a house <lora:same:1>")[1][0].file.endswith("same.safetensors")
