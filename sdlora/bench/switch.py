@@ -155,7 +155,7 @@ def ours(base: Base, files: Sequence[Path], step: Step) -> Seconds:
             return clock(lambda: applied.set(to))
         for name, to in (("switch_s", loras[1:2]), ("blend2_s", loras[1:3]), ("blend5_s", loras)):
             seconds[name] = statistics.median(switched(to) for _ in range(REPEATS))
-        seconds["copy_s"] = copying(sum(each.parameter.nbytes for each in applied.kept.values()), base.device)
+        seconds["copy_s"] = copying(sum(each.parameter.nbytes for each in applied.originals.values()), base.device)
         pairs = [stepped(applied, order, step) for order in ((loras, ()), ((), loras))]
         seconds |= {"step5_s": [pair[len(loras)] for pair in pairs], "step_s": [pair[0] for pair in pairs]}
     finally:

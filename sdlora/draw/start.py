@@ -1,4 +1,4 @@
-"""What a picture begins from: pure noise, a picture (image-to-image), or a picture of which a part is drawn anew (inpainting).
+"""What a picture begins from: pure noise, a picture (image-to-image), or a picture of which a part is redrawn (inpainting).
 
 Knows nothing about denoising or LoRAs.
 """
@@ -24,7 +24,7 @@ class Start:
     """`size`: (width, height) of the picture in px; strength: the share of the steps that run.
 
     picture, latents: what to begin from, fitted to `size`, and (1, c, h/f, w/f) clean; None for pure noise.
-    area: where it is drawn anew, greys between; mask: that as (1, 1, h/f, w/f) of 0 and 1. None: everywhere.
+    area: white where it is redrawn, greys between; mask: that as (1, 1, h/f, w/f) of 0 and 1. None: everywhere.
     """
     size: tuple[int, int]
     strength: float = 1.0
@@ -34,19 +34,21 @@ class Start:
     mask: Tensor | None = None
 
     def finish(self, image: Image.Image) -> Image.Image:
-        """The drawn picture, with the very pixels of the first one wherever the mask is black."""
-        return image if self.area is None else Image.composite(image, self.picture, self.area)
+        """Return the drawn picture with the pixels of the first one wherever the mask is black."""
+        return image if self.area is None or self.picture is None else Image.composite(image, self.picture, self.area)
 
 
 def begin(base: Base, config: DrawConfig) -> Start:
-    """Read and fit `init` and `mask`. Raises UserError: no size the base can draw, a picture that cannot be read, no white."""
-    if base.unet.config.in_channels != base.vae.config.latent_channels:
-        raise UserError(f"{base.title} is an inpainting model with {base.unet.config.in_channels} channels; sdlora inpaints with "
-                        "ordinary base models.", "Choose the ordinary base model it was made from.")
+    """Read and fit `init` and `mask`. Raises UserError: a wrong size, an unreadable picture, a mask without white."""
+    assert base.unet is not None and base.vae is not None
+    channels = base.unet.config["in_channels"]
+    if channels != base.vae.config["latent_channels"]:
+        raise UserError(f"{base.title} is an inpainting model with {channels} channels; sdlora inpaints with ordinary base "
+                        "models.", "Choose the ordinary base model it was made from.")
     if config.mask and not config.init:
         raise UserError("A mask needs the picture it belongs to.", "Give the picture too (--init), or leave the mask out.")
     if not config.init:
-        return Start(fitting(base, config.width or base.resolution, config.height or base.resolution))
+        return Start(checked_size(base, config.width or base.resolution, config.height or base.resolution))
     picture = open_picture(Path(config.init))
     size = size_like(base, picture, config.width, config.height)
     picture = ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
@@ -58,13 +60,13 @@ def begin(base: Base, config: DrawConfig) -> Start:
     white = torch.from_numpy(np.array(area))[None, None].float() / 255
     mask = (max_pool2d(white, base.factor) >= 0.5).float()  # a latent any part of which is to change
     if not mask.any():
-        raise UserError(f"{Path(config.mask).name} is black all over: nothing would be drawn anew.",
+        raise UserError(f"{Path(config.mask).name} is black all over: nothing would be redrawn.",
                         "Paint white where the picture is to change.")
     return Start(size, config.init_strength, picture, latents, area, mask.to(base.device))
 
 
-def fitting(base: Base, width: int, height: int) -> tuple[int, int]:
-    """(width, height) when the base can draw it; else UserError with the nearest it can."""
+def checked_size(base: Base, width: int, height: int) -> tuple[int, int]:
+    """Return (width, height) when the base can draw it; else raise UserError with the nearest size it can."""
     if width % base.factor or height % base.factor:
         raise UserError(f"{base.title} draws sizes that are a multiple of {base.factor} px, not {width}x{height}.",
                         f"Try {max(1, width // base.factor) * base.factor}x{max(1, height // base.factor) * base.factor}.")
@@ -72,15 +74,16 @@ def fitting(base: Base, width: int, height: int) -> tuple[int, int]:
 
 
 def size_like(base: Base, picture: Image.Image, width: int | None, height: int | None) -> tuple[int, int]:
-    """The size asked for; sides not asked for follow the picture's shape, at about as many pixels as the base was made for."""
-    step = base.factor * 2 ** (len(base.unet.config.block_out_channels) - 1)  # halves evenly all the way down the UNet
+    """Return the chosen size; sides of None follow the picture's shape, at about as many pixels as the base is made for."""
+    assert base.unet is not None
+    step = base.factor * 2 ** (len(base.unet.config["block_out_channels"]) - 1)  # halves evenly all the way down the UNet
     shape = picture.width / picture.height
-    if width is None and height is None:
-        width = rounded(base.resolution * math.sqrt(shape), step)
-        height = rounded(base.resolution / math.sqrt(shape), step)
-    return fitting(base, width or rounded(height * shape, step), height or rounded(width / shape, step))
+    if width is None:
+        width = rounded(base.resolution * math.sqrt(shape) if height is None else height * shape, step)
+        height = height or rounded(base.resolution / math.sqrt(shape), step)
+    return checked_size(base, width, height or rounded(width / shape, step))
 
 
 def rounded(side: float, step: int) -> int:
-    """The multiple of `step` nearest to `side` that is at least one step and at most 2048 px."""
+    """Return the multiple of `step` nearest to `side` that is at least one step and at most 2048 px."""
     return min(max(1, round(side / step)), 2048 // step) * step

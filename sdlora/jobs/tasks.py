@@ -94,16 +94,16 @@ def in_turn(ingredients: list) -> list:
 
 def measured(base: object, ingredients: list) -> object:
     """What holds at any strengths, measured once for these files on this base: a slider moves without waiting."""
-    from sdlora.draw.fit import meet
-    from sdlora.draw.session import easel_of
+    from sdlora.draw.fit import match
+    from sdlora.draw.session import session_of
     from sdlora.lora.tools.geometry import measure
 
     loras = [each.adapters for each in ingredients]
     key = base.identity, *map(id, loras)
     if key not in MEASURED:
         for each in ingredients:
-            meet(base, each.name, each.adapters)  # says which one does not fit, and why
-        pristine = {path: easel_of(base).applied.pristine(path) for adapters in loras for path in adapters}
+            match(base, each.name, each.adapters)  # says which one does not fit, and why
+        pristine = {path: session_of(base).applied.pristine(path) for adapters in loras for path in adapters}
         # the LoRAs are kept too, so that no other one gets their ids
         MEASURED[key] = loras, measure(loras, {path: weight for path, weight in pristine.items() if weight is not None})
         while len(MEASURED) > MOST_MEASURED:

@@ -7,9 +7,9 @@ from torch import nn
 
 from sdlora.base.load import load_base
 from sdlora.config import DrawConfig
-from sdlora.draw.compose import Mix, plan, scored
-from sdlora.draw.pipeline import denoise, predictor, running
-from sdlora.draw.session import easel_of
+from sdlora.draw.compose import Mix, klora_scores, plan
+from sdlora.draw.pipeline import denoise, predictor, steps_to_run
+from sdlora.draw.session import session_of
 from sdlora.draw.start import begin
 from sdlora.errors import UserError
 from sdlora.lora.math.blend import Ingredient
@@ -43,23 +43,23 @@ def only(planned):
 
 
 def test_start_and_end_are_shares_of_the_steps():
-    planned = plan("sum", [A, Ingredient({}, start=0.25), Ingredient({}, end=0.5)], 4, 5, None)
+    planned = plan("sum", [A, Ingredient({}, start=0.25), Ingredient({}, end=0.5)], 4, 5)
     assert only(planned) == [[(1, 0, 1)], [(1, 1, 1)], [(1, 1, 0)], [(1, 1, 0)]]
     assert {mix.text for step in planned for mix in step} == {(1, 1, 1)}
 
 
 def test_switch_takes_turns_the_first_first():
-    planned = plan("switch", [A, B, C], 7, 2, None)
+    planned = plan("switch", [A, B, C], 7, 2)
     assert only(planned) == [[(1, 0, 0)]] * 2 + [[(0, 1, 0)]] * 2 + [[(0, 0, 1)]] * 2 + [[(1, 0, 0)]]
     assert planned[2][0] == Mix((0, 1, 0), (0, 1, 0))
-    late = plan("switch", [A, Ingredient({}, start=0.5)], 4, 1, None)
+    late = plan("switch", [A, Ingredient({}, start=0.5)], 4, 1)
     assert only(late) == [[(1, 0)], [(1, 0)], [(1, 0)], [(0, 1)]]
 
 
 def test_composite_asks_each_that_acts():
-    assert only(plan("composite", [A, B], 1, 5, None)) == [[(1, 0), (0, 1)]]
-    assert only(plan("composite", [A, Ingredient({}, start=0.5)], 2, 5, None)) == [[(1, 0)], [(1, 0), (0, 1)]]
-    assert only(plan("composite", [], 1, 5, None)) == [[()]]
+    assert only(plan("composite", [A, B], 1, 5)) == [[(1, 0), (0, 1)]]
+    assert only(plan("composite", [A, Ingredient({}, start=0.5)], 2, 5)) == [[(1, 0)], [(1, 0), (0, 1)]]
+    assert only(plan("composite", [], 1, 5)) == [[()]]
 
 
 def test_the_style_takes_over_towards_the_end(base):
@@ -73,7 +73,7 @@ def test_the_style_takes_over_towards_the_end(base):
         return Ingredient({path: Adapter("lora", {"up": up, "down": torch.eye(size)[:1]}, 1.0, 1, "unet")})
 
     style, subject = pick([3.0, 1.0] + [0.0] * (size - 2)), pick([10.0, 0.0] + [0.0] * (size - 2))
-    scores = scored(style, subject, lambda path: weight)
+    scores = klora_scores(style, subject, lambda path: weight)
     assert scores[path] == pytest.approx((3.0, 10.0 / (10.0 / 4.0)))
     planned = plan("style-subject", [style, subject], 4, 5, lambda: scores)
     assert [mix.unet[0][path] for (mix,) in planned] == [0, 0, 0, 1]  # 3 x (0.5, 0.875, 1.25, 1.625) against 4
@@ -82,20 +82,21 @@ def test_the_style_takes_over_towards_the_end(base):
 
 def test_what_makes_no_plan_is_a_sentence():
     with pytest.raises(UserError, match="B never acts: it starts at 0.6 and ends at 0.6"):
-        plan("sum", [A, Ingredient({}, start=0.6, end=0.6, name="B")], 4, 5, None)
+        plan("sum", [A, Ingredient({}, start=0.6, end=0.6, name="B")], 4, 5)
     with pytest.raises(UserError, match="need two LoRAs, the style first; 3 are chosen"):
-        plan("style-subject", [A, B, C], 4, 5, None)
+        plan("style-subject", [A, B, C], 4, 5)
 
 
 def drawn(base, loras, **settings):
     config = DrawConfig(**{"steps": 4, "guidance": 3.0, "sampler": "Euler"} | settings)
-    easel, start = easel_of(base), begin(base, config)
-    easel.load(loras)
+    session, start = session_of(base), begin(base, config)
+    session.load(loras)
     try:
-        mixes = plan(config.method, easel.loras, running(config, start), config.switch_every, easel.scores)
-        return list(denoise(base, config, start, 1, predictor(base, config, "a red house", start.size, easel, mixes)))[-1].latents
+        mixes = plan(config.method, session.loras, steps_to_run(config, start), config.switch_every, session.scores)
+        predict = predictor(base, config, "a red house", start.size, session, mixes)
+        return list(denoise(base, config, start, 1, predict))[-1].latents
     finally:
-        easel.clear()
+        session.clear()
 
 
 def test_one_lora_is_itself_by_every_method(base):
@@ -123,12 +124,12 @@ def test_composite_is_the_mean_of_predictions_with_pefts_adapters(base):
         for path in [path for path in one.adapters if path.startswith("te1:")]:
             del one.adapters[path]
     config = DrawConfig(steps=1, guidance=3.0, method="composite")
-    easel, start = easel_of(base), begin(base, config)
-    easel.load(pair)
+    session, start = session_of(base), begin(base, config)
+    session.load(pair)
     noisy, timestep = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1)), torch.tensor(500)
     with torch.no_grad():
-        ours = predictor(base, config, "a red house", start.size, easel, plan("composite", pair, 1, 5, None))(noisy, timestep, 0)
-    easel.clear()
+        ours = predictor(base, config, "a red house", start.size, session, plan("composite", pair, 1, 5))(noisy, timestep, 0)
+    session.clear()
     states = torch.cat([base.encode_text([text])["states"] for text in ("", "a red house")])
     unet = type(base.unet).from_config(base.unet.config)
     unet.load_state_dict(base.unet.state_dict())

@@ -56,9 +56,9 @@ def test_a_blend_of_many_files_is_read_once(base, tmp_path, monkeypatch):
     choices = [LoraChoice(file=str(write(tmp_path / f"{seed}.safetensors", seed))) for seed in range(32)]
     first = [loras.ingredient(choice, base).adapters for choice in choices]
     assert all(loras.ingredient(choice, base).adapters is adapters for choice, adapters in zip(choices, first, strict=True))
-    monkeypatch.setattr(loras, "MOST_BYTES", 0)
+    monkeypatch.setattr(loras, "CACHE_BYTES", 0)
     loras.ingredient(choices[0], base)
-    assert len(loras.FILES) == loras.FEWEST_FILES and loras.ingredient(choices[0], base).adapters is first[0]
+    assert len(loras.FILES) == loras.MIN_CACHED and loras.ingredient(choices[0], base).adapters is first[0]
 
 
 def test_a_lora_of_another_build_of_mini_is_refused(base, tmp_path):
@@ -68,11 +68,11 @@ def test_a_lora_of_another_build_of_mini_is_refused(base, tmp_path):
         loras.ingredient(LoraChoice(file=str(other)), base)
 
 
-def test_what_is_told_is_kohyas_hash_and_what_is_not_as_usual(tmp_path):
+def test_the_settings_are_kohyas_hash_and_what_is_not_default(tmp_path):
     file = write(tmp_path / "a.safetensors", ss_output_name="Mine")
     kohyas = lora_file.header(file).metadata["sshs_model_hash"]
-    assert loras.told(LoraChoice(file=str(file), strength=0.8)) == {"name": "a", "strength": 0.8, "hash": kohyas[:12]}
-    special = loras.told(LoraChoice(file=str(file), text_strength=0.5, blocks="style only", end=0.5))
+    assert loras.settings_of(LoraChoice(file=str(file), strength=0.8)) == {"name": "a", "strength": 0.8, "hash": kohyas[:12]}
+    special = loras.settings_of(LoraChoice(file=str(file), text_strength=0.5, blocks="style only", end=0.5))
     assert json.dumps(special) and {key: special[key] for key in special if key not in ("name", "strength", "hash")} == {
         "text_strength": 0.5, "blocks": "style only", "end": 0.5}
 

@@ -10,7 +10,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from sdlora.base.load import load_base
 from sdlora.draw.grammar import parse
-from sdlora.draw.prompt import encode, together
+from sdlora.draw.prompt import encode, stacked
 from sdlora.errors import UserError
 
 PROMPT = "a red house and a blue boat, meadow, in daylight"
@@ -86,7 +86,7 @@ def test_both_text_encoders_of_sdxl_are_weighed(mini):
     assert ours["states"].shape == (1, 32, 24) and ours["pooled"].shape == (1, 12)
     assert torch.allclose(ours["states"], states, atol=1e-5)
     assert torch.equal(ours["pooled"], sdxl.encode_text([PROMPT + ", blue boat, " + PROMPT])["pooled"])
-    assert together([encode(sdxl, ""), ours], lambda text: encode(sdxl, text))["pooled"].shape == (2, 12)
+    assert stacked([encode(sdxl, ""), ours], lambda text: encode(sdxl, text))["pooled"].shape == (2, 12)
 
 
 def test_nothing_of_a_long_prompt_is_lost(mini):
@@ -95,7 +95,7 @@ def test_nothing_of_a_long_prompt_is_lost(mini):
     assert long.shape == other.shape and long.shape[1] > 32 and long.shape[1] % 32 == 0
     assert torch.equal(long[:, :32], other[:, :32]) and not torch.equal(long[:, -32:], other[:, -32:])
     assert encode(mini, f"{PROMPT} BREAK {PROMPT}")["states"].shape[1] == 64
-    both = together([encode(mini, ""), {"states": long}], lambda text: encode(mini, text))
+    both = stacked([encode(mini, ""), {"states": long}], lambda text: encode(mini, text))
     nothing = mini.encode_text([""])["states"]
     assert both["states"].shape == (2, *long.shape[1:]) and torch.equal(both["states"][:1, -32:], nothing)
 

@@ -10,7 +10,7 @@ from sdlora.base.load import load_base
 from sdlora.config import DrawConfig
 from sdlora.draw import session
 from sdlora.draw.pipeline import Picture, draw
-from sdlora.draw.session import easel_of
+from sdlora.draw.session import session_of
 from sdlora.lora.math.blend import Ingredient
 from sdlora.lora.math.delta import Adapter
 from tests import tiny
@@ -73,39 +73,39 @@ def test_a_lora_that_waits_its_turn_does_not_read_the_prompt(base):
     assert pictures(base, first, second, method="switch", switch_every=9) == pictures(base, first)
 
 
-def test_a_pair_is_judged_once_while_it_stays_the_same(base, monkeypatch):
-    judged, real = [], session.scored
-    monkeypatch.setattr(session, "scored", lambda *given: judged.append(given[:2]) or real(*given))
+def test_a_pair_is_scored_once_while_it_stays_the_same(base, monkeypatch):
+    scored, real = [], session.klora_scores
+    monkeypatch.setattr(session, "klora_scores", lambda *given: scored.append(given[:2]) or real(*given))
     style, subject = ingredient(UNET), ingredient(UNET)
     first = pictures(base, style, subject, method="style-subject")
     again = [Ingredient(dict(each.adapters), name="read from its file again") for each in (style, subject)]
-    assert pictures(base, *again, method="style-subject") == first and len(judged) == 1
-    assert pictures(base, subject, style, method="style-subject") and len(judged) == 2
-    assert pictures(base, subject, Ingredient(style.adapters, 0.5), method="style-subject") and len(judged) == 3
+    assert pictures(base, *again, method="style-subject") == first and len(scored) == 1
+    assert pictures(base, subject, style, method="style-subject") and len(scored) == 2
+    assert pictures(base, subject, Ingredient(style.adapters, 0.5), method="style-subject") and len(scored) == 3
     pictures(base, subject, Ingredient(style.adapters, blocks={"IN01": 0.5}, family="sd1"), method="style-subject")
-    assert len(judged) == 4
+    assert len(scored) == 4
     assert pictures(base, style, subject, method="style-subject") == first
 
 
 def test_a_few_texts_are_kept(base, monkeypatch, reads):
-    monkeypatch.setattr(session, "MOST_TEXTS", 3)
+    monkeypatch.setattr(session, "MAX_TEXTS", 3)
     for prompt in ("a cat", "a dog", "a cat", "a bird", "a dog"):
-        easel_of(base).read(prompt, ())
-    assert reads == ["a cat", "a dog", "a bird"] and len(easel_of(base).texts) == 3
-    easel_of(base).read("a tree", ())
-    easel_of(base).read("a cat", ())
+        session_of(base).encode(prompt, ())
+    assert reads == ["a cat", "a dog", "a bird"] and len(session_of(base).texts) == 3
+    session_of(base).encode("a tree", ())
+    session_of(base).encode("a cat", ())
     assert reads[3:] == ["a tree", "a cat"]
 
 
 def test_drawing_with_weights_as_they_are_keeps_nothing(base):
     list(draw(base, DrawConfig(steps=1), blend=()))
-    assert base not in session.EASELS
+    assert base not in session.SESSIONS
 
 
-def test_an_easel_goes_with_its_base(base, folder):
+def test_a_session_is_freed_with_its_base(base, folder):
     other = load_base(folder, "cpu")
     pictures(other, ingredient(UNET, TEXT))
     gone, weight = weakref.ref(other), weakref.ref(other.unet.get_submodule(UNET).weight)
     del other
     gc.collect()
-    assert gone() is None and weight() is None and base not in session.EASELS
+    assert gone() is None and weight() is None and base not in session.SESSIONS

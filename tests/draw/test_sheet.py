@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from sdlora.dataset.picture import check_size
-from sdlora.draw.sheet import font_for, lacking, sheet, unreadable, wrapped
+from sdlora.draw.sheet import font_for, missing, sheet, unreadable, wrapped
 from sdlora.errors import UserError
 
 COLOURS = ("red", "lime", "blue", "yellow", "cyan", "magenta")
@@ -80,10 +80,10 @@ def test_lines_break_between_words_and_end_in_dots():
     assert " ".join(wrapped("one two three four", font, 60)) == "one two three four"
 
 
-def test_letters_that_no_font_has_are_named():
+def test_characters_that_no_font_has_are_named():
     assert unreadable(["strength 0.5 · seed 1 …", "é ß ñ"]) == ""
     assert "\uffff" in unreadable(["a\uffff"]) and "a" not in unreadable(["a\uffff"])
-    assert lacking(font_for(["abc"], 14), frozenset("abc")) == frozenset()
+    assert missing(font_for(["abc"], 14), frozenset("abc")) == frozenset()
 
 
 def test_a_text_stands_where_a_picture_could_not_be_drawn():
