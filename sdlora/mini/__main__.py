@@ -19,22 +19,22 @@ def main() -> None:
     """Parse the command line and run one command."""
     parser = argparse.ArgumentParser(prog="python -m sdlora.mini", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    make = commands.add_parser("build", help="train the base; goes on where it was stopped")
-    make.add_argument("--minutes", type=float, default=240.0, help="training time of all sittings together")
+    make = commands.add_parser("build", help="train the base; a stopped build is resumed")
+    make.add_argument("--minutes", type=float, default=240.0, help="training time of all sessions together")
     make.add_argument("--from", dest="source", default=None, help="start from this base folder instead of nothing")
     make.add_argument("--vae-from", default=None, help="start the VAE from this folder of a VAE, the rest from nothing")
     make.add_argument("--vae-steps", type=int, help="steps of the VAE instead of minutes")
     make.add_argument("--unet-steps", type=int, help="steps of the UNet instead of minutes; 0 leaves it out")
     make.add_argument("--out", type=Path, default=WORK / "base", help="folder to write the base to")
     make.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
-    gauge = commands.add_parser("measure", help="measure a base and write the table of its README")
-    gauge.add_argument("--base", type=Path, default=shipped("assets", "mini"))
-    gauge.add_argument("--vae", type=Path, help="measure this folder of a VAE alone, and write nothing")
-    gauge.add_argument("--examples", type=Path, default=shipped("assets", "examples"))
-    gauge.add_argument("--prompts", type=int, default=128)
-    sets = commands.add_parser("examples", help="draw the example sets again")
+    check = commands.add_parser("measure", help="measure a base and write the table of its README")
+    check.add_argument("--base", type=Path, default=shipped("assets", "mini"))
+    check.add_argument("--vae", type=Path, help="measure this folder of a VAE alone, and write nothing")
+    check.add_argument("--examples", type=Path, default=shipped("assets", "examples"))
+    check.add_argument("--prompts", type=int, default=128)
+    sets = commands.add_parser("examples", help="redraw the example sets")
     sets.add_argument("--out", type=Path, default=shipped("assets", "examples"))
-    for command in (make, gauge):
+    for command in (make, check):
         command.add_argument("--threads", type=int, help="CPU threads; 1 where other work shares the cores: waiting threads spin")
         command.add_argument("--work", type=Path, default=WORK, help="folder of checkpoints and caches")
     options = parser.parse_args()
@@ -49,14 +49,14 @@ def main() -> None:
 def _build(options: argparse.Namespace) -> None:
     from sdlora.mini.build import Recipe, build
 
-    recipe = replace(Recipe.lasting(options.minutes, options.source), vae_source=options.vae_from,
+    recipe = replace(Recipe.for_minutes(options.minutes, options.source), vae_source=options.vae_from,
                      vae_steps=options.vae_steps, unet_steps=options.unet_steps)
-    told, average, before = 0.0, 0.0, ""
+    printed_at, average, before = 0.0, 0.0, ""
     for phase, progress in build(recipe, options.work, options.out, options.device):
         average = 0.98 * average + 0.02 * progress.loss if phase == before else progress.loss
         before = phase
-        if time.monotonic() - told > 20:
-            told = time.monotonic()
+        if time.monotonic() - printed_at > 20:
+            printed_at = time.monotonic()
             done = f"{progress.seconds / 60:.1f} min, {progress.pictures} pictures"
             print(f"{phase}: step {progress.step}, loss {average:.4f}, {done}", flush=True)
             with (options.work / "curve.jsonl").open("a", encoding="utf-8") as curve:

@@ -1,6 +1,6 @@
-"""Trains the VAE: renders and textures in, smooth latents and faithful pictures out.
+"""Trains the VAE, and measures it: renders and textures in, smooth latents and faithful pictures out.
 
-Knows nothing about captions or the UNet. The decoder can also be trained alone, on a base whose UNet already speaks the
+Knows nothing about captions or the UNet. The decoder can also be trained alone, on a base whose UNet was trained on the
 encoder's latents.
 """
 
@@ -9,65 +9,57 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
-from sdlora.mini.checkpoint import Budget, Progress, Store, generator, rate
-from sdlora.mini.muon import optimizer_for
-from sdlora.mini.precision import autocast
+from sdlora.mini.training import Budget, Checkpoint, Progress, autocast, learning_rate, optimizer_for, step_generator
 
-SCALES = (0.5, 0.75)
+SCALES = (0.5, 0.75)  # of smaller latents
 
 
 @dataclass(frozen=True)
 class VaeSettings:
-    """How the VAE learns."""
+    """How the VAE is trained."""
 
     batch_size: int = 16
     crop_px: int = 64
     peak_rate: float = 2e-3
     decoder_from: float = 0.9
-    """Share of the budget after which the encoder rests; 0 trains the decoder alone."""
+    """Share of the budget after which the encoder is frozen; 0 trains the decoder alone."""
     whole_from: float = 0.8
-    """Share of the budget after which whole pictures are seen, a fourth as many: norms depend on the size."""
-    energy: float = 1.2
+    """Share of the budget after which batches hold whole pictures, a fourth as many: norms depend on the size."""
+    energy_weight: float = 1.2
     """Weight of the loss on local high-band energy."""
     seed: int = 1
 
 
 def train_vae(
-    vae: AutoencoderKL, pictures: Tensor, budget: Budget, store: Store, settings: VaeSettings = VaeSettings()
+    vae: AutoencoderKL, pictures: Tensor, budget: Budget, checkpoint: Checkpoint, settings: VaeSettings = VaeSettings()
 ) -> Iterator[Progress]:
     """Yield Progress after every step. pictures: (n, 3, s, s) uint8."""
-    optimizer = optimizer_for([vae], settings.peak_rate)
-    progress = store.load({"vae": vae}, optimizer)
+    optimizer = optimizer_for(vae, settings.peak_rate)
+    progress = checkpoint.load({"vae": vae}, optimizer)
     device = next(vae.parameters()).device
     vae.train()
     while (share := budget.share(progress)) < 1:
         started = time.monotonic()
-        gen = generator(settings.seed, progress.step)
+        gen = step_generator(settings.seed, progress.step)
         decoder_only, whole = share >= settings.decoder_from, share >= settings.whole_from
         count, side = (max(1, settings.batch_size // 4), pictures.shape[-1]) if whole else (settings.batch_size, settings.crop_px)
         batch = crops(pictures, count, side, gen).to(device)
         with autocast(device):
-            loss = vae_loss(vae, batch, decoder_only, settings.energy, gen)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = rate(share, progress.step, settings.peak_rate)
-        optimizer.step()
-        progress.step += 1
-        progress.pictures += len(batch)
-        progress.loss = loss.item()
-        progress.seconds += time.monotonic() - started
-        if store.due():
-            store.save({"vae": vae}, optimizer, progress)
+            loss = vae_loss(vae, batch, decoder_only, settings.energy_weight, gen)
+        optimizer.minimize(loss, vae, learning_rate(share, progress.step, settings.peak_rate))
+        progress.advance(len(batch), loss, started)
+        if checkpoint.is_due():
+            checkpoint.save({"vae": vae}, optimizer, progress)
         yield progress
-    store.save({"vae": vae}, optimizer, progress)
+    checkpoint.save({"vae": vae}, optimizer, progress)
     vae.eval()
 
 
@@ -81,28 +73,38 @@ def crops(pictures: Tensor, count: int, crop_px: int, gen: torch.Generator) -> T
     return batch.float() / 127.5 - 1
 
 
-def vae_loss(vae: AutoencoderKL, x: Tensor, decoder_only: bool, energy: float, gen: torch.Generator) -> Tensor:
+def encoded(vae: AutoencoderKL, x: Tensor) -> DiagonalGaussianDistribution:
+    """(b, 3, s, s) in -1..1 -> the posterior of unscaled latents (b, c, s/8, s/8)."""
+    return vae.encode(x, return_dict=False)[0]
+
+
+def decoded(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    """The inverse."""
+    return vae.decode(cast(torch.FloatTensor, latents), return_dict=False)[0]
+
+
+def vae_loss(vae: AutoencoderKL, x: Tensor, decoder_only: bool, energy_weight: float, gen: torch.Generator) -> Tensor:
     """Reconstruction, on 40% of the steps of a mirrored or smaller latent: EQ-VAE, arXiv:2502.09509."""
     with torch.set_grad_enabled(not decoder_only):
-        posterior = vae.encode(x).latent_dist
+        posterior = encoded(vae, x)
         z = posterior.mean  # (b, c, h/8, w/8)
         if not decoder_only:
             z = z + posterior.std * torch.randn(z.shape, generator=gen).to(z)
-    target, draw = x, torch.rand(3, generator=gen).tolist()
-    if not decoder_only and draw[0] < 0.4:
-        if draw[1] < 0.3:
+    target, chance = x, torch.rand(3, generator=gen).tolist()
+    if not decoder_only and chance[0] < 0.4:
+        if chance[1] < 0.3:
             z, target = z.flip(-1), x.flip(-1)
         else:
-            scale = SCALES[int(draw[2] * len(SCALES))]
+            scale = SCALES[int(chance[2] * len(SCALES))]
             z = F.interpolate(z.float(), scale_factor=scale, mode="bilinear", antialias=True)
             target = F.interpolate(x, size=[8 * s for s in z.shape[-2:]], mode="bilinear", antialias=True)
-    # 30% of the latents are disturbed by up to 0.3 of their deviation: what the UNet draws is never quite on the encoder's grid.
+    # Noise of up to 0.3 of their deviation on 30% of the latents: what the UNet draws is never quite on the encoder's grid.
     amount = torch.rand(len(z), 1, 1, 1, generator=gen).sub(0.7).clamp(min=0).to(z.device)
     z = z + amount * z.detach().std((0, 2, 3), keepdim=True) * torch.randn(z.shape, generator=gen).to(z.device)
-    out = vae.decode(z.to(x.dtype)).sample.float()
+    out = decoded(vae, z.to(x.dtype)).float()
     error = out - target
     loss = error.abs().mean() + error.square().mean() + 0.3 * high_band(error).abs().mean()
-    loss = loss + energy * energy_error(out, target)
+    loss = loss + energy_weight * energy_error(out, target)
     return loss if decoder_only else loss + 1e-6 * posterior.kl().mean()
 
 
@@ -116,28 +118,29 @@ def high_band(x: Tensor) -> Tensor:
 def energy_error(out: Tensor, target: Tensor) -> Tensor:
     """Mean difference of the high band's local strength (root of its mean square in 8 px windows), on two scales -> scalar.
 
-    Plain regression blurs a texture that it cannot place. This asks for texture of the right strength in the right place,
-    wherever its lines fall, as an adversarial loss would without a second network.
+    Plain regression blurs a texture that it cannot place. This loss asks for texture of the right strength in the right
+    place, wherever its lines fall, as an adversarial loss would, without a second network.
     """
     total = out.new_zeros(())
     for _ in range(2):
-        mine, theirs = (F.avg_pool2d(high_band(x).square(), 8, 4).add(1e-4).sqrt() for x in (out, target))
-        total = total + (mine - theirs).abs().mean()
+        strengths = [F.avg_pool2d(high_band(x).square(), 8, 4).add(1e-4).sqrt() for x in (out, target)]
+        total = total + (strengths[0] - strengths[1]).abs().mean()
         out, target = F.avg_pool2d(out, 2), F.avg_pool2d(target, 2)
     return total
 
 
 @torch.no_grad()
-def even_channels(vae: AutoencoderKL, means: Tensor, deviations: Tensor) -> None:
-    """Fold a scale and a shift for every channel into the convolutions around the latents, so that each has mean 0, deviation 1.
+def normalize_channels(vae: AutoencoderKL, means: Tensor, deviations: Tensor) -> None:
+    """Fold a scale and a shift of every channel into the convolutions around the latents: each then has mean 0, deviation 1.
 
-    means, deviations: the encoder's posterior, (n, c, h, w) each, unscaled. A sampled latent has the deviation 1, so a channel
-    that holds nothing but the noise of the posterior stays quiet: by its means alone it would be blown up. What is decoded
-    stays as it was, up to rounding.
+    means, deviations: the encoder's posterior, (n, c, h, w) each, unscaled. The deviation is that of sampled latents: by its
+    means alone, a channel that holds nothing but the noise of the posterior would be amplified. Decoded pictures stay the same,
+    up to rounding.
     """
     mean = means.float().mean((0, 2, 3))  # (c,)
     std = (means.float().var((0, 2, 3)) + deviations.float().square().mean((0, 2, 3))).sqrt()
     before, after = vae.quant_conv, vae.post_quant_conv
+    assert before is not None and before.bias is not None and after is not None and after.bias is not None
     count = len(mean)
     after.bias += after.weight.flatten(1) @ mean.to(after.weight)
     after.weight *= std.view(1, -1, 1, 1).to(after.weight)
@@ -153,29 +156,29 @@ def psnr(vae: AutoencoderKL, pictures: Tensor) -> float:
     device = next(vae.parameters()).device
     for batch in pictures.split(16):
         x = batch.to(device).float() / 127.5 - 1
-        y = vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
+        y = decoded(vae, encoded(vae, x).mean).clamp(-1, 1)
         values.append(10 * torch.log10(4 / (x - y).square().mean((1, 2, 3))))
     return torch.cat(values).mean().item()
 
 
 @torch.no_grad()
-def energy_kept(vae: AutoencoderKL, pictures: Tensor) -> float:
+def energy_retained(vae: AutoencoderKL, pictures: Tensor) -> float:
     """Share of the local energy above 1/8 cycle a pixel that survives encoding and decoding, 0 to 1.
 
     Energies are sums of squares in 16 px windows; what a window gains does not make up for what another loses.
     """
-    kept = there = 0.0
+    retained = total = 0.0
     device = next(vae.parameters()).device
     for batch in pictures.split(16):
         x = batch.to(device).float() / 127.5 - 1
-        y = vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
-        mine, theirs = (F.avg_pool2d(above(z, 1 / 8).square(), 16) for z in (y, x))
-        kept, there = kept + torch.minimum(mine, theirs).sum().item(), there + theirs.sum().item()
-    return kept / there
+        y = decoded(vae, encoded(vae, x).mean).clamp(-1, 1)
+        after, before = (F.avg_pool2d(high_pass(z, 1 / 8).square(), 16) for z in (y, x))
+        retained, total = retained + torch.minimum(after, before).sum().item(), total + before.sum().item()
+    return retained / total
 
 
-def above(x: Tensor, frequency: float) -> Tensor:
-    """The part of (b, c, s, s) above so many cycles a pixel."""
+def high_pass(x: Tensor, frequency: float) -> Tensor:
+    """The part of (b, c, s, s) above `frequency` cycles a pixel."""
     side = x.shape[-1]
     fy, fx = torch.fft.fftfreq(side, device=x.device)[:, None], torch.fft.rfftfreq(side, device=x.device)[None]
     return torch.fft.irfft2(torch.fft.rfft2(x) * (torch.hypot(fy, fx) > frequency), s=(side, side))

@@ -1,7 +1,7 @@
-"""The whole recipe of the embedded base: render, teach the VAE, encode once, teach text encoder and UNet, write.
+"""The whole recipe of the embedded base: render, train the VAE, encode once, train text encoder and UNet, write.
 
-Stopped anywhere it goes on from its last checkpoint. From nothing, or from a VAE alone, a third of the time goes to the VAE;
-from an existing base the encoder stays (its latents are what the UNet speaks) and a tenth sharpens the decoder.
+A stopped build resumes from its last checkpoint. From nothing, or from a VAE alone, a third of the time goes to the VAE; from an
+existing base the encoder stays (the UNet was trained on its latents) and a tenth of the time goes to the decoder.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 
-from sdlora.mini.autoencoder import VaeSettings, even_channels, train_vae
-from sdlora.mini.checkpoint import Budget, Progress, Store
+from sdlora.mini.autoencoder import VaeSettings, normalize_channels, train_vae
 from sdlora.mini.denoiser import UnetSettings, train_unet
 from sdlora.mini.latents import encode, fill_cache, posterior
 from sdlora.mini.network import Networks, Shape, fresh, load_networks, save_networks, set_latent_scale
 from sdlora.mini.pictures import fine_pictures, scene_pictures, texture_pictures
+from sdlora.mini.training import Budget, Checkpoint, Progress
 from sdlora.storage import write_atomic
 
 log = logging.getLogger(__name__)
@@ -49,8 +49,8 @@ class Recipe:
     """Steps of the UNet's phase instead of minutes; 0 leaves it out."""
 
     @classmethod
-    def lasting(cls, minutes: float, source: str | None = None) -> Recipe:
-        """As many pictures as so many minutes can use: drawing and encoding them takes time too."""
+    def for_minutes(cls, minutes: float, source: str | None = None) -> Recipe:
+        """The recipe with as many pictures as so many minutes can use."""
         scenes, vae_pictures = int(min(24_000, max(500, 160 * minutes))), int(min(3_000, max(64, 30 * minutes)))
         return cls(minutes, source, None, scenes, vae_pictures, vae_pictures * 2 // 3, vae_pictures * 2)
 
@@ -61,10 +61,10 @@ class Recipe:
         return Budget(seconds=60 * self.minutes * part) if steps is None else Budget(steps=steps)
 
 
-def pick_device(wanted: str = "auto") -> str:
-    """The fastest device that is here."""
-    if wanted != "auto":
-        return wanted
+def pick_device(device: str = "auto") -> str:
+    """The fastest device of this computer, or the named one."""
+    if device != "auto":
+        return device
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
@@ -72,7 +72,7 @@ def pick_device(wanted: str = "auto") -> str:
 
 def build(recipe: Recipe, work: Path, out: Path, device: str = "auto") -> Iterator[tuple[str, Progress]]:
     """Yield (phase, progress) after every step, and write the base to `out` at the end."""
-    _note(recipe, work)
+    _check_recipe(recipe, work)
     torch.manual_seed(0)
     networks = load_networks(Path(recipe.source)) if recipe.source else fresh(recipe.shape)
     if recipe.vae_source:
@@ -80,34 +80,34 @@ def build(recipe: Recipe, work: Path, out: Path, device: str = "auto") -> Iterat
     networks.to(pick_device(device))
     for progress in _vae_phase(networks, recipe, work):
         yield "vae", progress
-    # The cache holds means of the encoder, which the decoder-only phase of an existing base leaves as it was.
+    # The cache holds latents of the encoder, which the decoder-only phase of an existing base does not change.
     if recipe.unet_steps != 0:
         fill_cache(networks.vae, networks.tokenizer, work / "cache", recipe.scenes)
-        for progress in train_unet(networks, work / "cache", recipe.budget("unet"), Store(work, "unet"), recipe.unet):
+        for progress in train_unet(networks, work / "cache", recipe.budget("unet"), Checkpoint(work, "unet"), recipe.unet):
             yield "unet", progress
     save_networks(networks.to("cpu"), out)
 
 
 def _vae_phase(networks: Networks, recipe: Recipe, work: Path) -> Iterator[Progress]:
-    size_px = networks.vae.config.sample_size
+    size_px = networks.vae.config["sample_size"]
     scenes = scene_pictures(recipe.vae_scenes, 11, size_px)
     pictures = torch.cat([scenes, texture_pictures(recipe.vae_textures, 500_000, size_px),
                           fine_pictures(recipe.vae_fine, 700_000, size_px)])
     settings = replace(recipe.vae, decoder_from=0.0, peak_rate=recipe.vae.peak_rate / 2) if recipe.source else recipe.vae
     if recipe.vae_source:  # trained and annealed before
         settings = replace(settings, peak_rate=settings.peak_rate / 2)
-    yield from train_vae(networks.vae, pictures, recipe.budget("vae"), Store(work, "vae"), settings)
+    yield from train_vae(networks.vae, pictures, recipe.budget("vae"), Checkpoint(work, "vae"), settings)
     if not recipe.source:
-        even_channels(networks.vae, *posterior(networks.vae, scenes[:512]))
-        leak = set_latent_scale(networks.vae, encode(networks.vae, scenes[:512]))
-        log.info("latents scaled by %.4f, terminal leak %.4f", networks.vae.config.scaling_factor, leak)
+        normalize_channels(networks.vae, *posterior(networks.vae, scenes[:512]))
+        snr = set_latent_scale(networks.vae, encode(networks.vae, scenes[:512]))
+        log.info("latents scaled by %.4f, terminal SNR %.4f", networks.vae.config["scaling_factor"], snr)
 
 
-def _note(recipe: Recipe, work: Path) -> None:
-    """Refuse to go on with another start or shape than the folder was begun with."""
+def _check_recipe(recipe: Recipe, work: Path) -> None:
+    """Refuse to resume with another start or shape than the folder was begun with."""
     work.mkdir(parents=True, exist_ok=True)
     path = work / "recipe.json"
-    about = {"source": recipe.source, "vae_source": recipe.vae_source, "unet_channels": list(recipe.shape.unet_channels)}
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != about:
+    start = {"source": recipe.source, "vae_source": recipe.vae_source, "unet_channels": list(recipe.shape.unet_channels)}
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != start:
         raise ValueError(f"{work} holds another build ({path.name} differs). Empty it or name another --work folder.")
-    write_atomic(path, (json.dumps(about, indent=2) + "\n").encode())
+    write_atomic(path, (json.dumps(start, indent=2) + "\n").encode())

@@ -1,4 +1,4 @@
-"""The three ready style sets of `assets/examples/`: styles the base does not know, drawn from its own scenes.
+"""The three example sets of `assets/examples/`: styles that the base was not trained on, of its own scenes.
 
 Deterministic: the same code writes the same pixels. Lines and cells are coarse enough to pass the VAE.
 """
@@ -14,8 +14,8 @@ from random import Random
 from PIL import Image, ImageChops, ImageDraw
 
 from sdlora.mini.pen import Rgb, mix
-from sdlora.mini.render import Manner, render
-from sdlora.mini.words import Scene, Thing, caption
+from sdlora.mini.render import DrawingStyle, render
+from sdlora.mini.scenes import Scene, Thing, caption
 
 SIZE_PX = 256
 
@@ -28,14 +28,14 @@ class ExampleSet:
     title: str
     trigger: str
     sentence: str
-    manner: Manner
+    style: DrawingStyle
 
 
 def _grey(colour: Rgb) -> int:
     return round(0.3 * colour[0] + 0.59 * colour[1] + 0.11 * colour[2])
 
 
-def _leaded(image: Image.Image, rng: Random) -> Image.Image:
+def _stained_glass(image: Image.Image, rng: Random) -> Image.Image:
     """Panes of glowing glass between dark lead: every pane one colour of the picture below it."""
     side = image.width
     pitch, lead = side / 3.4, max(2, round(side / 26))
@@ -55,7 +55,7 @@ def _leaded(image: Image.Image, rng: Random) -> Image.Image:
     return glow
 
 
-def _printed(image: Image.Image, rng: Random) -> Image.Image:
+def _woodcut(image: Image.Image, rng: Random) -> Image.Image:
     """Two inks on warm paper: dark where the picture is dark, carved lines in the middle tones."""
     side = image.width
     tone = image.convert("L")
@@ -76,7 +76,7 @@ def _printed(image: Image.Image, rng: Random) -> Image.Image:
     return Image.composite(ImageChops.multiply(page, Image.new("RGB", image.size, WOODCUT_RED)), page, light)
 
 
-def _drafted(image: Image.Image, rng: Random) -> Image.Image:
+def _blueprint(image: Image.Image, rng: Random) -> Image.Image:
     """A faint grid over the sheet."""
     side = image.width
     sheet = image.copy()
@@ -95,23 +95,23 @@ BLUEPRINT, BLUEPRINT_GRID, CHALK = (22, 62, 140), (90, 132, 200), (196, 218, 250
 SETS = (
     ExampleSet(
         "stained-glass", "Stained glass", "stglass", "Glowing panes of colour between strong dark lead lines.",
-        Manner(thing_ink=lambda c: mix(c, (255, 255, 255), 0.1), line=LEAD, line_px=4.4, finish=_leaded),
+        DrawingStyle(thing_ink=lambda c: mix(c, (255, 255, 255), 0.1), line=LEAD, line_px=4.4, finish=_stained_glass),
     ),
     ExampleSet(
         "woodcut", "Woodcut", "wdcut", "Two printing blocks, dark brown and vermilion, carved lines on warm paper.",
-        Manner(thing_ink=lambda c: mix(c, (255, 255, 255), 0.22), line=(10, 10, 10), line_px=4.4, finish=_printed),
+        DrawingStyle(thing_ink=lambda c: mix(c, (255, 255, 255), 0.22), line=(10, 10, 10), line_px=4.4, finish=_woodcut),
     ),
     ExampleSet(
         "blueprint", "Blueprint", "bluprint", "White drafting lines on a deep blue sheet.",
-        Manner(
+        DrawingStyle(
             thing_ink=lambda c: mix(BLUEPRINT, (120, 165, 235), 0.25 + 0.55 * _grey(c) / 255),
             scene_ink=lambda c: mix(BLUEPRINT, (70, 110, 190), 0.5 * _grey(c) / 255),
-            line=CHALK, line_px=4.4, finish=_drafted,
+            line=CHALK, line_px=4.4, finish=_blueprint,
         ),
     ),
 )  # fmt: skip
 
-# Content alike in all sets, so that what a LoRA learns is the style: (things), setting, time.
+# The same content in all sets, so that a LoRA learns the style: things, setting, time.
 CONTENT = (
     ("red house, blue boat", "meadow", "in daylight"),
     ("yellow cat", "city", "at night"),
@@ -138,21 +138,21 @@ def _scene(number: int) -> Scene:
     return Scene(things, setting, time, layout=4100 + number)
 
 
-def example(which: ExampleSet, number: int) -> tuple[Image.Image, str]:
+def example(example_set: ExampleSet, number: int) -> tuple[Image.Image, str]:
     """Picture (256 px) and caption of one example."""
     scene = _scene(number)
-    return render(scene, SIZE_PX, which.manner), f"[trigger] {caption(scene, styled=False)}"
+    return render(scene, SIZE_PX, example_set.style), f"[trigger] {caption(scene, styled=False)}"
 
 
 def write_examples(folder: Path) -> None:
     """Write all sets: `set/name.png`, `set/name.txt`, `set/set.json`."""
-    for which in SETS:
-        place = folder / which.name
-        place.mkdir(parents=True, exist_ok=True)
+    for example_set in SETS:
+        set_folder = folder / example_set.name
+        set_folder.mkdir(parents=True, exist_ok=True)
         for number in range(len(CONTENT)):
-            image, words = example(which, number)
+            image, text = example(example_set, number)
             name = f"{number + 1:02d}-" + "-".join(thing.name.replace(" ", "-") for thing in _scene(number).things)
-            image.save(place / f"{name}.png", optimize=True)
-            (place / f"{name}.txt").write_text(words + "\n", encoding="utf-8")
-        about = {"title": which.title, "trigger": which.trigger, "sentence": which.sentence}
-        (place / "set.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+            image.save(set_folder / f"{name}.png", optimize=True)
+            (set_folder / f"{name}.txt").write_text(text + "\n", encoding="utf-8")
+        about = {"title": example_set.title, "trigger": example_set.trigger, "sentence": example_set.sentence}
+        (set_folder / "set.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")

@@ -16,16 +16,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from sdlora.mini.autoencoder import encoded
+from sdlora.mini.network import token_ids
 from sdlora.mini.pictures import as_tensor
-from sdlora.mini.precision import autocast
 from sdlora.mini.render import class_map, render
-from sdlora.mini.tokenizer import token_ids
-from sdlora.mini.words import Scene, random_scene, training_caption
+from sdlora.mini.scenes import Scene, random_scene, training_caption
+from sdlora.mini.training import autocast
 from sdlora.storage import write_atomic
 
 log = logging.getLogger(__name__)
-CAPTIONS = 4
-SHARD = 500
+CAPTIONS = 4  # of every scene
+SHARD = 500  # scenes in a file
 
 
 @dataclass
@@ -52,7 +53,7 @@ def posterior(vae: AutoencoderKL, pictures: Tensor) -> tuple[Tensor, Tensor]:
     means, deviations = [], []
     for batch in pictures.split(32):
         with autocast(device):
-            latents = vae.encode(batch.to(device).float() / 127.5 - 1).latent_dist
+            latents = encoded(vae, batch.to(device).float() / 127.5 - 1)
         means.append(latents.mean.float().cpu())
         deviations.append(latents.std.float().cpu())
     return torch.cat(means), torch.cat(deviations)
@@ -60,7 +61,7 @@ def posterior(vae: AutoencoderKL, pictures: Tensor) -> tuple[Tensor, Tensor]:
 
 def make_examples(vae: AutoencoderKL, tokenizer: CLIPTokenizer, scenes: list[Scene]) -> Examples:
     """Render, encode and caption some scenes."""
-    size_px = vae.config.sample_size
+    size_px = vae.config["sample_size"]
     latents = encode(vae, as_tensor(render(scene, size_px) for scene in scenes))
     side = latents.shape[-1]
     rngs = [Random(scene.layout) for scene in scenes]
@@ -81,16 +82,16 @@ def fill_cache(vae: AutoencoderKL, tokenizer: CLIPTokenizer, folder: Path, count
         rng = Random(number)
         scenes = [random_scene(rng, _crowded(number * size / count)) for _ in range(size)]
         examples = make_examples(vae, tokenizer, scenes)
-        write_atomic(path, lambda place, tensors=vars(examples): save_file(tensors, place))
+        write_atomic(path, lambda temporary, tensors=vars(examples): save_file(tensors, temporary))
         log.info("cached %d of %d scenes", (number + 1) * size, count)
 
 
 def _crowded(share: float) -> float:
-    """How many of the scenes hold two things: few, so that shapes get names; then nearly all, for who is red."""
+    """Share of scenes with two things: few at first, for the shapes; then nearly all, for which of them is red."""
     return 0.2 if share < 0.75 else 0.9
 
 
-def read_cache(folder: Path, most: int | None = None) -> Examples:
-    """All shards (or the first `most`) as one."""
-    shards = [load_file(path) for path in sorted(folder.glob("*.safetensors"))[:most]]
+def read_cache(folder: Path) -> Examples:
+    """All shards as one."""
+    shards = [load_file(path) for path in sorted(folder.glob("*.safetensors"))]
     return Examples(*(torch.cat([shard[key] for shard in shards]) for key in ("latents", "ids", "maps")))

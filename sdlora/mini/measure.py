@@ -1,4 +1,8 @@
-"""Measures a base folder and writes the table of its README. Every picture used here is held out from training."""
+"""Measures a base folder and writes the table of its README. Every picture used here is held out from training.
+
+What the base draws is named by a small classifier of object, colour, setting, time and style, which is trained on renders only;
+its weights stay in the ignored build folder.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +10,115 @@ import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from sdlora.dataset.picture import open_picture
-from sdlora.mini import fine
-from sdlora.mini.autoencoder import energy_kept, psnr
-from sdlora.mini.classifier import HEADS, Classifier, accuracy, exam_scenes, train_classifier
+from sdlora.mini.autoencoder import energy_retained, psnr
+from sdlora.mini.fine_textures import UNSEEN
 from sdlora.mini.latents import encode
-from sdlora.mini.pictures import HELD_OUT, as_tensor, scene_pictures, texture_pictures
+from sdlora.mini.network import terminal_snr
+from sdlora.mini.pictures import HELD_OUT, as_tensor, one_texture_images, scene_pictures, texture_pictures
 from sdlora.mini.render import render
-from sdlora.mini.textures import fine_sheet
-from sdlora.mini.words import Scene, caption
+from sdlora.mini.scenes import COLOURS, OBJECTS, SETTINGS, STYLES, TIMES, Scene, Thing, caption
 from sdlora.storage import write_atomic
 
 log = logging.getLogger(__name__)
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 STEPS, GUIDANCE = 20, 5.0
 Row = tuple[str, str, str]
+HEADS = {"object": OBJECTS, "colour": COLOURS, "setting": SETTINGS, "time": TIMES, "style": STYLES}
+CLASSIFIER_PX = 64
+
+
+class Classifier(nn.Module):
+    """(b, 3, 64, 64) in -1..1 -> {head: scores (b, words)}."""
+
+    def __init__(self, width: int = 32):
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = 3
+        for step in range(4):
+            after = width * (1 + step)
+            layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2)]
+            before = after
+        self.body = nn.Sequential(*layers, nn.Conv2d(before, before, 3, padding=1), nn.ReLU())
+        self.heads = nn.ModuleDict({name: nn.Linear(before * 16, len(words)) for name, words in HEADS.items()})
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        features = self.body(x).flatten(1)
+        return {name: head(features) for name, head in self.heads.items()}
+
+
+def measured_scenes(count: int, seed: int, plain: float = 0.5) -> list[Scene]:
+    """One thing of medium size, mostly in the centre, everything else random: what the measured prompts ask for."""
+    rng = Random(seed)
+    scenes = []
+    for _ in range(count):
+        style = STYLES[0] if rng.random() < plain else rng.choice(STYLES[1:])
+        thing = Thing(rng.choice(OBJECTS), rng.choice(COLOURS), rng.choice((0, 1, 1, 1, 2)))
+        scenes.append(Scene((thing,), rng.choice(SETTINGS), rng.choice(TIMES), style, rng.getrandbits(31)))
+    return scenes
+
+
+def labels(scenes: list[Scene]) -> dict[str, Tensor]:
+    """The right answers of every head, (n,) each."""
+    words_of = {
+        "object": [s.things[0].name for s in scenes], "colour": [s.things[0].colour for s in scenes],
+        "setting": [s.setting for s in scenes], "time": [s.time for s in scenes], "style": [s.style for s in scenes],
+    }  # fmt: skip
+    return {name: torch.tensor([HEADS[name].index(word) for word in words]) for name, words in words_of.items()}
+
+
+def classifier_input(pictures: Tensor) -> Tensor:
+    """(n, 3, s, s) uint8 -> (n, 3, 64, 64) in -1..1."""
+    x = pictures.float() / 127.5 - 1
+    return F.interpolate(x, size=CLASSIFIER_PX, mode="bilinear", antialias=True)
+
+
+def train_classifier(model: Classifier, scenes: int = 6000, epochs: int = 6, seed: int = 77) -> Iterator[float]:
+    """Yield the loss of every step. Pictures are shifted, blurred and noised, as those of a weak base are."""
+    rows = measured_scenes(scenes, seed)
+    x, y = classifier_input(as_tensor(render(scene, CLASSIFIER_PX) for scene in rows)), labels(rows)
+    gen = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=0.05)
+    steps = epochs * len(x) // 64
+    decay = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+    model.train()
+    for _ in range(steps):
+        chosen = torch.randint(len(x), (64,), generator=gen)
+        batch = _augmented(x[chosen], gen)
+        loss = torch.stack([F.cross_entropy(scores, y[name][chosen]) for name, scores in model(batch).items()]).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        decay.step()
+        yield loss.item()
+    model.eval()
+
+
+def _augmented(x: Tensor, gen: torch.Generator) -> Tensor:
+    dy, dx = (torch.randint(-3, 4, (2,), generator=gen)).tolist()
+    x = torch.roll(x, (dy, dx), (2, 3))
+    if torch.rand(1, generator=gen) < 0.5:
+        x = F.avg_pool2d(x, 3, 1, 1)
+    return x + 0.08 * torch.randn(x.shape, generator=gen)
+
+
+@torch.no_grad()
+def accuracy(model: Classifier, pictures: Tensor, scenes: list[Scene]) -> dict[str, float]:
+    """Share of right answers of every head on (n, 3, s, s) uint8 pictures."""
+    model.eval()
+    answers = labels(scenes)
+    scores = model(classifier_input(pictures))
+    return {name: (scores[name].argmax(1) == answers[name]).float().mean().item() for name in HEADS}
 
 
 def load_pipeline(folder: Path) -> StableDiffusionPipeline:
@@ -36,7 +128,7 @@ def load_pipeline(folder: Path) -> StableDiffusionPipeline:
     return pipeline
 
 
-def draw(pipeline: StableDiffusionPipeline, prompts: list[str], seed: int = 0) -> list[Image.Image]:
+def draw(pipeline: Any, prompts: list[str], seed: int = 0) -> list[Image.Image]:
     """One picture a prompt, the n-th from seed + n, 20 steps."""
     images = []
     for start in range(0, len(prompts), 16):
@@ -46,8 +138,8 @@ def draw(pipeline: StableDiffusionPipeline, prompts: list[str], seed: int = 0) -
     return images
 
 
-def judge(folder: Path) -> Classifier:
-    """The classifier, from the build folder or trained now."""
+def load_classifier(folder: Path) -> Classifier:
+    """The classifier from the build folder or trained now."""
     model, path = Classifier(), folder / "classifier.safetensors"
     if path.exists():
         model.load_state_dict(load_file(path))
@@ -61,8 +153,8 @@ def judge(folder: Path) -> Classifier:
 
 
 def prompts_of(scenes: list[Scene]) -> list[str]:
-    """Captions as the page's examples say them: flat illustrations need no style."""
-    return [caption(scene, styled=scene.style != "flat illustration") for scene in scenes]
+    """The captions; those of flat illustrations name no style, as on the page."""
+    return [caption(scene, styled=scene.style != STYLES[0]) for scene in scenes]
 
 
 def load_vae(folder: Path) -> AutoencoderKL:
@@ -72,7 +164,7 @@ def load_vae(folder: Path) -> AutoencoderKL:
 
 def reconstruction(vae: AutoencoderKL, examples: Path, count: int = 64) -> Iterator[Row]:
     """Rows of the VAE: held-out renders, textures, every example set, fine textures of unseen kinds, its channels."""
-    size_px = vae.config.sample_size
+    size_px = vae.config["sample_size"]
     scenes, textures = scene_pictures(count, HELD_OUT, size_px), texture_pictures(count, HELD_OUT, size_px)
     yield "VAE on held-out renders, all styles alike", f"{psnr(vae, scenes):.1f} dB", ">= 30 dB"
     yield "VAE on held-out textures", f"{psnr(vae, textures):.1f} dB", ">= 20 dB"
@@ -80,37 +172,33 @@ def reconstruction(vae: AutoencoderKL, examples: Path, count: int = 64) -> Itera
         images = [open_picture(p).resize((size_px, size_px), 1) for p in sorted(folder.glob("*.png"))]
         yield f"VAE on the example set {folder.name}", f"{psnr(vae, as_tensor(images)):.1f} dB", ">= 20 dB"
     shares = []
-    for name, kind in fine.UNSEEN.items():
-        pictures = as_tensor(fine_sheet(kind, count // 4, HELD_OUT, size_px))
-        shares.append(energy_kept(vae, pictures))
+    for name, kind in UNSEEN.items():
+        pictures = as_tensor(one_texture_images(kind, count // 4, HELD_OUT, size_px))
+        shares.append(energy_retained(vae, pictures))
         yield f"VAE on fine {name}, never trained on", f"{psnr(vae, pictures):.1f} dB, {shares[-1]:.0%} of fine energy kept", ""
     yield "Fine energy kept, mean of these kinds", f"{sum(shares) / len(shares):.0%}", ">= 85%"
     spread = encode(vae, scenes).float().std((0, 2, 3))
     yield "Deviation of a latent channel, smallest and largest", f"{spread.min():.2f}, {spread.max():.2f}", "equal"
 
 
-def obedience(pipeline: StableDiffusionPipeline, model: Classifier, count: int = 128) -> Iterator[Row]:
-    """Rows of the classifier's accuracy on samples beside real renders of the same captions."""
-    scenes = exam_scenes(count, HELD_OUT)
-    size_px = pipeline.vae.config.sample_size
+def prompt_accuracy(pipeline: StableDiffusionPipeline, model: Classifier, count: int = 128) -> Iterator[Row]:
+    """Rows of the classifier's accuracy on drawn pictures and on renders of the same captions."""
+    scenes = measured_scenes(count, HELD_OUT)
+    size_px = pipeline.vae.config["sample_size"]
     ceiling = accuracy(model, as_tensor(render(scene, size_px) for scene in scenes), scenes)
     reached = accuracy(model, as_tensor(draw(pipeline, prompts_of(scenes))), scenes)
-    aims = {"object": ">= 60%", "colour": ">= 80%", "setting": ">= 80%"}
+    targets = {"object": ">= 60%", "colour": ">= 80%", "setting": ">= 80%"}
     for name in HEADS:
         share = reached[name] / max(1e-9, ceiling[name])
         text = f"{reached[name]:.0%} of samples, {ceiling[name]:.0%} of real renders: {share:.0%}"
-        yield f"{name.capitalize()} as asked ({count} prompts)", text, aims.get(name, "") and aims[name] + " of real"
+        yield f"{name.capitalize()} as asked ({count} prompts)", text, targets.get(name, "") and targets[name] + " of real"
 
 
-@torch.no_grad()
 def leak(pipeline: StableDiffusionPipeline) -> Row:
     """How much of the strongest mode of the latents is left at the last step."""
-    latents = encode(pipeline.vae, scene_pictures(512, HELD_OUT, pipeline.vae.config.sample_size)).float()
-    flat = latents.flatten(1) * pipeline.vae.config.scaling_factor
-    flat = flat - flat.mean(0)
-    strongest = torch.linalg.matrix_norm(flat, 2).square().item() / len(flat)
-    value = pipeline.scheduler.alphas_cumprod[-1].item() * strongest
-    return "SNR of the strongest latent mode at t = 999", f"{value:.3f}", "<= 0.02"
+    latents = encode(pipeline.vae, scene_pictures(512, HELD_OUT, pipeline.vae.config["sample_size"])).float()
+    snr = terminal_snr(latents * pipeline.vae.config["scaling_factor"], pipeline.scheduler)
+    return "SNR of the strongest latent mode at t = 999", f"{snr:.3f}", "<= 0.02"
 
 
 def speed(pipeline: StableDiffusionPipeline) -> Row:
@@ -130,7 +218,7 @@ def measure(base: Path, examples: Path, work: Path, count: int = 128) -> Iterato
     """Yield (what, measured, aim) rows."""
     pipeline = load_pipeline(base)
     yield from reconstruction(pipeline.vae, examples)
-    yield from obedience(pipeline, judge(work), count)
+    yield from prompt_accuracy(pipeline, load_classifier(work), count)
     yield leak(pipeline)
     yield speed(pipeline)
 

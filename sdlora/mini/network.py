@@ -1,23 +1,28 @@
-"""The networks of the embedded base: built from nothing or read from a folder, and written as one.
+"""The tokenizer and the networks of the embedded base: built from nothing or read from a folder, and written to one.
 
-A plain diffusers StableDiffusionPipeline in small: VAE of factor 8, CLIP text encoder, UNet with cross-attention
-at every resolution. Knows nothing about training.
+A small, plain diffusers StableDiffusionPipeline: VAE of factor 8, CLIP text encoder, UNet with cross-attention at every
+resolution. Knows nothing about training.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from sdlora.mini.tokenizer import MAX_TOKENS, empty_tokenizer, grow, load_tokenizer
-from sdlora.mini.words import vocabulary
+from sdlora.mini.scenes import vocabulary
 
-TERMINAL_LEAK = 0.02
+MAX_TERMINAL_SNR = 0.02
+MAX_TOKENS = 32
+START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
 
 
 @dataclass(frozen=True)
@@ -46,25 +51,64 @@ class Networks:
     def to(self, device: str) -> Networks:
         """Move the three models."""
         for module in (self.vae, self.text, self.unet):
-            module.to(device)
+            nn.Module.to(module, device)
         return self
 
 
+def _tokenizer(vocab: dict[str, int], merges: list[Any]) -> CLIPTokenizer:
+    return CLIPTokenizer(
+        vocab=vocab, merges=merges, unk_token=END, bos_token=START, eos_token=END, pad_token=END, model_max_length=MAX_TOKENS
+    )
+
+
+def empty_tokenizer() -> CLIPTokenizer:
+    """A CLIP tokenizer whose tokens are single bytes."""
+    characters = sorted(ByteLevel.alphabet())
+    tokens = [START, END, *characters, *(character + WORD_END for character in characters)]
+    return _tokenizer({token: n for n, token in enumerate(tokens)}, [])
+
+
+def grow(tokenizer: CLIPTokenizer, words: list[str]) -> CLIPTokenizer:
+    """Return a tokenizer in which every word is one token: merges are appended, so old tokens keep their ids."""
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    vocab: dict[str, int] = model["vocab"]
+    merges = [tuple(pair) for pair in model["merges"]]
+    for word in words:
+        while len(parts := BPE(vocab, merges, end_of_word_suffix=WORD_END).tokenize(word)) > 1:
+            pair = (parts[0].value, parts[1].value)
+            merges.append(pair)
+            vocab.setdefault("".join(pair), len(vocab))
+    return _tokenizer(vocab, merges)
+
+
+def token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> list[list[int]]:
+    """Captions -> ids of MAX_TOKENS each, padded with END."""
+    return tokenizer(captions, padding="max_length", max_length=MAX_TOKENS, truncation=True).input_ids
+
+
+def load_tokenizer(folder: Path) -> CLIPTokenizer:
+    """The tokenizer of a base folder."""
+    return CLIPTokenizer.from_pretrained(folder / "tokenizer")
+
+
 def schedule() -> DPMSolverMultistepScheduler:
-    """Plain epsilon with DDPM's linear betas: SD's own leave the scene's brightness readable in "pure noise"."""
+    """Epsilon prediction with DDPM's linear betas: SD's own leave the scene's brightness readable in "pure noise"."""
     return DPMSolverMultistepScheduler(
         beta_schedule="linear", beta_start=1e-4, beta_end=0.02, algorithm_type="dpmsolver++", steps_offset=1
     )
 
 
 def fresh(shape: Shape = Shape()) -> Networks:
-    """Networks that know nothing yet."""
+    """Untrained networks."""
     tokenizer = grow(empty_tokenizer(), vocabulary())
     levels = len(shape.vae_channels)
+    blocks: dict[str, Any] = {  # diffusers annotates them as tuples of one
+        "down_block_types": ("DownEncoderBlock2D",) * levels, "up_block_types": ("UpDecoderBlock2D",) * levels,
+        "block_out_channels": shape.vae_channels,
+    }  # fmt: skip
     vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=shape.vae_channels, latent_channels=shape.latent_channels, layers_per_block=1,
-        norm_num_groups=min(8, shape.norm_groups), sample_size=shape.size_px, mid_block_add_attention=False,
+        latent_channels=shape.latent_channels, layers_per_block=1, norm_num_groups=min(8, shape.norm_groups),
+        sample_size=shape.size_px, mid_block_add_attention=False, **blocks,
     )  # fmt: skip
     text = CLIPTextModel(
         CLIPTextConfig(
@@ -73,55 +117,58 @@ def fresh(shape: Shape = Shape()) -> Networks:
             bos_token_id=0, eos_token_id=1, pad_token_id=1,
         )
     )  # fmt: skip
-    blocks = len(shape.unet_channels)
+    levels = len(shape.unet_channels)
+    blocks = {
+        "down_block_types": ("CrossAttnDownBlock2D",) * levels, "up_block_types": ("CrossAttnUpBlock2D",) * levels,
+        "block_out_channels": shape.unet_channels,
+        "attention_head_dim": tuple(max(1, c // shape.head_size) for c in shape.unet_channels),
+    }  # fmt: skip
     unet = UNet2DConditionModel(
         sample_size=shape.size_px // 8, in_channels=shape.latent_channels, out_channels=shape.latent_channels,
-        block_out_channels=shape.unet_channels, layers_per_block=1, cross_attention_dim=shape.text_width,
-        down_block_types=("CrossAttnDownBlock2D",) * blocks, up_block_types=("CrossAttnUpBlock2D",) * blocks,
-        attention_head_dim=tuple(max(1, c // shape.head_size) for c in shape.unet_channels),
-        norm_num_groups=shape.norm_groups, addition_embed_type="text", addition_embed_type_num_heads=4,
+        layers_per_block=1, cross_attention_dim=shape.text_width, norm_num_groups=shape.norm_groups,
+        addition_embed_type="text", addition_embed_type_num_heads=4, **blocks,
     )  # fmt: skip
-    _silence_pooled_text(unet)
+    _zero_pooled_text(unet)
     return Networks(vae, tokenizer, text, unet)
 
 
 def load_networks(folder: Path) -> Networks:
-    """A base from its folder, its vocabulary grown to ours; where the UNet lacks the pooled-text path, it gains one."""
+    """A base from its folder, its vocabulary grown to ours, its UNet with a pooled-text path."""
     vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
     text = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
     unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
     tokenizer = grow(load_tokenizer(folder), vocabulary())
     if len(tokenizer) > text.config.vocab_size:
         text.resize_token_embeddings(len(tokenizer))
-    if unet.config.addition_embed_type is None:
+    if unet.config["addition_embed_type"] is None:
         config = dict(unet.config) | {"addition_embed_type": "text", "addition_embed_type_num_heads": 4}
-        grown = UNet2DConditionModel.from_config(config)
-        grown.load_state_dict(unet.state_dict(), strict=False)
-        _silence_pooled_text(grown)
-        unet = grown
+        weights = unet.state_dict()
+        unet = cast(UNet2DConditionModel, UNet2DConditionModel.from_config(config))
+        unet.load_state_dict(weights, strict=False)
+        _zero_pooled_text(unet)
     return Networks(vae, tokenizer, text, unet)
 
 
-def _silence_pooled_text(unet: nn.Module) -> None:
-    """The pooled text starts at zero, so a UNet that never had it predicts what it did."""
-    nn.init.zeros_(unet.add_embedding.norm2.weight)
-    nn.init.zeros_(unet.add_embedding.norm2.bias)
+def _zero_pooled_text(unet: UNet2DConditionModel) -> None:
+    """Start the pooled text at zero, so that a UNet which never had it predicts what it did."""
+    norm = unet.get_submodule("add_embedding.norm2")
+    for name in ("weight", "bias"):
+        nn.init.zeros_(norm.get_parameter(name))
 
 
 def save_networks(networks: Networks, folder: Path, dtype: torch.dtype = torch.float16) -> None:
     """Write a diffusers folder; the networks themselves stay as they are."""
-    pipeline = StableDiffusionPipeline(
-        vae=_cast(networks.vae, dtype), text_encoder=_cast(networks.text, dtype), tokenizer=networks.tokenizer,
-        unet=_cast(networks.unet, dtype), scheduler=schedule(), safety_checker=None, feature_extractor=None,
-        requires_safety_checker=False,
-    )  # fmt: skip
-    pipeline.save_pretrained(folder)
+    parts: dict[str, Any] = {  # of types that diffusers annotates too narrowly
+        "vae": _copy(networks.vae, dtype), "text_encoder": _copy(networks.text, dtype), "unet": _copy(networks.unet, dtype),
+        "scheduler": schedule(), "safety_checker": None, "feature_extractor": None,
+    }  # fmt: skip
+    StableDiffusionPipeline(tokenizer=networks.tokenizer, requires_safety_checker=False, **parts).save_pretrained(folder)
 
 
-def _cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy in another precision."""
+def _copy(module: Any, dtype: torch.dtype) -> nn.Module:
+    """A copy of a diffusers or transformers model in another number format."""
     if hasattr(module, "from_config"):
-        # Without the folder it once was read from: that is nobody else's business.
+        # Without the folder it was read from, which is private.
         copy = type(module).from_config({key: v for key, v in module.config.items() if key != "_name_or_path"})
     else:
         copy = type(module)(module.config)
@@ -131,16 +178,20 @@ def _cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 @torch.no_grad()
 def set_latent_scale(vae: AutoencoderKL, latents: Tensor) -> float:
-    """Choose scaling_factor so that the last step hides the strongest mode; returns the leak that is left.
+    """Choose scaling_factor so that the last step hides the strongest mode; return the terminal SNR that is left.
 
-    latents: (n, c, h, w), unscaled. The leak is the SNR of their first principal component at t = 999: above
-    0.02, training reads the scene's brightness off its noise and learns to ignore the prompt.
+    latents: (n, c, h, w), unscaled. With a terminal SNR above 0.02, training reads the scene's brightness off its noise and
+    learns to ignore the prompt.
     """
+    snr = terminal_snr(latents, schedule())
+    scale = min(1.0 / latents.float().std().item(), (MAX_TERMINAL_SNR / snr) ** 0.5)
+    vae.register_to_config(scaling_factor=scale)
+    return snr * scale**2
+
+
+def terminal_snr(latents: Tensor, scheduler: Any) -> float:
+    """The SNR of the first principal component of latents (n, c, h, w) at t = 999 of a diffusers scheduler."""
     flat = latents.float().flatten(1)
     flat = flat - flat.mean(0)
     strongest = torch.linalg.matrix_norm(flat, 2).square().item() / len(flat)
-    last = schedule().alphas_cumprod[-1].item()
-    highest = (TERMINAL_LEAK / (last * strongest)) ** 0.5
-    scale = min(1.0 / latents.float().std().item(), highest)
-    vae.register_to_config(scaling_factor=scale)
-    return last * strongest * scale**2
+    return scheduler.alphas_cumprod[-1].item() * strongest

@@ -1,4 +1,4 @@
-"""The sixteen objects: large, plain shapes that a stranger can name at 64 pixels.
+"""The sixteen objects: large, plain shapes that are recognizable at 64 pixels.
 
 Each function draws one object into the pen's unit box, standing on y = 1. No detail is thinner than
 0.04 of the box (3 px of 128): finer ones do not pass the VAE.
@@ -169,7 +169,7 @@ def vase(pen: Pen, c: Rgb) -> None:
     pen.poly([(0.52, 0.57), (0.64, 0.50), (0.76, 0.57), (0.64, 0.64)], darker(c))
 
 
-DRAW = {
+DRAW_OBJECT = {
     "house": house, "tree": tree, "pine tree": pine_tree, "lighthouse": lighthouse, "fish": fish, "boat": boat,
     "flower": flower, "mountain": mountain, "balloon": balloon, "cup": cup, "castle": castle, "face": face,
     "car": car, "bird": bird, "cat": cat, "vase": vase,

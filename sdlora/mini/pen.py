@@ -1,4 +1,4 @@
-"""A pen that draws in the unit box of one object, in the manner of one style.
+"""A pen that draws shapes in the unit box of one object, with the inks and lines of one style.
 
 Knows nothing about what is drawn: shapes in, pixels of a Pillow picture out.
 """
@@ -16,7 +16,8 @@ Point = tuple[float, float]
 
 def mix(a: Rgb, b: Rgb, share: float) -> Rgb:
     """Blend two colours; `share` of b."""
-    return tuple(round(x + (y - x) * share) for x, y in zip(a, b, strict=True))  # type: ignore[return-value]
+    red, green, blue = (round(x + (y - x) * share) for x, y in zip(a, b, strict=True))
+    return red, green, blue
 
 
 def darker(colour: Rgb, share: float = 0.3) -> Rgb:
@@ -29,8 +30,8 @@ def lighter(colour: Rgb, share: float = 0.45) -> Rgb:
     return mix(colour, (255, 255, 255), share) if sum(colour) < 660 else (190, 196, 206)
 
 
-def same(colour: Rgb) -> Rgb:
-    """Ink that changes nothing."""
+def plain_ink(colour: Rgb) -> Rgb:
+    """The colour itself."""
     return colour
 
 
@@ -42,7 +43,7 @@ class Pen:
     left: float = 0.0
     top: float = 0.0
     size: float = 1.0
-    ink: Callable[[Rgb], Rgb | int] = same
+    ink: Callable[[Rgb], Rgb | int] = plain_ink
     line: Rgb | int | None = None
     line_px: float = 0.0
 

@@ -2,15 +2,13 @@
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
-from sdlora.mini import checkpoint
+from sdlora.mini import training
 from sdlora.mini.autoencoder import VaeSettings
 from sdlora.mini.build import Recipe, build
-from sdlora.mini.checkpoint import Budget, Progress, rate
 from sdlora.mini.denoiser import UnetSettings
-from sdlora.mini.network import TERMINAL_LEAK, Shape, fresh, save_networks, schedule, set_latent_scale
+from sdlora.mini.network import Shape, fresh, save_networks
 
 MICRO = Shape((8, 8, 8, 8), 4, 32, 1, (16, 16), 8, 4, 32)
 RECIPE = Recipe(
@@ -42,7 +40,7 @@ def uninterrupted(tmp_path_factory):
 
 @pytest.mark.parametrize("phase, step", [("vae", 2), ("unet", 2)])
 def test_resumed_build_ends_in_the_same_weights(tmp_path, monkeypatch, uninterrupted, phase, step):
-    monkeypatch.setattr(checkpoint, "EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
     for where, progress in build(RECIPE, tmp_path / "work", tmp_path / "base"):
         if (where, progress.step) == (phase, step):
             break
@@ -54,7 +52,7 @@ def test_resumed_build_ends_in_the_same_weights(tmp_path, monkeypatch, uninterru
         assert torch.equal(tensor, resumed[key]), key
 
 
-def test_a_folder_goes_on_only_with_its_own_recipe(tmp_path):
+def test_a_folder_resumes_only_its_own_recipe(tmp_path):
     next(iter(build(RECIPE, tmp_path / "work", tmp_path / "out")))
     with pytest.raises(ValueError, match="another build"):
         next(iter(build(Recipe(vae_steps=1), tmp_path / "work", tmp_path / "out")))
@@ -75,33 +73,12 @@ def test_starting_from_a_base_keeps_its_encoder(tmp_path):
     assert not torch.equal(old["vae", "decoder.conv_out.weight"].half(), new["vae", "decoder.conv_out.weight"])
 
 
-def test_what_is_written_loads_in_plain_diffusers(tmp_path):
-    save_networks(fresh(MICRO), tmp_path / "base")
-    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "base").to(torch.float32)
-    image = pipeline("a red house", num_inference_steps=2, generator=torch.manual_seed(0)).images[0]
-    assert image.size == (32, 32)
-
-
-def test_scale_closes_the_terminal_leak():
-    vae = fresh(MICRO).vae
-    left = set_latent_scale(vae, 30 * torch.randn(64, 1, 1, 1) + torch.randn(64, 4, 4, 4))
-    assert left <= TERMINAL_LEAK * 1.001
-    assert schedule().config.prediction_type == "epsilon"
-
-
 def test_a_short_build_draws_few_pictures():
-    assert Recipe.lasting(1).scenes == 500
-    assert Recipe.lasting(600).scenes == 24_000
+    assert Recipe.for_minutes(1).scenes == 500
+    assert Recipe.for_minutes(600).scenes == 24_000
 
 
-def test_every_end_is_an_annealed_one():
-    assert rate(1.0, 1000, 1e-3) == pytest.approx(2e-5)
-    assert rate(0.2, 1000, 1e-3) == 1e-3
-    assert Budget(seconds=10).share(Progress(seconds=5)) == 0.5
-    assert Budget(steps=4).share(Progress(step=4)) == 1.0
-
-
-def test_a_vae_alone_can_be_gone_on_with_and_the_unet_left_out(tmp_path):
+def test_a_vae_alone_can_be_trained_further_and_the_unet_left_out(tmp_path):
     fresh(MICRO).vae.save_pretrained(tmp_path / "vae")
     recipe = Recipe(vae_source=str(tmp_path / "vae"), vae_scenes=4, vae_textures=4, vae_fine=4, shape=MICRO,
                     vae_steps=2, unet_steps=0, vae=VaeSettings(batch_size=2, crop_px=32))

@@ -1,7 +1,7 @@
 """Fine textures, 2.6 to 12 px of 128 from one line or dot to the next: coverage of an ink over a picture.
 
-Every kind takes the canvas (places and tone of the picture) and a pitch, and gives a mask from 0 to 1. TRAINED kinds teach the
-VAE; UNSEEN kinds only measure what it carries without having seen it. Knows nothing about scenes or networks.
+Every kind takes the canvas (coordinates and tone of the picture) and a pitch, and gives a mask from 0 to 1. The VAE is trained
+on the TRAINED kinds; the UNSEEN kinds only measure it. Knows nothing about scenes or networks.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ class Canvas:
     rng: Random
 
     @classmethod
-    def of(cls, picture: Image.Image, rng: Random) -> Canvas:
+    def over(cls, picture: Image.Image, rng: Random) -> Canvas:
         """The canvas over a picture."""
         side = picture.width * OVERSAMPLING
         along = (np.arange(side, dtype=np.float32) + 0.5) * 128 / side
         tone = np.asarray(picture.convert("L").resize((side, side), Image.Resampling.BILINEAR), np.float32) / 255
         return cls(*np.meshgrid(along, along), tone, rng)
 
-    def turned(self, angle: float) -> tuple[ndarray, ndarray]:
-        """x and y after a turn by `angle` (radians)."""
+    def rotated(self, angle: float) -> tuple[ndarray, ndarray]:
+        """x and y rotated by `angle` (radians)."""
         c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))
         return self.x * c + self.y * s, self.y * c - self.x * s
 
-    def anyhow(self) -> tuple[ndarray, ndarray]:
-        """x and y after a random turn, often a quarter or none."""
-        return self.turned(self.rng.choice((0, np.pi / 2, np.pi / 4, self.rng.uniform(0, np.pi))))
+    def randomly_rotated(self) -> tuple[ndarray, ndarray]:
+        """x and y rotated by a random angle, often a right angle or none."""
+        return self.rotated(self.rng.choice((0, np.pi / 2, np.pi / 4, self.rng.uniform(0, np.pi))))
 
-    def soft(self, distance: ndarray) -> ndarray:
-        """1 inside (distance < 0), 0 outside; distance in px of 128, an edge as sharp as the canvas."""
+    def coverage(self, distance: ndarray) -> ndarray:
+        """1 inside (distance < 0), 0 outside; distance in px of 128, with antialiased edges."""
         return np.clip(0.5 - distance * (self.x.shape[0] / 128), 0, 1)
 
 
 Kind = Callable[[Canvas, float], ndarray]
 
 
-def waves(u: ndarray, v: ndarray, pitch: float, rng: Random) -> ndarray:
+def line_distance(u: ndarray, v: ndarray, pitch: float, rng: Random) -> ndarray:
     """Distance (px) from the nearest of many lines along v, straight or waving."""
     bend = rng.choice((0, 0, 1)) * rng.uniform(0.1, 1.2) * pitch
     u = u + bend * np.sin(v * np.float32(2 * np.pi / (pitch * rng.uniform(2, 8))) + rng.uniform(0, 6))
@@ -66,15 +66,15 @@ def cell(u: ndarray, v: ndarray, pitch: float, shift: float = 0.0) -> tuple[ndar
     return column % 1 - 0.5, v / pitch % 1 - 0.5, np.floor(column), row
 
 
-def chance(column: ndarray, row: ndarray, salt: int) -> ndarray:
-    """A number from 0 to 1 that looks random, the same for the same cell."""
+def cell_noise(column: ndarray, row: ndarray, salt: int) -> ndarray:
+    """A pseudo-random number from 0 to 1, the same for the same cell."""
     value = np.sin(column * 127.1 + row * 311.7 + salt * 74.7) * 43758.5453
     return (value - np.floor(value)).astype(np.float32)
 
 
 def grating(canvas: Canvas, pitch: float) -> ndarray:
     """Parallel lines, straight or waving, of one width."""
-    return canvas.soft(waves(*canvas.anyhow(), pitch, canvas.rng) - pitch * canvas.rng.uniform(0.12, 0.38))
+    return canvas.coverage(line_distance(*canvas.randomly_rotated(), pitch, canvas.rng) - pitch * canvas.rng.uniform(0.12, 0.38))
 
 
 def lattice(canvas: Canvas, pitch: float) -> ndarray:
@@ -85,40 +85,40 @@ def lattice(canvas: Canvas, pitch: float) -> ndarray:
 def hatching(canvas: Canvas, pitch: float) -> ndarray:
     """Lines that swell where the picture is dark."""
     width = pitch * (0.05 + 0.45 * (1 - canvas.tone))
-    return canvas.soft(waves(*canvas.anyhow(), pitch, canvas.rng) - width)
+    return canvas.coverage(line_distance(*canvas.randomly_rotated(), pitch, canvas.rng) - width)
 
 
 def halftone(canvas: Canvas, pitch: float) -> ndarray:
     """Round or square dots on a grid, larger where the picture is dark."""
     rng = canvas.rng
-    a, b, _, _ = cell(*canvas.anyhow(), pitch, rng.choice((0, 0.5)))
+    a, b, _, _ = cell(*canvas.randomly_rotated(), pitch, rng.choice((0, 0.5)))
     distance = np.hypot(a, b) if rng.random() < 0.7 else np.maximum(np.abs(a), np.abs(b))
     radius = 0.08 + 0.5 * (1 - canvas.tone)
-    return canvas.soft((distance - radius) * pitch)
+    return canvas.coverage((distance - radius) * pitch)
 
 
 def dots(canvas: Canvas, pitch: float) -> ndarray:
     """Dots or rings of one size, some of them missing."""
     rng = canvas.rng
-    a, b, column, row = cell(*canvas.anyhow(), pitch, rng.choice((0, 0.5)))
+    a, b, column, row = cell(*canvas.randomly_rotated(), pitch, rng.choice((0, 0.5)))
     radius, salt = rng.uniform(0.15, 0.42), rng.randrange(1000)
     distance = np.hypot(a, b) - radius
     distance = np.abs(distance + 0.08) - 0.08 if rng.random() < 0.25 else distance
-    return canvas.soft(distance * pitch) * (chance(column, row, salt) < rng.choice((1.0, 0.7)))
+    return canvas.coverage(distance * pitch) * (cell_noise(column, row, salt) < rng.choice((1.0, 0.7)))
 
 
 def stitches(canvas: Canvas, pitch: float) -> ndarray:
     """Small crosses or slanted dashes in rows."""
     rng = canvas.rng
-    a, b, _, _ = cell(*canvas.turned(0), pitch)
+    a, b, _, _ = cell(*canvas.rotated(0), pitch)
     arms = np.minimum(np.abs(a - b), np.abs(a + b)) if rng.random() < 0.5 else np.abs(a - b)
     inside = np.maximum(np.abs(a), np.abs(b)) - 0.4
-    return canvas.soft(np.maximum(arms - rng.uniform(0.12, 0.22), inside) * pitch)
+    return canvas.coverage(np.maximum(arms - rng.uniform(0.12, 0.22), inside) * pitch)
 
 
 def mosaic_joints(canvas: Canvas, pitch: float) -> ndarray:
     """The joints between tiles of random shape (a jittered Voronoi diagram)."""
-    u, v = canvas.anyhow()
+    u, v = canvas.randomly_rotated()
     pitch *= 1.6
     column, row = np.floor(u / pitch), np.floor(v / pitch)
     salt, jitter = canvas.rng.randrange(1000), canvas.rng.uniform(0.2, 0.9)
@@ -126,11 +126,11 @@ def mosaic_joints(canvas: Canvas, pitch: float) -> ndarray:
     for dy in (-1, 0, 1):
         for dx in (-1, 0, 1):
             cx, cy = column + dx, row + dy
-            px = cx + 0.5 + (chance(cx, cy, salt) - 0.5) * jitter
-            py = cy + 0.5 + (chance(cx, cy, salt + 1) - 0.5) * jitter
+            px = cx + 0.5 + (cell_noise(cx, cy, salt) - 0.5) * jitter
+            py = cy + 0.5 + (cell_noise(cx, cy, salt + 1) - 0.5) * jitter
             distance = np.hypot(u / pitch - px, v / pitch - py)
             nearest = np.sort(np.concatenate([nearest, distance[None]]), axis=0)[:2]
-    return canvas.soft((nearest[1] - nearest[0] - canvas.rng.uniform(0.08, 0.22)) * pitch)
+    return canvas.coverage((nearest[1] - nearest[0] - canvas.rng.uniform(0.08, 0.22)) * pitch)
 
 
 def grain(canvas: Canvas, pitch: float) -> ndarray:
@@ -168,42 +168,42 @@ def lines(canvas: Canvas, pitch: float) -> ndarray:
 
 def weave(canvas: Canvas, pitch: float) -> ndarray:
     """Threads over and under each other."""
-    a, b, column, row = cell(*canvas.turned(0), pitch)
+    a, b, column, row = cell(*canvas.rotated(0), pitch)
     over = (column + row) % 2 == 0
-    return canvas.soft((np.where(over, np.abs(a), np.abs(b)) - 0.3) * pitch)
+    return canvas.coverage((np.where(over, np.abs(a), np.abs(b)) - 0.3) * pitch)
 
 
 def scales(canvas: Canvas, pitch: float) -> ndarray:
     """Overlapping arcs, row upon row."""
-    a, b, _, _ = cell(*canvas.turned(0), pitch, 0.5)
-    return canvas.soft((np.abs(np.hypot(a, b + 0.5) - 0.5) - 0.09) * pitch)
+    a, b, _, _ = cell(*canvas.rotated(0), pitch, 0.5)
+    return canvas.coverage((np.abs(np.hypot(a, b + 0.5) - 0.5) - 0.09) * pitch)
 
 
 def engraving(canvas: Canvas, pitch: float) -> ndarray:
     """Rings around a point outside the picture, swelling with the tone."""
     rng = canvas.rng
     distance = np.hypot(canvas.x - rng.uniform(-80, 0), canvas.y - rng.uniform(-80, 200))
-    return canvas.soft(np.abs(distance / pitch % 1 - 0.5) * pitch - pitch * (0.06 + 0.42 * (1 - canvas.tone)))
+    return canvas.coverage(np.abs(distance / pitch % 1 - 0.5) * pitch - pitch * (0.06 + 0.42 * (1 - canvas.tone)))
 
 
 def stipple(canvas: Canvas, pitch: float) -> ndarray:
     """Scattered dots of one size, closer where the picture is dark."""
     a, b, column, row = cell(canvas.x, canvas.y, pitch)
     salt = canvas.rng.randrange(1000)
-    a, b = a + (chance(column, row, salt) - 0.5) * 0.5, b + (chance(column, row, salt + 1) - 0.5) * 0.5
-    return canvas.soft((np.hypot(a, b) - 0.24) * pitch) * (chance(column, row, salt + 2) > canvas.tone)
+    a, b = a + (cell_noise(column, row, salt) - 0.5) * 0.5, b + (cell_noise(column, row, salt + 1) - 0.5) * 0.5
+    return canvas.coverage((np.hypot(a, b) - 0.24) * pitch) * (cell_noise(column, row, salt + 2) > canvas.tone)
 
 
 def bricks(canvas: Canvas, pitch: float) -> ndarray:
     """Joints of a wall."""
     a, b, _, _ = cell(canvas.x / 2, canvas.y, pitch, 0.5)
-    return canvas.soft(np.minimum(pitch * (1 - 2 * np.abs(a)), pitch / 2 * (1 - 2 * np.abs(b))) - 0.5)
+    return canvas.coverage(np.minimum(pitch * (1 - 2 * np.abs(a)), pitch / 2 * (1 - 2 * np.abs(b))) - 0.5)
 
 
 def knit(canvas: Canvas, pitch: float) -> ndarray:
     """Columns of small V."""
     a, b, _, _ = cell(canvas.x, canvas.y, pitch)
-    return canvas.soft((np.abs((b - np.abs(a) + 1) % 1 - 0.5) - 0.2) * pitch)
+    return canvas.coverage((np.abs((b - np.abs(a) + 1) % 1 - 0.5) - 0.2) * pitch)
 
 
 def scribble(canvas: Canvas, pitch: float) -> ndarray:
@@ -222,8 +222,8 @@ TRAINED: dict[str, Kind] = {kind.__name__: kind for kind in (
 UNSEEN: dict[str, Kind] = {kind.__name__: kind for kind in (weave, scales, engraving, stipple, bricks, knit, scribble)}
 
 
-def covered(picture: Image.Image, mask: ndarray, ink: tuple[int, int, int], strength: float) -> Image.Image:
-    """The picture with so much of one ink over it."""
+def with_ink(picture: Image.Image, mask: ndarray, ink: tuple[int, int, int], strength: float) -> Image.Image:
+    """The picture under one ink, as opaque as mask times strength."""
     side = picture.width
     small = mask.reshape(side, OVERSAMPLING, side, OVERSAMPLING).mean((1, 3))[..., None] * strength
     base = np.asarray(picture, np.float32)

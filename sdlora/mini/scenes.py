@@ -1,10 +1,11 @@
-"""The language of the embedded base: what a scene can hold and how a caption says it.
+"""The scenes of the embedded base: what they can hold, and their captions.
 
 Knows nothing about pixels, tensors or files.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
@@ -23,7 +24,7 @@ STYLES = (
 PLACES = ("on the left", "in the centre", "on the right")
 SIZES = ("small", "", "large")
 
-# Said instead of the plain word in a part of the training captions.
+# Used instead of the plain word in a part of the training captions.
 SYNONYMS = {
     "tree": ("round tree",),
     "cat": ("kitten",),
@@ -55,7 +56,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows; `layout` seeds every accident (jitter, clouds, brush)."""
+    """What a picture shows; `layout` seeds every random detail (jitter, clouds, brush)."""
 
     things: tuple[Thing, ...]
     setting: str
@@ -77,9 +78,9 @@ def article(word: str) -> str:
 
 
 def training_caption(scene: Scene, rng: Random) -> str:
-    """Exact in half of the cases, else longer (size, place), shorter, reordered or in other words.
+    """Exact in half of the cases, else longer (size, place), shorter, reordered or with synonyms.
 
-    The plain look may go unnamed, so that a caption without a style means it.
+    The flat illustration may go unnamed, so that a caption without a style means it.
     """
     styled = scene.style != STYLES[0] or rng.random() < 0.4
     form = rng.random()
@@ -90,25 +91,24 @@ def training_caption(scene: Scene, rng: Random) -> str:
         return prefix + f"{_things(scene, rng, long=True)}, {scene.setting}, {scene.time}"
     if form < 0.8:
         return prefix + _short(scene, rng)
-    say = _voice(rng)
-    things = _things(scene, rng, long=False, say=say)
+    reword = _synonyms(rng)
+    things = _things(scene, rng, long=False, reword=reword)
     if form < 0.9:
-        return prefix + f"{things}, {say(scene.setting)}, {say(scene.time)}"
-    reordered = f"{say(scene.setting)}, {say(scene.time)}, {things}"
+        return prefix + f"{things}, {reword(scene.setting)}, {reword(scene.time)}"
+    reordered = f"{reword(scene.setting)}, {reword(scene.time)}, {things}"
     return f"{reordered}, {scene.style}" if styled else reordered
 
 
-def _voice(rng: Random):
-    """Return a function that says a word or one of its synonyms."""
+def _synonyms(rng: Random) -> Callable[[str], str]:
+    """Return a function that gives a word or one of its synonyms."""
     return lambda word: rng.choice((word, *SYNONYMS.get(word, ())))
 
 
-def _things(scene: Scene, rng: Random, long: bool, say=None) -> str:
-    say = say or (lambda word: word)
+def _things(scene: Scene, rng: Random, long: bool, reword: Callable[[str], str] = str) -> str:
     parts = []
     for thing in scene.things:
         size = SIZES[thing.size] if long else ""
-        words = " ".join(w for w in (say(size), thing.colour, say(thing.name)) if w)
+        words = " ".join(w for w in (reword(size), thing.colour, reword(thing.name)) if w)
         place = f" {PLACES[thing.place]}" if long and rng.random() < 0.7 else ""
         parts.append(f"{article(words)} {words}{place}")
     if not long and rng.random() < 0.5:
@@ -117,7 +117,7 @@ def _things(scene: Scene, rng: Random, long: bool, say=None) -> str:
 
 
 def _short(scene: Scene, rng: Random) -> str:
-    """Leave out the setting, the time or both: what is not said may be anything."""
+    """Leave out the setting, the time or both."""
     things = _things(scene, rng, long=False)
     return rng.choice((things, f"{things}, {scene.setting}", f"{things}, {scene.time}"))
 
@@ -142,3 +142,9 @@ def random_scene(rng: Random, crowded: float = 0.25, plain: float = 0.6) -> Scen
         things = (Thing(rng.choice(OBJECTS), rng.choice(COLOURS), place, size),)
     setting, time = rng.choice(SETTINGS), rng.choice(TIMES)
     return Scene(things, setting, time, style, rng.getrandbits(31))
+
+
+def random_scenes(count: int, seed: int, crowded: float = 0.25, plain: float = 0.6) -> list[Scene]:
+    """Random scenes; the same seed gives the same list."""
+    rng = Random(seed)
+    return [random_scene(rng, crowded, plain) for _ in range(count)]
