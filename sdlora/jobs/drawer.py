@@ -1,18 +1,19 @@
-"""The resident drawing process: keeps a base loaded and draws what is asked for, beside a training run.
+"""The resident drawing process: keeps a base loaded, draws what waits and answers questions, beside a training run.
 
 Knows nothing about pages or who asked. While it draws it holds HOME/drawing.lock, and training waits between two steps.
-Between pictures it answers the questions of `desk.py`. The torch-free half (asking, watching, history) is `pictures.py`.
+What others need of it without torch is in `drawings.py` and `questions.py`.
 """
 
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from sdlora.config import DrawConfig
 from sdlora.draw.infotext.picture import write_picture
 from sdlora.errors import UserError
-from sdlora.jobs.desk import sweep_answers
 from sdlora.jobs.drawings import (
     CANCEL,
     DRAWER_LOCK,
@@ -22,15 +23,14 @@ from sdlora.jobs.drawings import (
     draw_folder,
     items_of,
     picture_path,
-    read_events,
     sheet_of,
     sweep_draws,
     write_event,
 )
 from sdlora.jobs.execute import DRAWING_LOCK, explained, log_bug
 from sdlora.jobs.lock import hold, is_held
-from sdlora.jobs.table import Table
-from sdlora.jobs.tasks import answer_all
+from sdlora.jobs.questions import answer_waiting, remove_old_answers
+from sdlora.jobs.table import DRAWER_KINDS, Job, Table
 from sdlora.jobs.worker import WORKER_LOCK
 from sdlora.storage import home, write_atomic, write_json
 
@@ -38,38 +38,40 @@ POLL_SECONDS = 0.05
 PREVIEW_SECONDS = 0.2
 ALONE_SECONDS = 5.0
 SWEEP_SECONDS = 3600.0
-MOST_TRIES = 2
+MOST_CRASHES = 2
+
+Cells = dict[str, tuple[Path, dict[str, Any]]]  # of a grid, by their labels: the picture's file and settings
 
 
-def serve(load: Callable | None = None, draw: Callable | None = None) -> int:
-    """Draw what waits until the worker is gone; 0, also when there is a drawing process already.
-
-    `load` and `draw` stand in for base.load.load_base and draw.pipeline.draw.
-    """
+def serve() -> int:
+    """Draw what waits until the worker is gone; 0, also when there is a drawing process already."""
     lock = hold(home() / DRAWER_LOCK)
     if lock is None:
         return 0
     with lock:
-        if load is None or draw is None:
-            from sdlora.base.load import load_base as load
-            from sdlora.draw.pipeline import draw
-        Drawer(load, draw).run()
+        from sdlora.base.load import load_base
+        from sdlora.draw.pipeline import draw
+
+        Drawer(load_base, draw).run()
     return 0
 
 
 class Drawer:
-    """The drawing process: the base it has loaded, and the queue it reads."""
+    """The drawing process: the base it has loaded, and the queue it reads.
 
-    def __init__(self, load: Callable, draw: Callable) -> None:
+    load: as base.load.load_base; draw: as draw.pipeline.draw.
+    """
+
+    def __init__(self, load: Callable[[str, str], Any], draw: Callable[..., Iterator[Any]]) -> None:
         self.home, self.table = home(), Table()
         self.load, self.draw = load, draw
-        self.loaded: tuple[tuple[str, str], object] | None = None
+        self.loaded: tuple[tuple[str, str], Any] | None = None
 
     def run(self) -> None:
         """Draw until the worker has been gone for 5 s or the data folder is gone."""
         self.recover()
         self.sweep()
-        self.warm()
+        self.warm_up()
         needed_at = swept_at = time.monotonic()
         while (self.home / DRAWER_LOCK).exists():
             if time.monotonic() - swept_at > SWEEP_SECONDS:
@@ -79,57 +81,53 @@ class Drawer:
                 needed_at = time.monotonic()
             elif time.monotonic() - needed_at > ALONE_SECONDS:
                 break
-            answered, drawn = answer_all(self.base), self.turn()
-            if not answered and not drawn:
+            if not self.turn():
                 time.sleep(POLL_SECONDS)
 
     def sweep(self) -> None:
-        """Remove what was drawn from and answered days ago."""
+        """Remove drawings and answers of days ago."""
         sweep_draws()
-        sweep_answers()
+        remove_old_answers()
 
     def recover(self) -> None:
         """Queue again what an earlier drawing process left half done."""
-        for job in self.table.lost("draw"):
-            self.table.give_back(job)
+        for job in self.table.jobs(DRAWER_KINDS, "running"):
+            self.table.give_back(job, crashed_at=0)
 
-    def warm(self) -> None:
+    def warm_up(self) -> None:
         """Load the embedded base before anybody asks: the first picture is then as fast as the second."""
         try:
             self.base("mini", "auto")
         except UserError:
-            # told when a picture is asked for; another base may be fine
+            # the artist is told when a picture is requested; another base may be fine
             self.loaded = None
 
-    def base(self, spec: str, device: str) -> object:
-        """The base, loaded once; the one before it leaves memory first."""
+    def base(self, spec: str, device: str) -> Any:
+        """Return the base, loaded once; the one before it leaves memory first."""
         if self.loaded is None or self.loaded[0] != (spec, device):
             self.loaded = None
             self.loaded = ((spec, device), self.load(spec, device))
         return self.loaded[1]
 
     def turn(self) -> bool:
-        """Draw the oldest waiting job; False when none waits."""
-        job = self.table.claim("draw") if self.table.jobs("draw", "queued") else None
-        if job is None:
-            return False
+        """Answer the questions that wait, then draw the oldest waiting job; False when nothing waited."""
+        answered = answer_waiting(self.table, self.base)
+        job = self.table.claim("draw")
+        if job is not None:
+            self.table.finish(job, *self.draw_job(job))
+        return answered or job is not None
+
+    def draw_job(self, job: Job) -> tuple[str, str]:
+        """Draw everything of one job and return how it ended: (state, problem)."""
+        started = time.monotonic()
         try:
             folder = draw_folder(job.target)
         except UserError as error:
-            self.table.finish(job, "failed", str(error))
-            return True
-        state, problem = self.attempt(folder)
-        self.table.finish(job, state, problem)
-        return True
-
-    def attempt(self, folder: Path) -> tuple[str, str]:
-        """Draw all of one folder and tell how it ended: (state, problem)."""
-        started = time.monotonic()
+            return "failed", str(error)
         try:
-            tries = sum(event["event"] == "started" for event in read_events(folder))
-            if tries:
-                self.mend(folder)
-            if tries >= MOST_TRIES:
+            if job.crashes:
+                end_torn_line(folder)
+            if job.crashes >= MOST_CRASHES:
                 raise UserError("The drawing process ended unexpectedly, twice.", "Choose a smaller size or fewer pictures.")
             write_event(folder, "started")
             # training waits as soon as a picture is wanted, not only when the base is loaded
@@ -146,84 +144,89 @@ class Drawer:
         write_event(folder, "failed", message=message, hint=hint)
         return "failed", message
 
-    def mend(self, folder: Path) -> None:
-        """End the torn last line of a process that died while writing."""
-        with (folder / EVENTS).open("a", encoding="utf-8", newline="\n") as file:
-            file.write("\n")
-
     def draw_items(self, folder: Path) -> bool:
-        """Draw every item in order; False when it was cancelled."""
-        def cancelled() -> bool:
-            return (folder / CANCEL).exists()
+        """Draw every item in order; False when it was cancelled. In a grid a bad cell costs one cell.
 
-        made_of: dict[str, tuple[Path, dict[str, object]]] = {}
-        number = 0
-        asked, bad = sheet_of(folder), {}
+        Raises what a drawing raises; in a grid the last problem, when no cell could be drawn.
+        """
+        sheet, numbers = sheet_of(folder), itertools.count()
+        cells: Cells = {}
+        bad: dict[str, UserError] = {}
 
-        def spoil(label: str, error: Exception) -> None:
-            bad[label] = explained(error, self.home / "logs" / "drawer.log")  # one bad cell costs one cell
+        def leave_out(label: str, error: Exception) -> None:
+            bad[label] = explained(error, self.home / "logs" / "drawer.log")
             write_event(folder, "bad", item=label, message=str(bad[label]))
 
-        for label, (message, hint) in (asked or {}).get("bad", {}).items():
-            spoil(label, UserError(message, hint))
+        for label, (message, hint) in (sheet or {}).get("bad", {}).items():
+            leave_out(label, UserError(message, hint))
         for label, config in items_of(folder):
             try:
-                for made in self.draw(self.base(config.base, config.device), config, stop=cancelled):
-                    if hasattr(made, "settings"):
-                        made_of[label] = self.keep(folder, number, label, config, made), made.settings
-                        number += 1
-                    else:
-                        self.show(folder, label, made)
+                self.draw_item(folder, label, config, numbers, cells)
             except Exception as error:
-                if not asked:
+                if not sheet:
                     raise
-                spoil(label, error)
-            if cancelled():
+                leave_out(label, error)
+            if (folder / CANCEL).exists():
                 return False
-            answer_all(self.base)  # a grid of many cells keeps nobody waiting
-        if bad and not made_of:
+            answer_waiting(self.table, self.base)  # between two cells: a large grid keeps nobody waiting
+        if bad and not cells:
             raise list(bad.values())[-1]
-        if asked:
-            self.keep_sheet(folder, number, asked, made_of, {label: error.message for label, error in bad.items()})
+        if sheet:
+            self.add_sheet(f"{folder.name}-{next(numbers):03d}", folder, sheet, cells, bad)
         return True
 
-    def show(self, folder: Path, label: str, made: object) -> None:
-        """Write a preview, at most 5 a second; every step is told."""
+    def draw_item(self, folder: Path, label: str, config: DrawConfig, numbers: Iterator[int], cells: Cells) -> None:
+        """Draw one item, with previews; its last picture goes into `cells`."""
+        for made in self.draw(self.base(config.base, config.device), config, stop=(folder / CANCEL).exists):
+            if not hasattr(made, "settings"):
+                self.show_preview(folder, label, made)
+                continue
+            path = self.add_picture(f"{folder.name}-{next(numbers):03d}", folder, label, config, made)
+            cells[label] = path, made.settings
+
+    def show_preview(self, folder: Path, label: str, made: Any) -> None:
+        """Write a preview, at most 5 a second, and an event for every step."""
         path = folder / PREVIEW
         if not path.exists() or time.time() - path.stat().st_mtime > PREVIEW_SECONDS:
             write_atomic(path, lambda temporary: made.image.save(temporary, "PNG"))
         write_event(folder, "preview", item=label, prompt_index=made.prompt_index, image_index=made.image_index,
-             step=made.step, steps=made.steps)
+                    step=made.step, steps=made.steps)
 
-    def keep(self, folder: Path, number: int, label: str, config: DrawConfig, made: object) -> Path:
-        """Keep a finished picture with its settings in the dated folder; where it lies."""
-        asked = config.model_dump(mode="json", exclude={"prompts", "count", "device"})
-        settings = {**asked, **made.settings, "base": config.base, "loras": asked["loras"]}
-        return self.written(folder, f"{folder.name}-{number:03d}", {"item": label, "settings": settings},
-                            lambda path: write_picture(path, made.image, made.settings))
+    def add_picture(self, picture_id: str, folder: Path, label: str, config: DrawConfig, made: Any) -> Path:
+        """Write a finished picture with its settings into the dated folder and return its path."""
+        wanted = config.model_dump(mode="json", exclude={"prompts", "count", "device"})
+        settings = {**wanted, **made.settings, "base": config.base, "loras": wanted["loras"]}
+        return add_to_history(picture_id, folder, {"item": label, "settings": settings},
+                              lambda path: write_picture(path, made.image, made.settings))
 
-    def keep_sheet(self, folder: Path, number: int, asked: dict, cells: dict[str, tuple[Path, dict[str, object]]],
-                   bad: dict[str, str]) -> None:
-        """Put the cells of a grid together, with their labels, as one more picture; `bad`: why cells could not be drawn."""
+    def add_sheet(self, picture_id: str, folder: Path, wanted: dict[str, Any], cells: Cells, bad: dict[str, UserError]) -> None:
+        """Put the cells of a grid together, with their labels, as one more picture; in place of a bad cell stands why."""
         from sdlora.draw.grid import Axis, sheet_settings
         from sdlora.draw.sheet import sheet
 
-        axes = [Axis(**axis) for axis in asked["axes"]]
-        shown = {label: path for label, (path, _) in cells.items()} | bad
-        places = {(int(label[3:]), int(label[:2])): there for label, there in shown.items()}
+        axes = [Axis(**axis) for axis in wanted["axes"]]
+        contents = {label: path for label, (path, _) in cells.items()} | {label: error.message for label, error in bad.items()}
+        places = {(int(label[3:]), int(label[:2])): content for label, content in contents.items()}
         columns, rows = axes[0].labels, axes[1].labels if axes[1:] else ("",)
-        image = sheet(places, columns, rows, title=asked["title"])
-        settings = sheet_settings([settings for _, settings in cells.values()], *axes)
-        named = [{"file": lora["name"], "strength": lora["strength"]} for lora in settings["loras"]]
-        told_too = {"base": items_of(folder)[0][1].base, "loras": named}
-        self.written(folder, f"{folder.name}-{number:03d}", {"item": SHEET, "settings": settings | told_too},
-                     lambda path: write_picture(path, image, settings))
+        image = sheet(places, columns, rows, title=wanted["title"])
+        settings: dict[str, Any] = sheet_settings([settings for _, settings in cells.values()], *axes)
+        loras = [{"file": lora["name"], "strength": lora["strength"]} for lora in settings["loras"]]
+        known = settings | {"base": items_of(folder)[0][1].base, "loras": loras}
+        add_to_history(picture_id, folder, {"item": SHEET, "settings": known}, lambda path: write_picture(path, image, settings))
 
-    def written(self, folder: Path, picture_id: str, facts: dict[str, object], write: Callable[[Path], object]) -> Path:
-        """Write a picture and what is known of it, then tell that it is there."""
-        path = picture_path(picture_id)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path.with_suffix(".json"), {"created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **facts})
-        write(path)
-        write_event(folder, "picture", id=picture_id, item=facts["item"])
-        return path
+
+def add_to_history(picture_id: str, folder: Path, facts: dict[str, Any], write: Callable[[Path], object]) -> Path:
+    """Write a picture of a drawing and what is known of it, then its event; return where it lies."""
+    path = picture_path(picture_id)
+    assert path is not None, picture_id
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path.with_suffix(".json"), {"created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **facts})
+    write(path)
+    write_event(folder, "picture", id=picture_id, item=facts["item"])
+    return path
+
+
+def end_torn_line(folder: Path) -> None:
+    """End the incomplete last line of a process that died while writing."""
+    with (folder / EVENTS).open("a", encoding="utf-8", newline="\n") as file:
+        file.write("\n")

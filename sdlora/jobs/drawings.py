@@ -1,7 +1,7 @@
-"""Asking for pictures, watching them come, and the history of all that were drawn.
+"""Pictures to be drawn: requested, watched, cancelled; and the history of those that were drawn.
 
-Knows nothing about torch: `drawer.py` is the process that draws. A draw is one folder, draws/<id>/, with `spec.json`,
-`events.jsonl`, `preview.png` and a `cancel` flag; what it drew is kept in pictures/<date>/<picture id>.png and .json.
+Loads no torch: `drawer.py` is the process that draws. A drawing is one folder, draws/<id>/, with `spec.json`,
+`events.jsonl`, `preview.png` and a `cancel` flag; its pictures lie in pictures/<date>/<picture id>.png and .json.
 """
 
 import itertools
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -21,7 +22,7 @@ from sdlora.config import DrawConfig, make
 from sdlora.draw import grammar
 from sdlora.errors import UserError
 from sdlora.jobs.lock import is_held
-from sdlora.jobs.table import Table
+from sdlora.jobs.table import DRAWER_KINDS, Table
 from sdlora.storage import data_folder, home, read_json, write_atomic, write_json
 
 SPEC, EVENTS, PREVIEW, CANCEL = "spec.json", "events.jsonl", "preview.png", "cancel"
@@ -37,7 +38,7 @@ KEPT_DAYS = 2
 
 @dataclass(frozen=True)
 class DrawnPicture:
-    """A kept picture. `item` is the label of the draw's part it belongs to, `settings` all that is needed to draw it again."""
+    """A picture of the history. `item`: the label of the part of the drawing it belongs to; `settings`: all to draw it again."""
     id: str
     path: Path
     item: str
@@ -45,12 +46,12 @@ class DrawnPicture:
     seed: int
     created: str
     draw: str
-    settings: dict[str, object]
+    settings: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class DrawView:
-    """A draw at this moment. `done` of `total` pictures; `step` of `steps` of the one being drawn.
+    """A drawing at this moment. `done` of `total` pictures; `step` of `steps` of the one being drawn.
 
     `state`: queued, running, done, failed or cancelled. bad: (item, why) of the cells of a grid that could not be drawn.
     """
@@ -69,32 +70,38 @@ class DrawView:
 
 
 def submit_draw(items: DrawConfig | Sequence[DrawConfig], *, labels: Sequence[str] | None = None,
-                once: str | None = None, sheet: dict[str, object] | None = None) -> str:
-    """Queue pictures; the draw's id. Several items (base and LoRA at the same seed, say) are one job, drawn in order.
+                idempotency_key: str | None = None, sheet: dict[str, Any] | None = None) -> str:
+    """Queue pictures and return the drawing's id. Several items (base and LoRA at the same seed, say) are one job.
 
-    The same `once` again is the same draw. sheet: {"title", "axes": one or two of grid.Axis as dicts} of a grid whose items
+    The same key again is the same drawing. sheet: {"title", "axes": one or two of grid.Axis as dicts} of a grid whose items
     are labelled with the names of its cells; "bad" in it: {name of a cell that is no item: (message, hint) why}.
     Raises UserError: a LoRA file that is not there, a prompt that cannot be drawn. In a grid they cost their cells only.
     """
     items = [items] if isinstance(items, DrawConfig) else list(items)
     labels = list(labels or [str(number) for number in range(len(items))])
-    for choice in [] if sheet else [choice for config in items for choice in config.loras]:
-        if not Path(choice.file).is_file():
-            raise UserError(f"The LoRA file {Path(choice.file).name} is gone.", "Choose another one.")
-    for text in [] if sheet else [text for config in items for text in (*config.prompts, config.negative)]:
-        if wrong := grammar.problem(text):
-            raise wrong
-    once, table = once or secrets.token_hex(16), Table()
-    if known := table.known(once):
+    for config in [] if sheet else items:
+        refuse_undrawable(config)
+    key, table = idempotency_key or secrets.token_hex(16), Table()
+    if known := table.known(key):
         return known.target
     draw_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
     parts = [{"label": label, "config": config.model_dump(mode="json")} for label, config in zip(labels, items, strict=True)]
     write_json(data_folder("draws", draw_id) / SPEC, {"version": 1, "id": draw_id, "items": parts, "sheet": sheet})
-    return table.submit("draw", draw_id, once=once).target
+    return table.submit("draw", draw_id, idempotency_key=key).target
+
+
+def refuse_undrawable(config: DrawConfig) -> None:
+    """Raise UserError for a LoRA file that is not there and for a prompt that cannot be drawn."""
+    for choice in config.loras:
+        if not Path(choice.file).is_file():
+            raise UserError(f"The LoRA file {Path(choice.file).name} is gone.", "Choose another one.")
+    for text in (*config.prompts, config.negative):
+        if wrong := grammar.problem(text):
+            raise wrong
 
 
 def draw_folder(draw_id: str) -> Path:
-    """The folder of a draw; raises UserError for an id that is none of ours."""
+    """Return the folder of a drawing. Raises UserError for an unknown id."""
     folder = home() / "draws" / draw_id
     if not DRAW_ID.fullmatch(draw_id) or not (folder / SPEC).is_file():
         raise UserError("These pictures are not being drawn any more.", "Draw them again.")
@@ -102,17 +109,17 @@ def draw_folder(draw_id: str) -> Path:
 
 
 def items_of(folder: Path) -> list[tuple[str, DrawConfig]]:
-    """(label, settings) of every part of a draw."""
+    """Return (label, settings) of every part of a drawing."""
     return [(item["label"], make(DrawConfig, item["config"])) for item in read_json(folder / SPEC)["items"]]
 
 
-def sheet_of(folder: Path) -> dict[str, object] | None:
-    """What `submit_draw` was given as `sheet`."""
+def sheet_of(folder: Path) -> dict[str, Any] | None:
+    """Return what `submit_draw` was given as `sheet`."""
     return read_json(folder / SPEC).get("sheet")
 
 
-def read_events(folder: Path) -> list[dict[str, object]]:
-    """The events of a draw; a line that a dying process tore is left out."""
+def read_events(folder: Path) -> list[dict[str, Any]]:
+    """Return the events of a drawing; a line that a dying process tore is left out."""
     try:
         lines = (folder / EVENTS).read_bytes().decode("utf-8", "replace").split("\n")
     except FileNotFoundError:
@@ -126,24 +133,24 @@ def read_events(folder: Path) -> list[dict[str, object]]:
     return [event for event in events if isinstance(event, dict) and "event" in event]
 
 
-def write_event(folder: Path, event: str, **facts: object) -> None:
+def write_event(folder: Path, event: str, **facts: Any) -> None:
     """Append one event."""
     with (folder / EVENTS).open("a", encoding="utf-8", newline="\n") as file:
         file.write(json.dumps({"event": event, **facts}, ensure_ascii=False) + "\n")
 
 
 def view_draw(draw_id: str) -> DrawView:
-    """The draw as it is now."""
+    """Return the drawing as it is now."""
     folder = draw_folder(draw_id)
     total = sum(len(config.prompts) * config.count for _, config in items_of(folder)) + bool(sheet_of(folder))
     events = read_events(folder)
-    last = events[-1] if events else {"event": "queued"}
+    last: dict[str, Any] = events[-1] if events else {"event": "queued"}
     begun = max((number for number, event in enumerate(events) if event["event"] == "started"), default=None)
     running = begun is not None and is_held(home() / DRAWER_LOCK)
     state = last["event"] if last["event"] in ENDINGS else "running" if running else "queued"
     recent = events[begun:] if begun is not None else []
     drawn = list(dict.fromkeys(event["id"] for event in recent if event["event"] == "picture"))
-    now = last if last["event"] == "preview" else {}
+    now: dict[str, Any] = last if last["event"] == "preview" else {}
     preview = folder / PREVIEW
     return DrawView(
         draw_id, state, len(drawn), total, now.get("step", 0), now.get("steps", 0),
@@ -153,7 +160,7 @@ def view_draw(draw_id: str) -> DrawView:
 
 
 def cancel_draw(draw_id: str) -> None:
-    """End a draw; what is drawn already stays. Cancelling one that has ended does nothing."""
+    """End a drawing; what is drawn already stays. Cancelling one that has ended does nothing."""
     folder = draw_folder(draw_id)
     (folder / CANCEL).touch()
     if Table().cancel("draw", draw_id):
@@ -161,22 +168,23 @@ def cancel_draw(draw_id: str) -> None:
 
 
 def fail_waiting(message: str, hint: str) -> None:
-    """End every waiting draw as failed: nobody will draw it."""
+    """End every waiting drawing and question as failed: there is no process to take it."""
     table = Table()
-    while job := table.claim("draw"):
-        if (home() / "draws" / job.target).is_dir():
-            write_event(home() / "draws" / job.target, "failed", message=message, hint=hint)
-        table.finish(job, "failed", message)
+    while job := table.claim(DRAWER_KINDS):
+        folder = home() / "draws" / job.target
+        if job.kind == "draw" and folder.is_dir():
+            write_event(folder, "failed", message=message, hint=hint)
+        table.finish(job, "failed", message, hint)
 
 
 def picture_path(picture_id: str) -> Path | None:
-    """Where a picture of this id is kept; None for an id that is none of ours."""
+    """Return where a picture of this id lies; None for an id that is none of ours."""
     parts = PICTURE_ID.fullmatch(picture_id)
     return home() / "pictures" / "-".join(parts.groups()) / f"{picture_id}.png" if parts else None
 
 
 def read_picture(picture_id: str) -> DrawnPicture | None:
-    """The kept picture of this id, None when it was deleted. Without its .json it is shown, with no settings."""
+    """Return the picture of this id, None when it was deleted. Without its .json it has no settings."""
     path = picture_path(picture_id)
     if path is None or not path.is_file():
         return None
@@ -190,7 +198,7 @@ def read_picture(picture_id: str) -> DrawnPicture | None:
 
 
 def find_picture(picture_id: str) -> DrawnPicture:
-    """The kept picture of this id; raises UserError when there is none."""
+    """Return the picture of this id. Raises UserError when there is none."""
     picture = read_picture(picture_id)
     if picture is None:
         raise UserError("This picture is gone.", "It was deleted, here or in the pictures folder.")
@@ -198,7 +206,7 @@ def find_picture(picture_id: str) -> DrawnPicture:
 
 
 def list_pictures(limit: int = 200) -> list[DrawnPicture]:
-    """The newest kept pictures, newest first. Of a grid the sheet stands for its cells."""
+    """Return the newest pictures, newest first. Of a grid the sheet stands for its cells."""
     found: list[DrawnPicture] = []
     for day in sorted((home() / "pictures").glob("????-??-??"), reverse=True):
         names = sorted((path.stem for path in day.glob("*.png")), reverse=True)
@@ -217,7 +225,7 @@ def delete_picture(picture_id: str) -> None:
 
 
 def save_input(image: Image.Image) -> str:
-    """Keep a picture that a drawing begins from, or a mask, for some days; its id. The same pixels are kept once."""
+    """Keep a picture that a drawing begins from, or a mask, for some days; return its id. The same pixels are kept once."""
     content = sha256(f"{image.mode} {image.size}".encode() + image.tobytes())
     input_id = content.hexdigest()[:24]
     write_atomic(data_folder("inputs") / f"{input_id}.png", lambda temporary: image.save(temporary, "PNG"))
@@ -225,7 +233,7 @@ def save_input(image: Image.Image) -> str:
 
 
 def input_path(input_id: str) -> Path:
-    """Where a kept input lies. Raises UserError for an id that is none of ours, or of days gone by."""
+    """Return where a kept input lies. Raises UserError for an unknown id and for one of days ago."""
     path = home() / "inputs" / f"{input_id}.png"
     if not INPUT_ID.fullmatch(input_id) or not path.is_file():
         raise UserError("The picture to begin from is not here any more.", "Choose it again.")
@@ -233,7 +241,7 @@ def input_path(input_id: str) -> Path:
 
 
 def sweep_draws(older_than_seconds: float = KEPT_DAYS * 86400) -> None:
-    """Remove the folders of draws that ended days ago, and what they began from; their pictures stay."""
+    """Remove the folders of drawings of days ago, and the pictures they began from; what was drawn stays."""
     for file in (home() / "inputs").glob("*.png"):
         if time.time() - file.stat().st_mtime > older_than_seconds:
             file.unlink(missing_ok=True)

@@ -174,19 +174,20 @@ def create_run(config: TrainConfig, images: Path, out: Path | None = None, set_i
     return folder
 
 
-def start_run(config: TrainConfig, images: Path, *, once: str, out: Path | None = None, set_id: str | None = None) -> str:
-    """Make a run, queue it and return its id. The same `once` again is the same run: two clicks are one job.
+def start_run(config: TrainConfig, images: Path, *, idempotency_key: str, out: Path | None = None,
+              set_id: str | None = None) -> str:
+    """Make a run, queue it and return its id. The same key again is the same run: two clicks are one job.
 
     So is the same order, pictures and settings alike, from another tab within AGAIN_SECONDS while the first one waits or runs.
     """
     with hold(data_folder("runs") / START_LOCK, START_WAIT_SECONDS) or nullcontext():
         table = Table()
-        if known := table.known(once):
+        if known := table.known(idempotency_key):
             return known.target
         if twin := twin_of(table, config, images, out):
             return twin
         folder = create_run(config, images, out, set_id)
-        job = table.submit("train", folder.name, once=once)
+        job = table.submit("train", folder.name, idempotency_key=idempotency_key)
         if job.target != folder.name:
             shutil.rmtree(folder)
         return job.target
@@ -203,14 +204,14 @@ def twin_of(table: Table, config: TrainConfig, images: Path, out: Path | None) -
     return None
 
 
-def resume_run(run: str, once: str | None = None) -> None:
+def resume_run(run: str, idempotency_key: str | None = None) -> None:
     """Queue a stopped or failed run again; one that runs or waits already is left alone."""
     seen = view(run)
     if seen.state == "done":
         raise UserError(f"{seen.name} is finished.", "Start a new run to train further.")
     if seen.resumable:
         clear_commands(seen.folder)
-        Table().submit("train", seen.id, once=once or uuid.uuid4().hex)
+        Table().submit("train", seen.id, idempotency_key=idempotency_key or uuid.uuid4().hex)
 
 
 def clear_commands(folder: Path) -> None:
@@ -243,7 +244,7 @@ def stop(run: str) -> None:
     (seen.folder / STOP).touch()
     (seen.folder / PAUSE).unlink(missing_ok=True)
     if seen.resumable:
-        Table().submit("train", seen.id, once=uuid.uuid4().hex)
+        Table().submit("train", seen.id, idempotency_key=uuid.uuid4().hex)
 
 
 def delete(run: str) -> None:

@@ -20,7 +20,7 @@ from sdlora.jobs.execute import BUG, DONE, MISTAKE, STOPPED
 from sdlora.jobs.lock import Held, hold, is_held
 from sdlora.jobs.run import LOCK, PAUSE, view
 from sdlora.jobs.run_log import EVENTS
-from sdlora.jobs.table import HEARTBEAT_SECONDS, Job, Table
+from sdlora.jobs.table import DRAWER_KINDS, Job, Table
 from sdlora.storage import data_folder, home, prune_cache, remove_temporaries, spawn
 from sdlora.train import events
 
@@ -112,7 +112,7 @@ class Worker:
         self.drawer: subprocess.Popen | None = None
         self.drawer_started = -DRAWER_RESTART_SECONDS
         self.drawer_deaths = 0
-        self.needed_at = self.beat_at = time.monotonic()
+        self.needed_at = time.monotonic()
         self.ending = False
 
     def run(self) -> None:
@@ -150,7 +150,7 @@ class Worker:
 
     def recover(self) -> None:
         """Take over what an earlier worker left: runs that are alive are watched, the others queued again."""
-        for job in self.table.lost("train"):
+        for job in self.table.jobs("train", "running"):
             folder = self.home / "runs" / job.target
             if is_held(folder / LOCK):
                 self.active[self.backend.start(folder, job.fence)] = job
@@ -163,7 +163,7 @@ class Worker:
 
     def turn(self) -> bool:
         """One look at everything; False when nobody needs a worker any more."""
-        asked = bool(self.table.jobs("draw", "queued", "running"))  # first: without a job list no drawing process lives long
+        drawing = bool(self.table.jobs(DRAWER_KINDS, "queued", "running"))  # first: it raises when the job list is damaged
         self.keep_drawer()
         for handle, job in list(self.active.items()):
             code = self.backend.poll(handle)
@@ -176,16 +176,12 @@ class Worker:
         now = time.monotonic()
         while now >= self.start_again_at and self.backend.slots() > 0 and (job := self.table.claim("train")):
             self.begin(job)
-        if now - self.beat_at > HEARTBEAT_SECONDS:
-            self.beat_at = now
-            for job in self.active.values():
-                self.table.heartbeat(job)
-        return self.needed(asked)
+        return self.needed(drawing)
 
-    def needed(self, asked: bool = False) -> bool:
-        """Whether anybody needs a worker, or did a moment ago. asked: somebody waits for a drawing."""
+    def needed(self, drawing: bool = False) -> bool:
+        """Whether anybody needs a worker, or did a moment ago. drawing: a drawing or a question waits or runs."""
         now = time.monotonic()
-        if asked or self.active or web_is_there(self.home):
+        if drawing or self.active or web_is_there(self.home):
             self.needed_at = now
         return now - self.needed_at < self.linger_seconds
 

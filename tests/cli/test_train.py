@@ -169,7 +169,7 @@ def test_a_stopped_run_is_listed_and_resumed_into_the_file_that_out_named(sdlora
 def test_resume_takes_over_what_waits_and_refuses_what_runs(sdlora, pictures, tmp_path):
     from sdlora.config import TrainConfig
 
-    run = start_run(TrainConfig(name="waits", steps=10), pictures, once="x")
+    run = start_run(TrainConfig(name="waits", steps=10), pictures, idempotency_key="x")
     with hold(view(run).folder / "lock"):
         code, _, said = sdlora("resume", run)
     assert code == 2 and "running already" in said

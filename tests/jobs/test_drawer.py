@@ -17,7 +17,8 @@ from sdlora.config import DrawConfig, LoraChoice
 from sdlora.draw import grid
 from sdlora.errors import UserError
 from sdlora.jobs import drawer as drawer_module
-from sdlora.jobs.drawer import Drawer
+from sdlora.jobs import questions
+from sdlora.jobs.drawer import Drawer, end_torn_line
 from sdlora.jobs.drawings import (
     cancel_draw,
     delete_picture,
@@ -137,7 +138,7 @@ def test_ids_of_somebody_else_lead_nowhere(name):
 
 
 def test_two_clicks_draw_once(drawer):
-    assert submit_draw(config(), once="click") == submit_draw(config(), once="click")
+    assert submit_draw(config(), idempotency_key="click") == submit_draw(config(), idempotency_key="click")
     assert len(Table().jobs("draw")) == 1
 
 
@@ -206,7 +207,7 @@ def test_a_draw_that_kills_its_process_is_tried_once_more_and_then_fails(drawer)
     draw = submit_draw(config(count=1))
     for _ in range(2):
         Table().claim("draw")
-        drawer.mend(draw_folder(draw))
+        end_torn_line(draw_folder(draw))
         write_event(draw_folder(draw), "started")
         with (draw_folder(draw) / "events.jsonl").open("a") as file:
             file.write('{"event": "prev')
@@ -221,7 +222,7 @@ def test_one_half_done_is_drawn_again_whole(drawer):
     Table().claim("draw")
     write_event(draw_folder(draw), "started")
     first = next(made for made in fake_draw("", config(), stop=lambda: False) if isinstance(made, Picture))
-    drawer.keep(draw_folder(draw), 0, "0", config(), first)
+    drawer.add_picture(f"{draw}-000", draw_folder(draw), "0", config(), first)
     drawer.recover()
     assert drawer.turn()
     assert [p.seed for p in view_draw(draw).pictures] == [7, 8] and len(list_pictures()) == 2
@@ -322,6 +323,25 @@ def test_a_cell_that_was_bad_from_the_start_is_told_and_stands_on_the_sheet(draw
         assert "X Values: \"3, x, 5\"" in image.info["parameters"]
 
 
+def test_a_question_is_answered_between_two_cells_of_a_grid(drawer, monkeypatch):
+    monkeypatch.setitem(questions.ANSWERS, "report", lambda *_: {})
+    asked, states = [], []
+
+    def draw_cell(base, config, *, stop):
+        if not asked:
+            asked.append(questions.submit("report", {}))
+        states.append(questions.view(asked[0]).state)
+        return fake_draw(base, config, stop=stop)
+
+    axis = grid.parse("seed=3,4")
+    cells = grid.cells(config(prompts=("a house",), count=1), axis)
+    sheet = {"title": "", "axes": [asdict(axis)]}
+    submit_draw([cell.config for cell in cells], labels=[cell.name for cell in cells], sheet=sheet)
+    drawer.draw = draw_cell
+    drawer.turn()
+    assert states == ["waiting", "done"]
+
+
 def test_asking_and_watching_need_no_torch():
     code = "import sys, sdlora.jobs.run, sdlora.jobs.drawings, sdlora.jobs.worker, sdlora.jobs.machine, sdlora.jobs.execute, " \
            "sdlora.jobs.drawer; print([m for m in ('torch', 'diffusers', 'transformers', 'gradio') if m in sys.modules])"
@@ -331,7 +351,7 @@ def test_asking_and_watching_need_no_torch():
 
 def test_what_is_old_goes_while_the_process_runs(drawer, monkeypatch):
     swept = []
-    for name, value in (("SWEEP_SECONDS", 0.0), ("ALONE_SECONDS", 0.2), ("sweep_answers", lambda: swept.append(1))):
+    for name, value in (("SWEEP_SECONDS", 0.0), ("ALONE_SECONDS", 0.2), ("remove_old_answers", lambda: swept.append(1))):
         monkeypatch.setattr(drawer_module, name, value)
     with hold(home() / drawer_module.DRAWER_LOCK):
         drawer.run()

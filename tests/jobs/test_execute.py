@@ -115,7 +115,7 @@ def test_training_waits_while_a_picture_is_drawn(run):
 def test_an_older_claim_gives_way(run, monkeypatch):
     monkeypatch.setattr("sdlora.jobs.execute.FENCE_SECONDS", 0.0)
     table = Table()
-    table.submit("train", run.name, once="a")
+    table.submit("train", run.name, idempotency_key="a")
     mine = table.claim("train")
 
     def taken_over(event):

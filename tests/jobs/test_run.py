@@ -31,13 +31,13 @@ def test_ids_are_safe_and_never_the_same(tmp_path):
 
 
 def test_two_clicks_start_one_run(tmp_path):
-    first = start_run(CONFIG, tmp_path, once="click")
-    assert start_run(CONFIG, tmp_path, once="click") == first
+    first = start_run(CONFIG, tmp_path, idempotency_key="click")
+    assert start_run(CONFIG, tmp_path, idempotency_key="click") == first
     assert len(list_runs()) == 1 and len(Table().jobs("train")) == 1
 
 
 def test_pausing_a_waiting_run_takes_it_out_of_the_queue(tmp_path):
-    run = start_run(CONFIG, tmp_path, once="a")
+    run = start_run(CONFIG, tmp_path, idempotency_key="a")
     pause(run)
     assert view(run).state == "stopped" and view(run).paused
     assert Table().claim("train") is None
@@ -82,7 +82,7 @@ def test_a_finished_run_is_left_alone(tmp_path):
 
 
 def test_deleting_a_waiting_run_cancels_it(tmp_path):
-    run = start_run(CONFIG, tmp_path, once="a")
+    run = start_run(CONFIG, tmp_path, idempotency_key="a")
     delete(run)
     assert Table().claim("train") is None
 
@@ -90,29 +90,29 @@ def test_deleting_a_waiting_run_cancels_it(tmp_path):
 def test_five_presses_at_once_are_one_run(tmp_path):
     """Each press of a page that has already got the answer of the one before comes with a fresh one-time id."""
     with ThreadPoolExecutor(5) as pool:
-        runs = set(pool.map(lambda number: start_run(CONFIG, tmp_path, once=f"press-{number}"), range(5)))
+        runs = set(pool.map(lambda number: start_run(CONFIG, tmp_path, idempotency_key=f"press-{number}"), range(5)))
     assert len(runs) == 1 and len(list_runs()) == 1 and len(Table().jobs("train")) == 1
 
 
 def test_a_clock_that_was_set_back_makes_no_twins(tmp_path, monkeypatch):
-    first = start_run(CONFIG, tmp_path, once="before")
+    first = start_run(CONFIG, tmp_path, idempotency_key="before")
     now = time.time()
     monkeypatch.setattr("sdlora.jobs.run.time.time", lambda: now - 3600)
-    assert start_run(CONFIG, tmp_path, once="after") != first
+    assert start_run(CONFIG, tmp_path, idempotency_key="after") != first
 
 
 def test_another_order_or_a_later_one_is_a_run_of_its_own(tmp_path, monkeypatch):
-    first = start_run(CONFIG, tmp_path, once="a")
-    other = start_run(CONFIG.model_copy(update={"seed": CONFIG.seed + 1}), tmp_path, once="b")
-    elsewhere = start_run(CONFIG, tmp_path, once="c", out=tmp_path / "x.safetensors")
+    first = start_run(CONFIG, tmp_path, idempotency_key="a")
+    other = start_run(CONFIG.model_copy(update={"seed": CONFIG.seed + 1}), tmp_path, idempotency_key="b")
+    elsewhere = start_run(CONFIG, tmp_path, idempotency_key="c", out=tmp_path / "x.safetensors")
     monkeypatch.setattr("sdlora.jobs.run.AGAIN_SECONDS", 0.0)
-    later = start_run(CONFIG, tmp_path, once="d")
+    later = start_run(CONFIG, tmp_path, idempotency_key="d")
     assert len({first, other, elsewhere, later}) == 4
 
 
 @pytest.mark.parametrize("name", ["nothing", "", " ", ".", "..", "../runs", "a/b", "a\\b", "C:\\x", "a\0b", "\udcff", "*"])
 def test_what_is_no_id_is_no_run(tmp_path, name):
-    start_run(CONFIG, tmp_path, once="a")
+    start_run(CONFIG, tmp_path, idempotency_key="a")
     for what in (view, pause, stop, resume_run, delete):
         with pytest.raises(UserError, match="There is no run"):
             what(name)
@@ -125,7 +125,7 @@ def test_a_new_run_rests_and_shows_its_settings(run, tmp_path):
 
 
 def test_states_follow_lock_events_and_queue(run):
-    Table().submit("train", run.name, once="1")
+    Table().submit("train", run.name, idempotency_key="1")
     assert view(run).state == "queued"
     job = Table().claim("train")
     assert view(run).state == "queued", "claimed, its process is on the way"
@@ -144,7 +144,7 @@ def test_states_follow_lock_events_and_queue(run):
 
 
 def test_runs_are_listed_newest_first_and_a_damaged_one_does_not_hide_them(tmp_path):
-    ids = [start_run(TrainConfig(name=name), tmp_path, once=name) for name in ("one", "two", "three")]
+    ids = [start_run(TrainConfig(name=name), tmp_path, idempotency_key=name) for name in ("one", "two", "three")]
     damaged = create_run(TrainConfig(name="bad"), tmp_path)
     (damaged / "spec.json").write_text("{}")
     assert {seen.id for seen in list_runs()} == set(ids)

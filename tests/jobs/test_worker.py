@@ -39,7 +39,7 @@ def wait_for(what, seconds=12):
 
 
 def new_run(name="Ink", steps=20):
-    return start_run(TrainConfig(name=name, steps=steps, save_every=5), ROOT, once=name)
+    return start_run(TrainConfig(name=name, steps=steps, save_every=5), ROOT, idempotency_key=name)
 
 
 @pytest.fixture
@@ -211,7 +211,7 @@ def test_announcing_twice_is_one_lock():
 
 
 def test_a_deleted_run_is_dropped_from_the_queue():
-    Table().submit("train", "gone", once="a")
+    Table().submit("train", "gone", idempotency_key="a")
     thread = threading.Thread(target=work, args=(Local(), 0.1, lambda folder: subprocess.Popen([sys.executable, "-c", ""])))
     thread.start()
     thread.join(10)

@@ -9,15 +9,15 @@ import gradio as gr
 
 from sdlora.config import LoraChoice, make
 from sdlora.errors import UserError
-from sdlora.jobs import desk
 from sdlora.jobs import drawings as draws
+from sdlora.jobs.questions import Answer
 from sdlora.library import edit, search
 from sdlora.lora.formats.metadata import marked
 from sdlora.lora.math.blocks import PRESETS
 from sdlora.storage import confine, write_atomic
 from sdlora.ui import gallery_words, styles, words
 from sdlora.ui.gallery import shelf
-from sdlora.ui.gallery.rpc import Question, asking
+from sdlora.ui.gallery.rpc import Question, server_functions
 from sdlora.ui.theme import widget
 from sdlora.ui.validation import an_id, fields, number, one_of, text
 
@@ -37,7 +37,7 @@ class Row:
 
 def layout() -> gr.HTML:
     calls, events = "element, props, trigger, server", ("saved", "word", "kept")
-    asked = {"server_functions": asking(QUESTIONS), "events": events}
+    asked = {"server_functions": server_functions(QUESTIONS), "events": events}
     return widget("mixing", calls, value=[], elem_id="desk", data=data_of({}), **asked)
 
 
@@ -143,7 +143,7 @@ def weigh(data: object) -> dict:
     }
 
 
-def weighed(answer: desk.Answer) -> dict:
+def weighed(answer: Answer) -> dict:
     """What the desk shows of the measurement: a push per row, sentences, strengths to take over."""
     found = answer.result
     rows, together = dict(zip(found["ids"], found["rows"], strict=True)), found["together"]
@@ -195,7 +195,7 @@ def blended(data: object) -> dict:
             "together": together}
 
 
-def kept(answer: desk.Answer) -> dict:
+def kept(answer: Answer) -> dict:
     """Put the written blend on the shelf, with a picture that was drawn with it as its cover; what the artist is told."""
     found = answer.result
     entry = edit.add(confine(answer.folder, str(found["file"])), found["name"])

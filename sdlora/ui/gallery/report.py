@@ -8,11 +8,11 @@ from pathlib import Path
 from sdlora.base.catalog import list_bases
 from sdlora.errors import UserError
 from sdlora.families import family_title
-from sdlora.jobs import desk
+from sdlora.jobs import questions
 from sdlora.library import edit, search
 from sdlora.storage import confine
 from sdlora.ui import gallery_words, words
-from sdlora.ui.gallery.rpc import Question, asking
+from sdlora.ui.gallery.rpc import Question, server_functions
 from sdlora.ui.validation import an_id, fields, guarded_server, one_of, text
 
 MOST_LISTED = 200
@@ -24,7 +24,7 @@ def asked(data: object) -> dict:
     return {"id": entry.id, "file": str(entry.path)}
 
 
-def told(answer: desk.Answer) -> dict:
+def told(answer: questions.Answer) -> dict:
     """The report as gallery.js shows it: rows of facts, a bar per block, problems, what was left out, fields to fill."""
     found = answer.result
     entry = search.find(found["id"])
@@ -131,18 +131,18 @@ def conversion(data: object) -> dict:
     }
 
 
-def converted(answer: desk.Answer) -> dict:
+def converted(answer: questions.Answer) -> dict:
     """The file is there: the browser asks for it by the question's id."""
     return {"made": answer.id, "note": answer.result.get("note", "")}
 
 
 def made(ask_id: object) -> Path:
     """The file that was made for a question. Raises UserError."""
-    answer = desk.view(an_id(ask_id, "file"))
+    answer = questions.view(an_id(ask_id, "file"))
     if answer.kind != "convert" or answer.state != "done":
         raise UserError(words.CHOOSE_FIRST.format(what="file"))
     return confine(answer.folder, str(answer.result["file"]))
 
 
 QUESTIONS = {"report": Question(asked, told), "convert": Question(conversion, converted)}
-SERVER = [keep_facts, *asking(QUESTIONS)]
+SERVER = [keep_facts, *server_functions(QUESTIONS)]

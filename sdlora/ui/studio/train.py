@@ -197,6 +197,6 @@ def start(once: object, set_id: object, name: object, trigger: object, base: obj
     config = settings_of(preset, entry.family, len(chosen.pictures), name, trigger, entry.spec, values)
     config = config.model_copy(update={"default_caption": chosen.default_caption})
     sets.set_settings(chosen.id, trigger=config.trigger)
-    run = start_run(config, sets.path(chosen.id), once=text(once, 64) or new_once(), set_id=chosen.id)
+    run = start_run(config, sets.path(chosen.id), idempotency_key=text(once, 64) or new_once(), set_id=chosen.id)
     ensure_worker()
     return run

@@ -13,8 +13,8 @@ from safetensors.numpy import save_file
 from sdlora.config import DrawConfig, LoraChoice
 from sdlora.draw.infotext.picture import write_picture
 from sdlora.errors import UserError
-from sdlora.jobs import desk as questions
 from sdlora.jobs import drawings as draws
+from sdlora.jobs.questions import Answer
 from sdlora.jobs.table import Table
 from sdlora.library import edit, folders, search
 from sdlora.lora.formats.module_tables import family_table
@@ -182,16 +182,16 @@ def test_what_the_measurement_says_is_told_in_names_and_numbers():
             for name, push in (("one", 0.2), ("two", 0.8))]
     found = {"ids": ["one", "two"], "together": True, "rows": rows, "push": 0.9, "stretch": 2.0, "warning": "x",
              "pairs": [{"one": 0, "other": 1, "cosine": -0.5, "shared": 0.1, "blocks": {}}]}
-    told = mixer.weighed(questions.Answer("", "interference", "done", found, "", "", data_folder("desk")))
+    told = mixer.weighed(Answer("", "interference", "done", found, "", "", data_folder("questions")))
     assert told["pushes"]["one"]["text"] == "pushes 20%" and told["pushes"]["two"]["percent"] == 100
     assert any("one and two pull against each other (50%)" in line for line in told["lines"])
     assert told["suggested"] == {name: {"strength": 0.5, "text": 0.4} for name in ("one", "two")}
     assert told["balanced"] == {name: {"strength": 0.6, "text": None} for name in ("one", "two")}
     assert told["warning"].startswith("Together")
-    apart = mixer.weighed(questions.Answer("", "interference", "done", found | {"together": False}, "", "", data_folder("desk")))
+    apart = mixer.weighed(Answer("", "interference", "done", found | {"together": False}, "", "", data_folder("questions")))
     assert apart["warning"].startswith("One of these") and not any("Together" in line for line in apart["lines"])
     calm = found | {"warning": "", "pairs": []}
-    calm = mixer.weighed(questions.Answer("", "interference", "done", calm, "", "", data_folder("desk")))
+    calm = mixer.weighed(Answer("", "interference", "done", calm, "", "", data_folder("questions")))
     assert "warning" not in calm and "suggested" not in calm
 
 
@@ -202,10 +202,10 @@ def test_a_saved_blend_gets_a_picture_drawn_with_it_as_its_cover(tmp_path):
     picture = draws.picture_path("20260101-000000-abcdef-000")
     Image.new("RGB", (64, 64), "teal").save(data_folder("pictures", "2026-01-01") / picture.name)
     write_json(picture.with_suffix(".json"), {"item": "blend", "settings": {"loras": loras["loras"]}})
-    search.find("two").path.rename(data_folder("desk", "made") / "blend.safetensors")
+    search.find("two").path.rename(data_folder("questions", "made") / "blend.safetensors")
     found = {"file": "blend.safetensors", "name": "Blend", "loras": loras["loras"], "together": False, "energy": 0.987,
              "notes": ["A note."]}
-    told = mixer.kept(questions.Answer("", "save", "done", found, "", "", data_folder("desk", "made")))
+    told = mixer.kept(Answer("", "save", "done", found, "", "", data_folder("questions", "made")))
     assert "98.7%" in told["text"] and told["text"].endswith("A note.") and gallery_words.SAVED_AS_SUM in told["text"]
     with Image.open(search.find("blend").thumbnail) as cover:
         assert cover.getpixel((1, 1)) == (0, 128, 128)
