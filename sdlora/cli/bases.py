@@ -10,11 +10,11 @@ from rich.table import Table
 
 from sdlora.base import catalog
 from sdlora.cli.progress import plain_console
+from sdlora.cli.report import JsonOption, print_report
 from sdlora.errors import UserError
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON list")]
-Spec = Annotated[str, typer.Argument(metavar="BASE", help="a diffusers folder, a .safetensors file or a hub id")]
-bases = typer.Typer(help="The base models that you can teach and draw with.", no_args_is_help=False)
+BaseArgument = Annotated[str, typer.Argument(metavar="BASE", help="a diffusers folder, a .safetensors file or a hub id")]
+bases = typer.Typer(help="The base models that you can train and draw with.", no_args_is_help=False)
 
 
 def register(app: typer.Typer) -> None:
@@ -22,51 +22,51 @@ def register(app: typer.Typer) -> None:
 
 
 @bases.callback(invoke_without_command=True)
-def bare(context: typer.Context, as_json: Json = False) -> None:
+def default(context: typer.Context, as_json: JsonOption = False) -> None:
     """List, add, remove or download base models."""
     if context.invoked_subcommand is None:
         show(as_json)
 
 
 @bases.command("list")
-def show(as_json: Json = False) -> None:
+def show(as_json: JsonOption = False) -> None:
     """List the base models on this computer and those that can be downloaded."""
-    here = catalog.list_bases()
+    found = catalog.list_bases()
     if as_json:
-        typer.echo(json.dumps([asdict(entry) for entry in here], ensure_ascii=False))
+        typer.echo(json.dumps([asdict(entry) for entry in found], ensure_ascii=False))
         return
     table = Table("id", "name", "family", "kind", "where", box=None, pad_edge=False)
-    for entry in here:
+    for entry in found:
         table.add_row(entry.id, entry.title, entry.family, entry.kind, entry.problem or entry.spec)
     plain_console(soft_wrap=True).print(table)
     for known in catalog.KNOWN.values():
-        if known.id not in (entry.spec for entry in here):
+        if known.id not in (entry.spec for entry in found):
             typer.echo(f"to download: {known.id}  ({known.file_bytes / 1e9:.1f} GB, licence {known.licence})")
 
 
 @bases.command("add")
-def add(spec: Spec, as_json: Json = False) -> None:
+def add(spec: BaseArgument, as_json: JsonOption = False) -> None:
     """Put a model of your own on the list; its files stay where they are."""
     entry = catalog.add_base(spec)
-    typer.echo(json.dumps(asdict(entry), ensure_ascii=False) if as_json else f"{entry.title} is on the list as {entry.id}.")
+    print_report(asdict(entry), [f"{entry.title} is on the list as {entry.id}."], as_json)
 
 
 @bases.command("remove")
-def remove(spec: Spec, as_json: Json = False) -> None:
+def remove(spec: BaseArgument, as_json: JsonOption = False) -> None:
     """Take an added model off the list; its files stay where they are."""
     entry = catalog.remove_base(spec)
-    typer.echo(json.dumps(asdict(entry), ensure_ascii=False) if as_json else f"{entry.title} is off the list.")
+    print_report(asdict(entry), [f"{entry.title} is off the list."], as_json)
 
 
 @bases.command("download")
-def download(spec: Spec, yes: Annotated[bool, typer.Option("--yes", help="Do not ask")] = False) -> None:
+def download(spec: BaseArgument, yes: Annotated[bool, typer.Option("--yes", help="Do not ask")] = False) -> None:
     """Fetch a model from the hub, after showing its size and licence."""
     fetch(spec, ask=not yes)
     catalog.add_base(spec)
 
 
 def fetch(spec: str, *, ask: bool) -> None:
-    """Download hub id `spec` unless it is here already; used by every command that has --download."""
+    """Download hub id `spec` unless it is here already."""
     try:
         catalog.resolve(spec)
         return

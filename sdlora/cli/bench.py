@@ -1,16 +1,20 @@
 """`sdlora bench ...`: our speed beside others' on this machine. Knows nothing about how it is measured."""
 
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sdlora.cli.report import print_report
 from sdlora.errors import UserError
+
+if TYPE_CHECKING:
+    from sdlora.bench import switch as switching
+    from sdlora.bench import train as training
 
 UNSTEADY = 1.3  # slow rounds beside fast ones
 
@@ -33,7 +37,7 @@ def train(
     base: Annotated[str, typer.Option(help="mini, a diffusers folder or file; sd15, sdxl: true shape, random weights")] = "mini",
     batch: Annotated[int | None, typer.Option(min=1, max=64, help="Pictures in one step; 4, with --full 1")] = None,
     rank: Annotated[int, typer.Option(min=1, max=128, help="Rank of the LoRA")] = 16,
-    rounds: Annotated[int, typer.Option(min=1, max=10_000, help="Turns of each side; their median counts")] = 20,
+    rounds: Annotated[int, typer.Option(min=1, max=10_000, help="Measurements of each side; their median counts")] = 20,
     threads: Annotated[int, typer.Option(min=1, max=256, help="CPU threads of ours and of PEFT's")] = 2,
     device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu")] = "cpu",
     full: Annotated[bool, typer.Option("--full", help="SD 1.5 at 512 px and SDXL at 1024 px, random weights: for a GPU")] = False,
@@ -50,30 +54,30 @@ def train(
     case = Case(base, device, batch or (1 if full else 4), rank, threads)
     if script:
         case = replace(case, pictures=str((pictures or shipped_pictures()).resolve()))
-        report(measure_script(case, script, arguments or [], rounds=rounds, python=python), script_lines, as_json)
+        print_result(measure_script(case, script, arguments or [], rounds=rounds, python=python), script_lines, as_json)
         return
     for model in FULL if full else [base]:
-        report(measure(replace(case, model=model), rounds), step_lines, as_json)
+        print_result(measure(replace(case, model=model), rounds), step_lines, as_json)
 
 
-def report(result: object, lines: Callable[[object], list[str]], as_json: bool) -> None:
-    """One result as JSON or as lines, with a word on how steady the machine was."""
-    typer.echo(json.dumps(asdict(result)) if as_json else "\n".join(lines(result)))
+def print_result(result: Any, lines: Callable[[Any], list[str]], as_json: bool) -> None:
+    """One result as JSON or as lines, with a sentence where the machine was busy."""
+    print_report(asdict(result), lines(result), as_json)
     if result.spread > UNSTEADY:
         typer.echo(f"The slow rounds took {result.spread:.1f} times as long as the fast ones: the machine was busy.", err=True)
 
 
-def step_lines(result: object) -> list[str]:
+def step_lines(result: "training.Result") -> list[str]:
     lines = [f"{result.model}, batch {result.batch}, {result.device}, {result.threads} threads, median of {result.rounds} rounds",
              f"  two forwards (floor)  {ms(result.floor_s):>10}",
              f"  ours                  {ms(result.ours_s):>10}   {result.ratio_floor:.2f}x of the floor"]
-    if result.peft_s is None:
+    if result.peft_s is None or result.ratio_peft is None:
         return [*lines, "PEFT is not installed, so its layers were not measured. Get it with: pip install \"sdlora[test]\""]
     return [*lines, f"  with PEFT's layers    {ms(result.peft_s):>10}   {result.peft_s / result.floor_s:.2f}x of the floor, "
                     f"{result.ratio_peft:.2f}x of ours"]
 
 
-def script_lines(result: object) -> list[str]:
+def script_lines(result: "training.ScriptResult") -> list[str]:
     rounds = f"median of {result.rounds} rounds of {result.steps_per_round} steps"
     return [f"{result.model}, batch {result.batch}, {result.device}, {rounds}",
             f"  {'sdlora train':28} {ms(result.ours_s):>10} a step",
@@ -84,7 +88,7 @@ def script_lines(result: object) -> list[str]:
 def switch(
     model: Annotated[SwitchModel, typer.Option(help="The large ones are full-size with random weights: sdxl takes 12 GB")]
         = SwitchModel.mini,
-    rounds: Annotated[int | None, typer.Option(min=1, max=1000, help="Turns of either side; their median counts")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, max=1000, help="Measurements of each side; their median counts")] = None,
     device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per model")] = False,
 ) -> None:
@@ -95,10 +99,10 @@ def switch(
         result = measure(name, rounds=rounds, device=device)
         if result.peft_load_s is None:
             typer.echo(NO_PEFT, err=True)
-        typer.echo(json.dumps(asdict(result)) if as_json else table(result))
+        print_report(asdict(result), switch_lines(result), as_json)
 
 
-def table(result: object) -> str:
+def switch_lines(result: "switching.Result") -> list[str]:
     """A result of bench.switch as lines: what was measured, ours, PEFT's, how many times as fast."""
     rows = [("", "ours", "PEFT", ""),
             ("load a file", ms(result.load_s), ms(result.peft_load_s), times(result.load_ratio)),
@@ -107,11 +111,11 @@ def table(result: object) -> str:
             ("blend of 2", ms(result.blend2_s), "", ""), ("blend of 5", ms(result.blend5_s), "", ""),
             ("first step after a load", ms(result.first_step_s), "", ""),
             ("a step with 5 / with none", times(result.step5_ratio), times(result.peft_step5_ratio), "")]
-    return "\n".join([f"{result.model}, {result.modules} modules, {result.dtype} on {result.device}, {result.threads} threads, "
-                      f"median of {result.rounds} rounds",
-                      *(f"  {title:26} {mine:>10} {theirs:>10} {ratio:>8}".rstrip() for title, mine, theirs, ratio in rows),
-                      f"  a switch reaches {result.bandwidth_share:.0%} of the speed of copying the weights it changes",
-                      f"  {result.dtype} loses {result.rounding_error:.2%} of the change of these LoRAs at strength 1"])
+    return [f"{result.model}, {result.modules} modules, {result.dtype} on {result.device}, {result.threads} threads, "
+            f"median of {result.rounds} rounds",
+            *(f"  {title:26} {ours:>10} {peft:>10} {ratio:>8}".rstrip() for title, ours, peft, ratio in rows),
+            f"  a switch reaches {result.bandwidth_share:.0%} of the speed of copying the weights it changes",
+            f"  {result.dtype} loses {result.rounding_error:.2%} of the change of these LoRAs at strength 1"]
 
 
 def ms(seconds: float | None) -> str:
@@ -131,12 +135,10 @@ def library(
     from sdlora.bench.library import measure
 
     result = measure(files)
-    if as_json:
-        typer.echo(json.dumps(asdict(result)))
-        return
-    typer.echo(f"{result.files} files ({result.files_mb:.0f} MB of headers and sidecars), {result.problems} not understood")
-    typer.echo(f"  first scan    {result.scan_s:7.1f} s    {result.scan_memory_mb:.0f} MB of memory")
-    typer.echo(f"  later start   {result.restart_s:7.2f} s    {result.restart_memory_mb:.0f} MB of memory, "
-               f"index {result.index_mb:.0f} MB")
-    typer.echo(f"  search        {result.search_ms:7.1f} ms   at worst {result.search_worst_ms:.1f} ms, "
-               f"a page of all {result.page_ms:.1f} ms")
+    lines = [f"{result.files} files ({result.files_mb:.0f} MB of headers and sidecars), {result.problems} not understood",
+             f"  first scan    {result.scan_s:7.1f} s    {result.scan_memory_mb:.0f} MB of memory",
+             f"  later start   {result.restart_s:7.2f} s    {result.restart_memory_mb:.0f} MB of memory, "
+             f"index {result.index_mb:.0f} MB",
+             f"  search        {result.search_ms:7.1f} ms   at worst {result.search_worst_ms:.1f} ms, "
+             f"a page of all {result.page_ms:.1f} ms"]
+    print_report(asdict(result), lines, as_json)

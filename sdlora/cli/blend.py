@@ -1,20 +1,30 @@
 """`sdlora blend`, `bake` and `extract`: LoRAs made of LoRAs, bases of LoRAs, LoRAs of bases. Knows nothing about tensors."""
 
-import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.progress import Progress
 
-from sdlora.cli.convert import BaseOption, Format, JsonOption, opened_weights, show_energy, show_lost, span
 from sdlora.cli.draw import parse_lora
 from sdlora.cli.files import check_out
+from sdlora.cli.report import (
+    BaseOption,
+    Format,
+    JsonOption,
+    energy_lines,
+    lost_lines,
+    open_weights,
+    print_report,
+    progress_bar,
+    size_line,
+    weights_for,
+)
 from sdlora.config import LoraChoice, make
 from sdlora.errors import UserError
 
-Chosen = Annotated[list[str], typer.Argument(metavar="FILE[:STRENGTH]...", help="LoRAs, as --lora of draw takes them")]
+BaseArgument = Annotated[str, typer.Argument(help="The base: mini, a diffusers folder, a .safetensors file or a hub id")]
+LoraArguments = Annotated[list[str], typer.Argument(metavar="FILE[:STRENGTH]...", help="LoRAs, as --lora of draw takes them")]
 
 
 class Method(StrEnum):
@@ -27,13 +37,12 @@ class Method(StrEnum):
 
 
 def register(app: typer.Typer) -> None:
-    app.command()(blend)
-    app.command()(bake)
-    app.command()(extract)
+    for command in (blend, bake, extract):
+        app.command()(command)
 
 
 def blend(
-    loras: Chosen,
+    loras: LoraArguments,
     out: Annotated[Path, typer.Option(help="The LoRA to write")],
     method: Annotated[Method, typer.Option(help="concat: exact, the ranks add up; svd: in --rank ranks; "
                                                 "ties, dare, dare-ties: experimental, in --rank ranks")] = Method.concat,
@@ -50,25 +59,21 @@ def blend(
 
     chosen = choices(loras)
     check_out(out, [Path(choice.file) for choice in chosen])
-    weights = opened_weights(base, *(Path(choice.file) for choice in chosen))
+    weights = weights_for(base, *(Path(choice.file) for choice in chosen))
     report = merge_files(chosen, out, method=method.value, rank=rank, dtype=dtype.value, weights=weights,
                          thinning=Thinning(density, seed))
-    if as_json:
-        typer.echo(json.dumps(report, ensure_ascii=False))
-        return
-    typer.echo(f"{out}: {report['modules']} modules, rank {span(report['ranks'])}, {report['bytes_out'] / 1e6:.2f} MB")
-    if method is Method.concat:
-        typer.echo("  the exact sum of the blend" if not report["lost"] else "  the sum of the blend")
-    else:
-        show_energy(report)
-    show_lost(report, dtype.value)
-    for note in report["notes"]:
-        typer.echo(f"  ! {note}")
+    exact = "  the exact sum of the blend" if not report["lost"] else "  the sum of the blend"
+    print_report(report, [size_line(report), *([exact] if method is Method.concat else energy_lines(report)),
+                          *lost_lines(report, dtype.value), *note_lines(report)], as_json)
+
+
+def note_lines(report: dict[str, Any]) -> list[str]:
+    return [f"  ! {note}" for note in report["notes"]]
 
 
 def bake(
-    base: Annotated[str, typer.Argument(help="The base: mini, a diffusers folder, a .safetensors file or a hub id")],
-    loras: Chosen,
+    base: BaseArgument,
+    loras: LoraArguments,
     out: Annotated[Path, typer.Option(help="The copy to write: a folder of a folder, a file of a file")],
     as_json: JsonOption = False,
 ) -> None:
@@ -80,22 +85,14 @@ def bake(
     baking.check_form(source, out)
     if source.is_file():
         check_out(out, [source, *(Path(choice.file) for choice in chosen)])
-    with Progress(transient=True, disable=as_json) as progress:
-        bar = progress.add_task("Baking", total=None)
-        report = baking.bake(source, chosen, out,
-                             lambda done, of: progress.update(bar, completed=done, total=of))
-    if as_json:
-        typer.echo(json.dumps(report, ensure_ascii=False))
-        return
-    typer.echo(f"{out}: {report['weights']} weights changed")
-    for name, (there, of) in report["matched"].items():
-        typer.echo(f"  {name}  matched {there} of {of}")
-    for note in report["notes"]:
-        typer.echo(f"  ! {note}")
+    with progress_bar("Baking", as_json) as update:
+        report: dict[str, Any] = baking.bake(source, chosen, out, update)
+    matched = [f"  {name}  matched {fitting} of {modules}" for name, (fitting, modules) in report["matched"].items()]
+    print_report(report, [f"{out}: {report['weights']} weights changed", *matched, *note_lines(report)], as_json)
 
 
 def extract(
-    base: Annotated[str, typer.Argument(help="The base: mini, a diffusers folder, a .safetensors file or a hub id")],
+    base: BaseArgument,
     tuned: Annotated[str, typer.Argument(help="A model trained from it, in either form")],
     out: Annotated[Path, typer.Option(help="The LoRA to write")],
     rank: Annotated[int, typer.Option(help="Most ranks of each module")] = 64,
@@ -111,27 +108,21 @@ def extract(
     from sdlora.lora.math.low_rank import Limit
     from sdlora.lora.tools.convert import extracted_file
 
-    before, after = opened_weights(base), opened_weights(tuned)
+    before, after = open_weights(base), open_weights(tuned)
     check_out(out, [before.path, after.path])
     if before.family != after.family:
         raise UserError(f"{base} is of the family {before.family}, and {tuned} of {after.family}.", "Choose two of one family.")
     recipe = {"base": catalog.identity(before.path), "tuned": catalog.identity(after.path), "rank": rank, "keep": keep}
-    with Progress(transient=True, disable=as_json) as progress:
-        bar = progress.add_task("Comparing", total=None)
-        found = extraction.extract(before, after, family_table(before.family), Limit(rank, keep), whole=whole,
-                                   progress=lambda done, of: progress.update(bar, completed=done, total=of))
-    report = extracted_file(found, out, before.family, recipe, dtype.value)
-    if as_json:
-        typer.echo(json.dumps(report, ensure_ascii=False))
-        return
-    typer.echo(f"{out}: {report['modules']} modules, rank {span(report['ranks'])}, {report['bytes_out'] / 1e6:.2f} MB")
-    show_energy(report)
-    show_lost(report, dtype.value)
+    with progress_bar("Comparing", as_json) as update:
+        found = extraction.extract(before, after, family_table(before.family), Limit(rank, keep), whole=whole, progress=update)
+    report: dict[str, Any] = extracted_file(found, out, before.family, recipe, dtype.value)
+    lines = [size_line(report), *energy_lines(report), *lost_lines(report, dtype.value)]
     if report["elsewhere"]:
         kept = "norms and biases are in the file" if whole else "they are left out (--whole keeps norms and biases)"
-        typer.echo(f"  ! {report['elsewhere']:.2%} of the difference lies in norms, biases and embeddings: {kept}.")
+        lines.append(f"  ! {report['elsewhere']:.2%} of the difference lies in norms, biases and embeddings: {kept}.")
+    print_report(report, lines, as_json)
 
 
 def choices(texts: list[str]) -> list[LoraChoice]:
-    """What was typed as LoraChoices. Raises UserError."""
+    """The arguments as LoraChoices. Raises UserError."""
     return [make(LoraChoice, parse_lora(text)) for text in texts]

@@ -1,8 +1,8 @@
-"""The command line as a whole: its commands, its exit codes. Knows nothing about what the commands do.
+"""The command line as a whole: its commands and exit codes. Knows nothing about what the commands do.
 
 Exit 0 done · 2 the artist's mistake, one sentence and a hint on stderr; the other pictures of `draw` and `grid` are there then ·
-3 stopped and resumable · 1 a bug of ours,
-shown as a code, its traceback in HOME/logs/sdlora.log. Nothing heavy is imported here: `sdlora --help` is instant.
+3 stopped and resumable · 1 a bug of ours, shown as a code, its traceback in HOME/logs/sdlora.log.
+Nothing heavy is imported here: `sdlora --help` is instant.
 """
 
 import errno
@@ -13,11 +13,11 @@ import sys
 import typer
 
 from sdlora import __version__
-from sdlora.cli import bases, bench, blend, convert, draw, files, grid, inspect, library, share, studio, train
+from sdlora.cli import bases, bench, blend, draw, files, grid, library, lora, studio, train
 from sdlora.errors import UserError
 
-REFUSALS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM)
-GROUPS = (train, draw, grid, files, inspect, convert, blend, share, library, bases, studio, bench)
+DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM)
+GROUPS = (train, draw, grid, files, lora, blend, library, bases, studio, bench)
 
 
 def show_version(wanted: bool) -> None:
@@ -41,8 +41,8 @@ def build() -> typer.Typer:
     return app
 
 
-def refuse_no_text(arguments: list[str]) -> None:
-    """Raise UserError for an argument whose bytes are no text: Python keeps such bytes as halves of letters."""
+def refuse_broken_text(arguments: list[str]) -> None:
+    """Raise UserError for an argument that is not UTF-8: Python keeps such bytes as lone surrogates."""
     for argument in arguments:
         if not argument.isascii() and argument.encode("utf-8", "replace").decode() != argument:
             shown = argument.encode("utf-8", "surrogateescape" if os.name != "nt" else "replace").decode("utf-8", "replace")
@@ -54,38 +54,37 @@ def run() -> None:
     """Run the command of sys.argv and leave with its exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a letter that the terminal lacks must not end the command
+            stream.reconfigure(errors="backslashreplace")  # a character that the terminal lacks must not end the command
     try:
-        refuse_no_text(sys.argv[1:])
+        refuse_broken_text(sys.argv[1:])
         build()()
     except UserError as error:
         print("\n".join(filter(None, (error.message, error.hint))), file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
-        # whoever read our output has gone; there is nobody to tell
-        sys.stderr.close()
+        sys.stderr.close()  # nobody reads our output any more
         sys.exit(1)
     except OSError as error:
-        sys.exit(disk(error) if error.errno in REFUSALS else report(error))
+        sys.exit(report_disk(error) if error.errno in DISK_ERRORS else report_bug(error))
     except Exception as error:  # noqa: BLE001  the outermost frame: a bug becomes a code
-        sys.exit(report(error))
+        sys.exit(report_bug(error))
 
 
-def disk(error: OSError) -> int:
-    """Say that the disk takes nothing, or that a file or folder is not ours to use; 2."""
+def report_disk(error: OSError) -> int:
+    """Print that the disk takes nothing, or that a file or folder may not be used; return 2."""
     from pathlib import Path
 
     from sdlora.storage import disk_error
 
-    told = disk_error(error, Path(error.filename or "A file"))
-    if isinstance(error, PermissionError):  # perhaps it was to be read only
-        told = UserError(f"{error.filename or 'A file'} may not be used ({error.strerror}).", told.hint)
-    print(f"{told.message}\n{told.hint}", file=sys.stderr)
+    shown = disk_error(error, Path(error.filename or "A file"))
+    if isinstance(error, PermissionError):  # perhaps it was only to be read
+        shown = UserError(f"{error.filename or 'A file'} may not be used ({error.strerror}).", shown.hint)
+    print(f"{shown.message}\n{shown.hint}", file=sys.stderr)
     return 2
 
 
-def report(error: Exception) -> int:
-    """Log a bug and show its code; 1."""
+def report_bug(error: Exception) -> int:
+    """Log a bug and print its code; return 1."""
     from sdlora.jobs.execute import log_bug
     from sdlora.storage import home
 

@@ -93,7 +93,7 @@ def test_without_peft_its_figures_are_empty_and_a_sentence_says_how_to_get_it():
 
 @pytest.mark.parametrize(("spread", "busy"), [(1.2, False), (1.4, True)])
 def test_unsteady_rounds_are_told(spread, busy, capsys):
-    bench.report(train.Result("mini", 4, 0.2, 0.3, 0.1, 2.0, 1.5, 3, 2, "cpu", spread), bench.step_lines, False)
+    bench.print_result(train.Result("mini", 4, 0.2, 0.3, 0.1, 2.0, 1.5, 3, 2, "cpu", spread), bench.step_lines, False)
     assert ("1.4 times as long" in capsys.readouterr().err) == busy
 
 

@@ -4,29 +4,13 @@ import json
 
 import pytest
 import torch
-import typer
-from typer.testing import CliRunner
 
 from sdlora.base import catalog
 from sdlora.base.weights import Weights
-from sdlora.cli import blend
 from sdlora.errors import UserError
 from sdlora.lora.formats import reading, writing
 from sdlora.lora.math.delta import delta
 from tests.lora.formats.test_writing import CONV, LINEAR, SQUARE, TEXT, adapter
-
-
-@pytest.fixture
-def run():
-    app = typer.Typer()
-    blend.register(app)
-
-    def call(*words):
-        result = CliRunner().invoke(app, [str(word) for word in words])
-        if result.exception and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result
-    return call
 
 
 @pytest.fixture

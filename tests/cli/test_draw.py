@@ -1,7 +1,6 @@
-"""`sdlora draw` and `sdlora bases` as another program calls them: files, JSON lines, exit sentences."""
+"""`sdlora draw` as another program calls it: files, JSON lines, exit sentences."""
 
 import json
-import shutil
 
 import pytest
 import typer
@@ -9,7 +8,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sdlora import storage
-from sdlora.cli import bases, draw
+from sdlora.cli import draw
 from sdlora.draw.infotext.picture import read_infotext
 from sdlora.errors import UserError
 from sdlora.jobs.execute import DRAWING_LOCK
@@ -22,7 +21,6 @@ def run():
     app = typer.Typer()
     app.callback()(lambda: None)
     draw.register(app)
-    bases.register(app)
 
     def call(*words):
         result = CliRunner().invoke(app, [str(word) for word in words])
@@ -167,8 +165,7 @@ def test_training_beside_waits_while_pictures_are_drawn(run, tmp_path, monkeypat
     (["draw", "x", "--lora", "{lora},te=x"], "^text_strength must"),
     (["draw", "x", "--mask", "m.png"], "A mask needs"), (["draw", "<lora:gone:1> x"], "no style called 'gone'"),
     (["draw", "x", "--size", "65x64"], "width must be"), (["draw", "x", "--base", "nope"], "no base model"),
-    (["draw", "x", "--steps", "0"], "steps must be"), (["bases", "add", "nope"], "no base model"),
-    (["bases", "remove", "mini"], "was not added"),
+    (["draw", "x", "--steps", "0"], "steps must be"),
 ])
 def test_mistakes_are_sentences(run, tmp_path, words, said):
     (tmp_path / "a.safetensors").touch()
@@ -181,13 +178,3 @@ def test_a_place_for_no_pictures_is_refused_before_the_first_is_drawn(run, tmp_p
     monkeypatch.setattr(draw, "write_pictures", lambda *ignored: pytest.fail("it began to draw"))
     with pytest.raises(UserError, match="Choose another place for --out"):
         run("draw", "x", "--out", tmp_path / "file")
-
-
-def test_bases_are_listed_added_and_removed(run, tmp_path):
-    folder = shutil.copytree(storage.shipped("assets", "mini"), tmp_path / "mine")
-    assert [entry["id"] for entry in json.loads(run("bases", "--json").stdout)] == ["mini"]
-    added = json.loads(run("bases", "add", folder, "--json").stdout)
-    assert added["id"] == "mine" and added["kind"] == "folder"
-    assert [entry["id"] for entry in json.loads(run("bases", "list", "--json").stdout)] == ["mini", "mine"]
-    assert "Stable Diffusion" not in run("bases", "remove", "mine").stdout
-    assert "mine" not in run("bases").stdout and "to download" in run("bases").stdout

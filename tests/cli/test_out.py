@@ -3,11 +3,8 @@
 import zipfile
 
 import pytest
-import typer
 from PIL import Image
-from typer.testing import CliRunner
 
-from sdlora.cli import blend, convert, draw, grid, share
 from sdlora.cli.files import check_out, check_pictures
 from sdlora.draw.infotext.picture import write_picture
 from sdlora.errors import UserError
@@ -24,16 +21,9 @@ def lora(tmp_path):
     return writing.write(tmp_path / "a.safetensors", adapters, {}, family="mini")
 
 
-def run(*words):
-    app = typer.Typer()
-    for part in (blend, convert, draw, grid, share):
-        part.register(app)
-    return CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
-
-
 @pytest.mark.parametrize("command", [("convert", "--to", "diffusers"), ("convert", "--strip"), ("resize", "--rank", "1"),
                                      ("blend",), ("share",)])
-def test_no_command_replaces_its_input_or_a_strangers_file(lora, tmp_path, command):
+def test_no_command_replaces_its_input_or_a_strangers_file(run, lora, tmp_path, command):
     suffix = ".zip" if command[0] == "share" else ".safetensors"
     stranger, before = tmp_path / f"stranger{suffix}", lora.read_bytes()
     stranger.write_bytes(b"precious")
@@ -51,7 +41,7 @@ def test_no_command_replaces_its_input_or_a_strangers_file(lora, tmp_path, comma
     assert lora.read_bytes() == before
 
 
-def test_a_zip_of_ours_is_known_by_its_comment(lora, tmp_path):
+def test_a_zip_of_ours_is_known_by_its_comment(run, lora, tmp_path):
     run("share", lora, "--out", tmp_path / "a.zip")
     check_out(tmp_path / "a.zip", suffix=".zip")
     with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:

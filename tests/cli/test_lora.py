@@ -1,43 +1,87 @@
-"""`sdlora convert`, `resize` and `share` as another program calls them."""
+"""`sdlora inspect`, `convert`, `resize` and `share` as another program calls them."""
 
+import hashlib
 import json
 import zipfile
 
 import pytest
-import typer
+import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner
 
 from sdlora.base import catalog
-from sdlora.cli import convert, share
+from sdlora.cli.lora import BAR_LENGTH
 from sdlora.errors import UserError
 from sdlora.lora.formats import reading, writing
+from sdlora.lora.formats.module_tables import family_table
+from tests.lora.formats.test_reading import PATHS, style
 from tests.lora.formats.test_writing import CONV, LINEAR, SQUARE, TEXT, adapter
 from tests.lora.tools.test_convert import peft
+from tests.tiny import write_base
 
+KEYS = {"dialect", "kind", "family", "rank", "alpha", "modules", "matched", "ignored", "effective_scale", "push", "trigger",
+        "problems", "blocks"}
 TOLD = {"ss_output_name": "glass", "ss_dataset_dirs": "{}", "sdlora_trigger": "gls"}
-
-
-@pytest.fixture
-def run():
-    app = typer.Typer()
-    convert.register(app)
-    share.register(app)
-
-    def call(*words):
-        result = CliRunner().invoke(app, [str(word) for word in words])
-        if result.exception and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result
-    return call
 
 
 @pytest.fixture
 def lora(tmp_path):
     adapters = {path: adapter("lora", path) for path in (LINEAR, CONV, TEXT)}
     return writing.write(tmp_path / "a.safetensors", adapters, TOLD, family="mini")
+
+
+def test_the_json_of_inspect_has_every_key(run, tmp_path):
+    path = writing.write(tmp_path / "a.safetensors", style(), {"sdlora_trigger": "stglass"}, family="mini")
+    found = json.loads(run("inspect", path, "--json").stdout)
+    assert KEYS <= set(found)
+    said = {"dialect": "kohya", "kind": "LoRA", "family": "mini", "rank": 4, "alpha": 2.0, "modules": 4, "matched": 4,
+            "effective_scale": 0.5, "trigger": "stglass", "problems": [], "ignored": [], "push_against": "weights"}
+    assert {key: found[key] for key in said} == said
+    assert found["hashes"]["AutoV2"] == hashlib.sha256(path.read_bytes()).hexdigest()[:10]
+    assert found["hashes"]["AutoV3"] == found["metadata"]["sshs_model_hash"][:12]
+    assert [type(found[key]) for key in ("rank", "modules", "matched", "push")] == [int, int, int, float]
+    assert found["blocks"] == {"IN01": {"modules": 4, "push": found["push"]}} and found["push"] > 0
+
+
+def test_what_inspect_prints_has_a_bar_for_each_block(run, tmp_path):
+    paths = [*PATHS, "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"]
+    path = writing.write(tmp_path / "a.safetensors", style(paths), {"sdlora_trigger": "stglass"}, family="mini")
+    shown = run("inspect", path, "--base", "mini").stdout
+    assert "matched 5 of 5 (unet 5/5, te 0/0)" in shown and "trigger stglass" in shown and "effective scale 0.5" in shown
+    bars = [line.split() for line in shown.splitlines() if line.startswith("  ")]
+    assert [bar[0] for bar in bars] == ["IN01", "MID"] and max(len(bar[-1]) for bar in bars) == BAR_LENGTH
+    assert all(set(bar[-1]) == {"#"} for bar in bars)
+
+
+def test_another_base_is_a_sentence(run, tmp_path):
+    paths = [path for path in family_table("sd1") if ".attn2.to_k" in path]
+    path = writing.write(tmp_path / "a.safetensors", style(paths, "sd1"), {}, family="sd1")
+    found = json.loads(run("inspect", path, "--base", "mini", "--json").stdout)
+    assert found["matched"] == 0 and found["push"] == 0 and "Stable Diffusion 1.x" in found["problems"][0]
+    assert "! It fits no module of this base" in run("inspect", path, "--base", "mini").stdout
+
+
+def test_a_base_of_ones_own_is_measured_too(run, tmp_path):
+    base = write_base(tmp_path / "base")
+    paths = ["down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k", "te1:text_model.encoder.layers.0.mlp.fc1"]
+    shapes = {paths[0]: (16, 128), paths[1]: (32, 128)}
+    save_file({f"{'lora_te_' + path[4:].replace('.', '_') if ':' in path else 'lora_unet_' + path.replace('.', '_')}.diff":
+               torch.ones(shape) for path, shape in shapes.items()}, tmp_path / "a.safetensors")
+    found = json.loads(run("inspect", tmp_path / "a.safetensors", "--base", str(base), "--json").stdout)
+    assert (found["matched"], found["push_against"], found["parts"]["te"]["matched"]) == (2, "weights", 1)
+    assert found["kind"] == "full difference" and list(found["blocks"]) == ["BASE", "IN01"] and found["rank"] == 0
+
+
+def test_a_lora_of_another_build_of_mini_is_told(run, tmp_path):
+    path = writing.write(tmp_path / "a.safetensors", style(), {"sdlora_base_identity": "0" * 64}, family="mini")
+    assert "another build" in json.loads(run("inspect", path, "--json").stdout)["problems"][0]
+
+
+def test_no_lora_no_report(run, tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(b"<html><title>404</title></html>")
+    with pytest.raises(UserError, match="web page"):
+        run("inspect", tmp_path / "a.safetensors")
 
 
 def test_convert_and_what_it_says(run, lora, tmp_path):
