@@ -175,7 +175,7 @@ def denoise(base: Base, config: DrawConfig, start: Start, seed: int, predict: Pr
         output = predict(noisy, timestep, (call - 1) * steps // calls)
         denoised = partial(predicted_x0, scheduler, output, timestep, noisy)
         latents = scheduler.step(output, timestep, latents, return_dict=False, **extra)[0]
-        if start.mask is not None:
+        if start.mask is not None and start.latents is not None:
             known = start.latents if call == calls else scheduler.add_noise(start.latents, noise, timesteps[call:call + 1])
             latents = (1 - start.mask) * known + start.mask * latents
         yield Denoising(max(1, call * steps // calls), latents, denoised)

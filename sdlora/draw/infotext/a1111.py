@@ -1,4 +1,4 @@
-"""How a picture was drawn <-> the text that A1111, Forge and Civitai read ("infotext").
+"""Settings of a picture <-> the text that A1111, Forge and Civitai read ("infotext").
 
 Knows nothing about files, models or the shelf. Grammar: modules/infotext_utils.py, modules/extra_networks.py and
 extensions-builtin/Lora/extra_networks_lora.py of stable-diffusion-webui 1.10. Text from outside is bounded: every pattern here
@@ -6,24 +6,23 @@ reads it in linear time.
 """
 
 import json
-import math
 import re
 from decimal import Decimal
+from typing import Any
 from urllib.parse import quote, unquote
 
 from sdlora import storage
 from sdlora.draw import samplers
+from sdlora.draw.infotext.values import MAX_CHARACTERS, MAX_LORAS, Settings, as_dict, as_hash, lora, number
 
-MAX_LETTERS = 200_000
 MAX_PROMPT = 20_000
-MAX_TAGS = 64
 KEY = r"\w[\w \-/]{1,60}:"
 PAIR = re.compile(rf'\s{{0,9}}({KEY})[ \t]{{0,9}}("(?:\\.|[^\\"])+"|[^,\n]*(?:\n(?!\s{{0,9}}{KEY})[^,\n]*)*)(?:,|\n|$)', re.S)
 STEPS = re.compile(r"(?:^|[\s,.])Steps: ?\d{1,4}(?=\s*(?:,|\n|$))")  # within a line: how Civitai and chats flatten an infotext
-NOTHING = ("None", "null", "undefined", "unknown")  # what programs write where a setting is not set
+UNSET = ("None", "null", "undefined", "unknown")  # what programs write where a setting is not set
 TAG = re.compile(r"<(?:lora|lyco):([^<>]{1,2000})>", re.IGNORECASE)
-BARE_NAMES = ("Hashes", "Civitai resources", "Civitai metadata")
-BARE = re.compile(rf"(?:^|[,\n]\s{{0,9}})({'|'.join(BARE_NAMES)}):\s{{0,9}}(?=[\[{{])")
+JSON_PAIRS = ("Hashes", "Civitai resources", "Civitai metadata")
+JSON_PAIR = re.compile(rf"(?:^|[,\n]\s{{0,9}})({'|'.join(JSON_PAIRS)}):\s{{0,9}}(?=[\[{{])")
 NEGATIVE = "Negative prompt:"
 NAMES = {"Steps": "steps", "Sampler": "sampler", "CFG scale": "guidance", "Seed": "seed", "Model hash": "model_hash",
          "Model": "model", "Denoising strength": "init_strength", "Lora method": "method", "Lora switch every": "switch_every",
@@ -36,12 +35,12 @@ SCHEDULE = ("Schedule type", "Scheduler", "Schedule", "Sampler sigma")
 OWN_SCHEDULE = ("DPM", "Euler", "Heun", "LMS")  # samplers for which A1111 asks for a schedule
 
 
-def to_text(settings: dict[str, object]) -> str:
-    """Settings (the keys of pipeline.Picture) -> prompt with LoRA tags, negative prompt, and a line of pairs.
+def to_text(settings: Settings) -> str:
+    """Return the prompt with LoRA tags, the negative prompt, and a line of pairs, from settings (the keys of pipeline.Picture).
 
-    Each of loras has name, hash and the fields of LoraChoice that differ from "strength for all, everywhere, all the time".
-    Pairs of other programs are under "other". A line break or "Negative prompt:" at the start of a prompt would be read as
-    the next part: both are tamed.
+    Each of loras has name, strength, hash and the fields of LoraChoice that differ from its defaults. Pairs of other programs
+    are under "other". A line break or "Negative prompt:" at the start of a prompt would be read as the next part: they are
+    replaced.
     """
     loras = with_aliases(settings.get("loras", []))
     prompt = storage.clean_text(str(settings["prompt"]), MAX_PROMPT)
@@ -65,41 +64,44 @@ def to_text(settings: dict[str, object]) -> str:
     return "\n".join(lines)
 
 
-def with_aliases(loras: list[dict[str, object]]) -> list[dict[str, object]]:
-    """The LoRAs under names without the letters that end a tag, an argument or a pair; two of one name are told apart."""
-    named: dict[str, dict[str, object]] = {}
-    for lora in loras:
-        name = storage.clean_text(re.sub(r'[<>:,="\\]+', " ", str(lora["name"])), storage.MAX_NAME) or "lora"
-        number, free = 1, name
+def with_aliases(loras: list[Settings]) -> list[Settings]:
+    """Return the LoRAs under names without the characters that end a tag, an argument or a pair; equal names get numbers."""
+    named: dict[str, Settings] = {}
+    for each in loras:
+        name = storage.clean_text(re.sub(r'[<>:,="\\]+', " ", str(each["name"])), storage.MAX_NAME) or "lora"
+        count, free = 1, name
         while free in named:
-            number += 1
-            free = f"{name} {number}"
-        named[free] = lora | {"name": free}
+            count += 1
+            free = f"{name} {count}"
+        named[free] = each | {"name": free}
     return list(named.values())
 
 
-def tag(lora: dict[str, object]) -> str:
-    """`<lora:name:0.8>`, or `<lora:name:text:unet>` where the text encoders have a strength of their own."""
-    strength, text = lora["strength"], lora.get("text_strength")
+def tag(one: Settings) -> str:
+    """Return `<lora:name:0.8>`, or `<lora:name:text:unet>` where the text encoders have a strength of their own."""
+    strength, text = one["strength"], one.get("text_strength")
     weights = decimal(strength) if text in (None, strength) else f"{decimal(text)}:{decimal(strength)}"
-    return f"<lora:{lora['name']}:{weights}>"
+    return f"<lora:{one['name']}:{weights}>"
 
 
-def lora_pairs(loras: list[dict[str, object]]) -> dict[str, str]:
-    """What a tag cannot say, one pair per matter: {"Lora hashes": "a: 6ce01..., b: ..."}, and so "Lora blocks", "Lora times"."""
-    def listed(said: dict[str, str]) -> str:
-        return ", ".join(f"{name}: {value}" for name, value in said.items())
+def lora_pairs(loras: list[Settings]) -> dict[str, str]:
+    """Return what a tag cannot hold: {"Lora hashes": "a: 6ce01..., b: ..."}, likewise "Lora blocks" and "Lora times"."""
+    values = {
+        "Lora hashes": {one["name"]: one["hash"] for one in loras if one.get("hash")},
+        "Lora blocks": {one["name"]: quote(one["blocks"], safe=".-+()").replace("%2C", ";") for one in loras
+                        if one.get("blocks")},
+        "Lora times": {one["name"]: f"{decimal(one.get('start', 0))}-{decimal(one.get('end', 1))}" for one in loras
+                       if (one.get("start", 0), one.get("end", 1)) != (0, 1)}}
+    return {key: joined(by_name) for key, by_name in values.items() if by_name}
 
-    hashes = {lora["name"]: lora["hash"] for lora in loras if lora.get("hash")}
-    blocks = {lora["name"]: quote(lora["blocks"], safe=".-+()").replace("%2C", ";") for lora in loras if lora.get("blocks")}
-    times = {lora["name"]: f"{decimal(lora.get('start', 0))}-{decimal(lora.get('end', 1))}" for lora in loras
-             if (lora.get("start", 0), lora.get("end", 1)) != (0, 1)}
-    pairs = {"Lora hashes": listed(hashes), "Lora blocks": listed(blocks), "Lora times": listed(times)}
-    return {key: value for key, value in pairs.items() if value}
+
+def joined(values: dict[str, str]) -> str:
+    """Return "a: 1, b: 2" for {"a": "1", "b": "2"}."""
+    return ", ".join(f"{name}: {value}" for name, value in values.items())
 
 
 def sampler_pairs(sampler: str) -> dict[str, str]:
-    """"DPM++ 2M Karras" -> Sampler and Schedule type as A1111 1.9 and later name them."""
+    """Return Sampler and Schedule type as A1111 1.9 and later name them, for "DPM++ 2M Karras"."""
     for schedule in SCHEDULES:
         if sampler.endswith(f" {schedule}"):
             return {"Sampler": sampler.removesuffix(f" {schedule}"), "Schedule type": schedule}
@@ -107,38 +109,45 @@ def sampler_pairs(sampler: str) -> dict[str, str]:
 
 
 def decimal(value: object) -> str:
-    """A number written so that it reads back the same, never with an exponent: 1.0 -> "1", 1e-05 -> "0.00001"."""
+    """Return a number written so that it reads back the same, without exponent: "1" for 1.0, "0.00001" for 1e-05."""
     text = format(Decimal(repr(value)), "f")
     return (text.rstrip("0").rstrip(".") or "0") if "." in text else text
 
 
 def quoted(value: object) -> str:
-    """A value of a pair: in quotation marks where it would end early."""
+    """Return the value of a pair, in quotation marks where it would end early."""
     text = decimal(value) if isinstance(value, float) else storage.clean_text(str(value), MAX_PROMPT)
     return json.dumps(text, ensure_ascii=False) if re.search(r'[,:"\\]', text) else text
 
 
-def from_text(text: str) -> dict[str, object]:
-    """The settings in an infotext, ours or another program's, under the keys of pipeline.Picture; those not there are left out.
+def from_text(text: str) -> Settings:
+    """Return the settings in an infotext, ours or another program's, under the keys of pipeline.Picture, as far as present.
 
-    loras: [{name, strength, hash ("" where not told), and text_strength, blocks, start, end where they differ}]. Pairs that
-    sdlora has no name for are under "other". Never raises: a text without pairs gives nothing but "prompt", "negative", "loras".
+    loras: [{name, strength, hash ("" where unknown), and text_strength, blocks, start, end where they differ}]. Pairs that
+    sdlora has no name for are under "other". Never raises: a text without pairs gives only "prompt", "negative", "loras".
     """
-    lines, pairs, bare = split(text[:MAX_LETTERS].replace("\r\n", "\n"))
+    lines, pairs, bare = split(text[:MAX_CHARACTERS].replace("\r\n", "\n"))
     if DRAW_THINGS <= pairs.keys():
         lines, pairs = draw_things(lines, pairs)
     prompt, negative = [], []
     for place, line in enumerate(map(str.strip, lines)):
-        if line.startswith(NEGATIVE) or (place and line.lower().startswith(NEGATIVE.lower())):  # ours are tamed in the first line
+        # a first line of ours never begins with it: to_text writes it in lower case there
+        if line.startswith(NEGATIVE) or (place and line.lower().startswith(NEGATIVE.lower())):
             negative.append(line[len(NEGATIVE):].strip())
         else:
             (negative if negative else prompt).append(line)
-    words, loras = take_tags(told(pairs.pop("Raw prompt", None)) or told("\n".join(prompt)), strict=False)  # "Raw": Fooocus
-    found: dict[str, object] = {"prompt": words, "loras": loras,
-                                "negative": told(pairs.pop("Raw negative prompt", None)) or told("\n".join(negative).strip())}
+    raw, raw_negative = if_set(pairs.pop("Raw prompt", "")), if_set(pairs.pop("Raw negative prompt", ""))  # of Fooocus
+    words, loras = take_tags(raw or if_set("\n".join(prompt)), strict=False)
+    found: Settings = {"prompt": words, "loras": loras, "negative": raw_negative or if_set("\n".join(negative).strip())}
     add_weights(loras, pairs)
     add_resources(found, pairs, bare)
-    add_told(loras, pairs)
+    move_to_loras(loras, pairs)
+    return found | setting_pairs(pairs) | ({"other": pairs} if pairs else {})
+
+
+def setting_pairs(pairs: dict[str, str]) -> Settings:
+    """Take the pairs that sdlora has a name for out of `pairs`; return them under our names."""
+    found: Settings = {}
     if pairs.get("RNG") == "CPU":
         pairs.pop("RNG")
     sampler = pairs.pop("Sampler", "")
@@ -154,11 +163,11 @@ def from_text(text: str) -> dict[str, object]:
         if name in pairs and (value := number(pairs[name], NUMBERS[key]) if key in NUMBERS else pairs[name]) is not None:
             found[key] = value
             pairs.pop(name)
-    return found | ({"other": pairs} if pairs else {})
+    return found
 
 
 def draw_things(lines: list[str], pairs: dict[str, str]) -> tuple[list[str], dict[str, str]]:
-    """What Draw Things writes for people, in A1111's words: a line that begins with "-" is the negative prompt."""
+    """Return what Draw Things writes for people in A1111's words: a line that begins with "-" is the negative prompt."""
     minus = next((place for place, line in enumerate(lines) if line.startswith("-")), len(lines))
     lines = [f"{NEGATIVE} {line[1:]}" if place == minus else line for place, line in enumerate(lines)]
     pairs = dict(pairs) | {"CFG scale": pairs["Guidance Scale"]}
@@ -167,21 +176,21 @@ def draw_things(lines: list[str], pairs: dict[str, str]) -> tuple[list[str], dic
         pairs["Denoising strength"] = strength
     loras = [(pairs.pop(key).removesuffix(".ckpt"), pairs.pop(key.replace("Model", "Weight"), "1")) for key in named]
     if loras:
-        pairs["Lora weights"] = ", ".join(f"{name}: {weight}" for name, weight in loras)
+        pairs["Lora weights"] = ", ".join(f"{name}: {strength}" for name, strength in loras)
     pairs.pop("Guidance Scale")
     return lines, pairs
 
 
-def told(text: str | None) -> str:
-    """What was written, "" for the words of programs that had nothing to write."""
-    return "" if text is None or text.strip() in NOTHING else text
+def if_set(text: str) -> str:
+    """Return the text; "" for what programs write where nothing is set."""
+    return "" if text.strip() in UNSET else text
 
 
-def split(text: str) -> tuple[list[str], dict[str, str], dict[str, object]]:
-    """An infotext -> (its lines of words, its pairs, the bare JSON among these).
+def split(text: str) -> tuple[list[str], dict[str, str], Settings]:
+    """Split an infotext into its lines of words, its pairs, and the bare JSON among these.
 
     The pairs begin at the last line that starts with "Steps:" and may have line breaks between and within them; without one
-    they are the last line, if that begins with one of ours and has three. A text that was flattened to one line is parted at
+    they are the last line, if that begins with one of ours and has three. A text that was flattened to one line is split at
     "Steps:" too. Dynamic prompts add "Template:" lines at the end, Civitai's page and extension bare JSON among the pairs.
     """
     lines = text.strip().split("\n")
@@ -193,97 +202,92 @@ def split(text: str) -> tuple[list[str], dict[str, str], dict[str, object]]:
     if lines[begin].lower().startswith(FIRST):
         pairs, bare = pairs_of("\n".join(lines[begin:]))
         if len(pairs) >= 3 or STEPS.match(lines[begin]):
-            return lines[:begin], set_ones(pairs), bare
+            return lines[:begin], set_pairs(pairs), bare
     flat = "\n".join(lines)
     if found := list(STEPS.finditer(flat)):
         head, tail = flat[:found[-1].start() + 1].strip(" ,\n"), flat[found[-1].start():].lstrip(" ,.\n")
         pairs, bare = pairs_of(tail)
         if len(pairs) >= 3:
             words, mark, negative = head.rpartition(NEGATIVE)
-            return ([words, mark + negative] if mark else [head]), set_ones(pairs), bare
+            return ([words, mark + negative] if mark else [head]), set_pairs(pairs), bare
     return lines, {}, {}
 
 
-def pairs_of(text: str) -> tuple[dict[str, str], dict[str, object]]:
-    """"Steps: 20, Seed: 5, ..." -> (its pairs under A1111's spelling of their names, the bare JSON among them)."""
+def pairs_of(text: str) -> tuple[dict[str, str], Settings]:
+    """Return the pairs of "Steps: 20, Seed: 5, ..." under A1111's spelling of their names, and the bare JSON among them."""
     text, bare = bare_json(text)
-    spelt = {name.lower(): name for name in (*NAMES, "Sampler", "Schedule type", "Size")}
-    return {spelt.get(key[:-1].lower(), key[:-1]): unquoted(value) for key, value in PAIR.findall(text)}, bare
+    named: list[tuple[str, str]] = [(key.removesuffix(":"), value) for key, value in PAIR.findall(text)]
+    spelt: dict[str, str] = {name.lower(): name for name in (*NAMES, "Sampler", "Schedule type", "Size")}
+    return {spelt.get(key.lower(), key): unquoted(value) for key, value in named}, bare
 
 
-def set_ones(pairs: dict[str, str]) -> dict[str, str]:
-    """The pairs with a value."""
-    return {name: value for name, value in pairs.items() if told(value)}
+def set_pairs(pairs: dict[str, str]) -> dict[str, str]:
+    """Return the pairs that are set."""
+    return {name: value for name, value in pairs.items() if if_set(value)}
 
 
-def add_weights(loras: list[dict[str, object]], pairs: dict[str, str]) -> None:
-    """Fooocus puts its LoRAs, which are not in the prompt, into `Lora weights: "name: 0.7"`."""
-    known = {lora["name"] for lora in loras}
-    loras += [{"name": name, "strength": strength, "hash": ""} for name, value in listed(pairs.pop("Lora weights", "")).items()
-              if name not in known and (strength := number(value, float)) is not None][:MAX_TAGS]
+def add_weights(loras: list[Settings], pairs: dict[str, str]) -> None:
+    """Add the LoRAs that Fooocus puts into `Lora weights: "name: 0.7"`; they are not in its prompt."""
+    known = {one["name"] for one in loras}
+    loras += [lora(name, strength) for name, value in listed(pairs.pop("Lora weights", "")).items()
+              if name not in known and (strength := number(value, float)) is not None][:MAX_LORAS]
 
 
-def add_resources(found: dict[str, object], pairs: dict[str, str], bare: dict[str, object]) -> None:
-    """What Civitai says in JSON: hashes of LoRAs, and the models that its own generator used, by name or `urn:air:`."""
-    hashes = bare.get("Hashes")
-    known = {name.removeprefix("lora:"): value for name, value in hashes.items() if name.lower().startswith("lora:")
-             and isinstance(value, str)} if isinstance(hashes, dict) else {}
+def add_resources(found: Settings, pairs: dict[str, str], bare: dict[str, Any]) -> None:
+    """Add what Civitai writes as JSON: hashes of LoRAs, and the models that its own generator used, by name or `urn:air:`."""
+    known = {name.removeprefix("lora:"): value for name, value in as_dict(bare.get("Hashes")).items()
+             if name.lower().startswith("lora:") and isinstance(value, str)}
     if known and "Lora hashes" not in pairs:
-        pairs["Lora hashes"] = ", ".join(f"{name}: {value}" for name, value in known.items())
+        pairs["Lora hashes"] = joined(known)
     resources = bare.get("Civitai resources")
-    used = [one for one in (resources if isinstance(resources, list) else [])[:MAX_TAGS] if isinstance(one, dict)]
-    loras = [{"name": resource_name(one), "strength": weight_of(one), "hash": ""} for one in used
+    used = [one for one in (resources if isinstance(resources, list) else [])[:MAX_LORAS] if isinstance(one, dict)]
+    loras = [lora(resource_name(one), number(str(one.get("weight", one.get("strength", 1))), float)) for one in used
              if resource_kind(one) in ("lora", "locon", "dora", "lycoris")]
     if not found["loras"]:
         found["loras"] += loras
     elif loras:
-        pairs["Civitai LoRAs"] = ", ".join(lora["name"] for lora in loras)
+        pairs["Civitai LoRAs"] = ", ".join(one["name"] for one in loras)
     if model := next((one for one in used if resource_kind(one) == "checkpoint"), None):
         pairs.setdefault("Model", resource_name(model))
     if embeddings := [resource_name(one) for one in used if resource_kind(one) in ("embed", "embedding", "textualinversion")]:
         pairs["Civitai embeddings"] = ", ".join(embeddings)
 
 
-def resource_kind(resource: dict[str, object]) -> str:
-    """"lora", also of {"air": "urn:air:sd1:lora:civitai:1115064@1253021"}."""
+def resource_kind(resource: Settings) -> str:
+    """Return "lora", also for {"air": "urn:air:sd1:lora:civitai:1115064@1253021"}."""
     found = re.match(r"urn:air:[^:]{1,40}:([^:]{1,40}):", str(resource.get("air", "")))
     return str(resource.get("type") or (found[1] if found else "")).lower()
 
 
-def resource_name(resource: dict[str, object]) -> str:
-    """The model's title; where Civitai tells only its number, that: "civitai 1115064@1253021"."""
-    number = str(resource.get("air", "")).rpartition(":")[2] or resource.get("modelVersionId", "")
-    return storage.clean_text(str(resource.get("modelName") or f"civitai {number}"), storage.MAX_NAME)
+def resource_name(resource: Settings) -> str:
+    """Return the model's title; where Civitai writes only its number, "civitai 1115064@1253021"."""
+    version = str(resource.get("air", "")).rpartition(":")[2] or resource.get("modelVersionId", "")
+    return storage.clean_text(str(resource.get("modelName") or f"civitai {version}"), storage.MAX_NAME)
 
 
-def weight_of(resource: dict[str, object]) -> float:
-    value = number(str(resource.get("weight", resource.get("strength", 1))), float)
-    return 1.0 if value is None else value
-
-
-def bare_json(line: str) -> tuple[str, dict[str, object]]:
-    """The line without the JSON that Civitai writes into it as it is, and what that says: `Hashes: {"lora:name": "12ab"}`."""
-    told: dict[str, object] = {}
-    while (found := BARE.search(line)) and len(told) < len(BARE_NAMES):
+def bare_json(line: str) -> tuple[str, dict[str, Any]]:
+    """Return the line without the JSON that Civitai writes into it unquoted, and that: `Hashes: {"lora:name": "12ab"}`."""
+    values: dict[str, Any] = {}
+    while (found := JSON_PAIR.search(line)) and len(values) < len(JSON_PAIRS):
         try:
-            told[found[1]], end = json.JSONDecoder().raw_decode(line, found.end())
+            values[found[1]], end = json.JSONDecoder().raw_decode(line, found.end())
         except (ValueError, RecursionError):
             break
         line = line[:found.start()] + line[end:]
-    return line.removeprefix(", "), told
+    return line.removeprefix(", "), values
 
 
-def take_tags(prompt: str, *, strict: bool) -> tuple[str, list[dict[str, object]]]:
-    """The prompt without its `<lora:...>` and `<lyco:...>` tags, and what they say, as LoraChoice has it, in their order.
+def take_tags(prompt: str, *, strict: bool) -> tuple[str, list[Settings]]:
+    """Return the prompt without its `<lora:...>` and `<lyco:...>` tags, and the LoRAs in them (see read_tag), in their order.
 
-    strict: a tag that says nonsense raises ValueError; else it stays among the words.
+    strict: a wrong tag raises ValueError; else it stays among the words.
     """
-    loras: list[dict[str, object]] = []
+    loras: list[Settings] = []
 
     def take(found: re.Match[str]) -> str:
         try:
-            if len(loras) >= MAX_TAGS:
-                raise ValueError(f"there are more than {MAX_TAGS} LoRAs")
+            if len(loras) >= MAX_LORAS:
+                raise ValueError(f"there are more than {MAX_LORAS} LoRAs")
             loras.append(read_tag(found[1]))
         except ValueError:
             if strict:
@@ -296,8 +300,8 @@ def take_tags(prompt: str, *, strict: bool) -> tuple[str, list[dict[str, object]
     return (tidy.strip() if loras else prompt.strip()), loras
 
 
-def read_tag(inside: str) -> dict[str, object]:
-    """"name:te:unet:dyn" with named te= unet= dyn= lbw= -> {name, strength, hash: ""} and what else it says. Raises ValueError.
+def read_tag(inside: str) -> Settings:
+    """Read "name:te:unet:dyn" with named te= unet= dyn= lbw= -> {name, strength, hash: ""} and what differs. Raises ValueError.
 
     dyn (rank cut at load) is kept under its name. lbw: block weights of the extension sd-webui-lora-block-weight.
     """
@@ -308,14 +312,12 @@ def read_tag(inside: str) -> dict[str, object]:
         raise ValueError("a tag has no name")
     text = weight(named.get("te", plain[1] if len(plain) > 1 else "1"))
     unet = weight(named["unet"] if "unet" in named else plain[2] if len(plain) > 2 else decimal(text))
-    told: dict[str, object] = {"name": plain[0], "strength": unet, "hash": ""}
-    if text != unet:
-        told["text_strength"] = text
+    found = lora(plain[0], unet, text)
     if "lbw" in named:
-        told["blocks"] = named["lbw"]
+        found["blocks"] = named["lbw"]
     if "dyn" in named or len(plain) > 3:
-        told["dyn"] = named.get("dyn", plain[3] if len(plain) > 3 else "")
-    return told
+        found["dyn"] = named.get("dyn", plain[3] if len(plain) > 3 else "")
+    return found
 
 
 def weight(text: str) -> float:
@@ -325,36 +327,26 @@ def weight(text: str) -> float:
     return value
 
 
-def add_told(loras: list[dict[str, object]], pairs: dict[str, str]) -> None:
+def move_to_loras(loras: list[Settings], pairs: dict[str, str]) -> None:
     """Move what the pairs say of single LoRAs to these; A1111 leaves ":" and "," out of a name there."""
-    hashes, blocks, times = (listed(pairs.pop(f"Lora {matter}", "")) for matter in ("hashes", "blocks", "times"))
-    for lora in loras:
-        name = str(lora["name"]).replace(",", "").replace(":", "")
-        lora["hash"] = hashes.get(name, "").lower() if re.fullmatch(r"[0-9a-fA-F]{6,64}", hashes.get(name, "")) else ""
+    hashes, blocks, times = (listed(pairs.pop(f"Lora {key}", "")) for key in ("hashes", "blocks", "times"))
+    names = [str(one["name"]).replace(",", "").replace(":", "") for one in loras]
+    for one, name in zip(loras, names, strict=True):
+        one["hash"] = as_hash(hashes.get(name))
         if name in blocks:
-            lora["blocks"] = unquote(blocks[name].replace(";", ","))
+            one["blocks"] = unquote(blocks[name].replace(";", ","))
         start, dash, end = times.get(name, "").partition("-")
         when = number(start, float), number(end, float)
         if dash and None not in when:
-            lora["start"], lora["end"] = when
-    named = {str(lora["name"]).replace(",", "").replace(":", "") for lora in loras}
-    if rest := [f"{name}: {value}" for name, value in hashes.items() if name not in named]:
-        pairs["Lora hashes"] = ", ".join(rest)  # of LoRAs that nothing else tells of
+            one["start"], one["end"] = when
+    if rest := {name: value for name, value in hashes.items() if name not in names}:
+        pairs["Lora hashes"] = joined(rest)  # of LoRAs that are named nowhere else
 
 
 def listed(text: str) -> dict[str, str]:
-    """"a: 1, b: 2" -> {"a": "1", "b": "2"}."""
+    """Return {"a": "1", "b": "2"} for "a: 1, b: 2"."""
     halves = (part.rpartition(":") for part in text.split(","))
     return {name.strip(): value.strip() for name, colon, value in halves if colon}
-
-
-def number(text: str, kind: type) -> int | float | None:
-    """A finite number, None for everything else; 20.0 is a whole one."""
-    try:
-        value = kind(re.sub(r"\.0{1,9}$", "", text))
-        return value if math.isfinite(value) else None
-    except (ValueError, OverflowError):  # hundreds of digits are a whole number, but none that a float can be
-        return None
 
 
 def unquoted(value: str) -> str:

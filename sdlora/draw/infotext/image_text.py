@@ -7,6 +7,7 @@ import re
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -33,14 +34,14 @@ QUALITY = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"quality": 95, "m
 def write(path: Path, image: Image.Image, key: str, text: str) -> Path:
     """Write `image` in the format its suffix names (.png .jpg .jpeg .webp) with `text` inside, atomically.
 
-    PNG: the text chunk `key` (tEXt, or iTXt for letters outside of Latin-1); JPEG and WebP: EXIF UserComment in UTF-16 with the
-    high byte first, as A1111 writes it. Raises UserError: another suffix, a text too long for a JPEG (64 KB), a full disk.
+    PNG: the text chunk `key` (tEXt, or iTXt for characters outside of Latin-1); JPEG and WebP: EXIF UserComment in UTF-16 BE,
+    as A1111 writes it. Raises UserError: another suffix, a text too long for a JPEG (64 KB), a full disk.
     """
     form = FORMATS.get(path.suffix.lower())
     if form is None:
         raise UserError(f"{path.name} cannot be written: {path.suffix or 'a file without ending'} is no picture format of ours.",
                         f"Use one of {', '.join(FORMATS)}.")
-    options: dict[str, object] = dict(QUALITY[form])
+    options: dict[str, Any] = dict(QUALITY[form])
     if form == "PNG":
         options["pnginfo"] = PngInfo()
         options["pnginfo"].add_text(key, text)
@@ -52,7 +53,7 @@ def write(path: Path, image: Image.Image, key: str, text: str) -> Path:
 
 
 def exif_block(comment: bytes) -> bytes:
-    """EXIF with nothing but a UserComment of more than 4 bytes: two directories of one entry (tag, type, count, place) each.
+    """Return EXIF with only a UserComment of more than 4 bytes: two directories of one entry (tag, type, count, place) each.
 
     Made by hand because Pillow would give it the type BYTE, which piexif, and so A1111, does not read; it has to be UNDEFINED.
     """
@@ -62,25 +63,26 @@ def exif_block(comment: bytes) -> bytes:
 
 
 def read(path: Path) -> dict[str, str]:
-    """{key: text} of all texts in a picture; {} where there are none.
+    """Return {key: text} of all texts in a picture; {} where there are none.
 
     PNG text chunks have their own keys (PNG specification 11.3.3); an EXIF comment has the key "comment", other EXIF texts those
-    of EXIF_KEYS or what they begin with ("Workflow: {...}"); "xmp" is the whole packet, "c2pa" whose credentials it has,
-    "stealth" what the pixels hide.
+    of EXIF_KEYS or what they begin with ("Workflow: {...}"); "xmp" is the whole packet, "c2pa" the service that signed it,
+    "stealth" the text hidden in the pixels.
     Raises UserError: no picture, too large, damaged.
     """
     name = shown_name(path)
-    return child.ask("sdlora.draw.infotext.image_text", read_bytes(path, name), name)[0]
+    answer, _ = child.ask("sdlora.draw.infotext.image_text", read_bytes(path, name), name)
+    return {key: str(text) for key, text in answer.items()}
 
 
 def texts(data: bytes, name: str) -> child.Answer:
-    """What `read` gives, from the bytes of the file: in a child process, because texts may unpack to gigabytes."""
+    """Return what `read` does, from the bytes of the file: in a child process, because texts may unpack to gigabytes."""
     with header(data, name) as image:
-        found = {key: plain(value) for key, value in image.info.items() if isinstance(value, str)}
+        found: dict[str, Any] = {str(key): plain(value) for key, value in image.info.items() if isinstance(value, str)}
         try:
             if image.format == "PNG" and image.width * image.height <= MAX_PIXELS:
                 image.load()  # texts may follow the pixels
-                found |= {key: plain(value) for key, value in image.text.items()}
+                found |= {key: plain(value) for key, value in getattr(image, "text", {}).items()}
             found |= {key: text for key, text in exif_texts(image).items() if key not in found}
             hidden = stealth(image) if image.format in LOSSLESS else ""
         except DAMAGED:
@@ -93,7 +95,7 @@ def texts(data: bytes, name: str) -> child.Answer:
 
 
 def credentials(image: Image.Image) -> str:
-    """Whose Content Credentials (C2PA) a PNG or JPEG carries: they say which service drew it, and nothing about how."""
+    """Return the service that signed a PNG or JPEG (C2PA): it drew the picture, and how is not in there."""
     boxes = [part for kind, part, *_ in getattr(image, "private_chunks", []) if kind == b"caBX"]
     boxes += [part for kind, part in getattr(image, "applist", []) if kind == "APP11"]
     block = b"".join(boxes)
@@ -101,7 +103,7 @@ def credentials(image: Image.Image) -> str:
 
 
 def plain(text: str) -> str:
-    """A PNG text: tEXt is Latin-1, and many programs write UTF-8 into it all the same. iTXt is UTF-8."""
+    """Return a PNG text as it was meant: tEXt is Latin-1, but many programs write UTF-8 into it. iTXt is UTF-8."""
     if isinstance(text, iTXt) or text.isascii():
         return str(text)
     try:
@@ -111,7 +113,7 @@ def plain(text: str) -> str:
 
 
 def exif_texts(image: Image.Image) -> dict[str, str]:
-    """The texts in the EXIF block of a picture. ComfyUI's nodes put JSON behind its name into any tag: `prompt:{...}`."""
+    """Return the texts in the EXIF block of a picture. ComfyUI's nodes put JSON behind its name into any tag: `prompt:{...}`."""
     if image.format == "PNG" and "exif" not in image.info:
         return {}
     exif = image.getexif()
@@ -128,9 +130,9 @@ def exif_texts(image: Image.Image) -> dict[str, str]:
 
 
 def stealth(image: Image.Image) -> str:
-    """The text in the lowest bits of a picture's alpha or colours, column by column, "" where there is none.
+    """Return the text in the lowest bits of a picture's alpha or colours, column by column, "" where there is none.
 
-    Format: 15 letters that name it, 32 bits for the length in bits, then UTF-8, packed with gzip where the name ends in "comp"
+    Format: 15 characters that name it, 32 bits for the length in bits, then UTF-8, packed with gzip where the name ends in "comp"
     (the extension sd-webui-stealth-pnginfo; NovelAI, SwarmUI, Forge and reForge write the same).
     """
     if image.width * image.height > MAX_PIXELS:
@@ -152,7 +154,7 @@ def stealth(image: Image.Image) -> str:
 
 
 def lowest_bits(image: Image.Image, channels: str, start: int, count: int) -> bytes:
-    """`count` bytes from byte `start` of the lowest bits of these channels, the highest bit first; fewer where they end."""
+    """Return `count` bytes from byte `start` of the lowest bits of these channels, highest bit first; fewer where they end."""
     columns = min(image.width, -(-(start + count) * 8 // (image.height * len(channels))))
     strip = image.crop((0, 0, columns, image.height))
     values = np.stack([np.asarray(strip.getchannel(channel)) for channel in channels], -1)  # (height, columns, channels)
@@ -160,7 +162,7 @@ def lowest_bits(image: Image.Image, channels: str, start: int, count: int) -> by
 
 
 def comment_text(raw: bytes) -> str:
-    """A UserComment: 8 bytes name the encoding. UTF-16 comes in both byte orders: the zeros of plain letters tell which."""
+    """Return the text of a UserComment: 8 bytes name its encoding, zeros in ASCII the order of UTF-16."""
     code, body = raw[:8], raw[8:]
     if code in ASCII:
         return body.decode("utf-8", "replace").strip("\0")

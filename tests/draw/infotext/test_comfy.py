@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from sdlora.draw.infotext.comfy import UnknownNode, from_comfy
+from sdlora.draw.infotext.comfy import from_comfy
+from sdlora.draw.infotext.comfy_graph import UnknownNode
 
 
 def node(kind, **inputs):

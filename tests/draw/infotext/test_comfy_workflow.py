@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from sdlora.draw.infotext.comfy import UnknownNode, from_comfy
+from sdlora.draw.infotext.comfy import from_comfy
+from sdlora.draw.infotext.comfy_graph import UnknownNode
 from sdlora.draw.infotext.comfy_workflow import to_graph
 
 
@@ -126,7 +127,7 @@ def test_subgraphs_are_unfolded(shown):
 
 
 def test_words_drawn_by_lot_are_not_guessed():
-    with pytest.raises(UnknownNode, match="by lot"):
+    with pytest.raises(UnknownNode, match="random choice"):
         to_graph(changed(node(6, "CLIPTextEncode", ["a {red|blue} house"], [("clip", 5, "CLIP")])))
 
 

@@ -204,5 +204,5 @@ def test_a_picture_without_a_prompt_clears_no_field(tmp_path, texts):
     ("<Iptc4xmpExt:AISystemUsed>Leonardo.Ai</Iptc4xmpExt:AISystemUsed>", "Leonardo.Ai")])
 def test_services_that_name_themselves_in_xmp(tmp_path, said, service):
     packet = f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF>{said}</rdf:RDF></x:xmpmeta>'
-    with pytest.raises(UserError, match=f"drawn by {service}, which tells no settings"):
+    with pytest.raises(UserError, match=f"drawn by {service}, which writes no settings"):
         read_infotext(png(tmp_path / "x.png", {"XML:com.adobe.xmp": packet}))
