@@ -1,6 +1,7 @@
 """What ruff cannot say: who may import whom, how large things may grow, who may write files."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -133,10 +134,13 @@ def test_lines_end_only_at_line_ends():
 
 
 def test_reading_from_pictures_to_a_file_is_short():
-    """Pictures + captions -> LoRA file reads in <= 900 lines of code (blank lines and docstrings not counted)."""
-    path_of_a_picture = ["dataset/folder.py", "dataset/captions.py", "dataset/crop.py", "train/session.py", "train/cache.py",
-                         "train/loop.py", "train/loss.py", "train/optimizer.py", "train/layers.py"]
-    total = 0
-    for name in path_of_a_picture:
-        total += sum(1 for line in ast.unparse(parsed(ROOT / "sdlora" / name)).splitlines() if line.strip())
-    assert total <= 900, total
+    """README's reading order is at most 16 whole files of 2,400 lines, and all that the session needs, but for side rooms."""
+    listed = (ROOT / "README.md").read_text(encoding="utf-8").split("**From a folder of pictures to a LoRA file**", 1)[1]
+    order, _, aside = listed.split("\n\n", 1)[0].partition("Side rooms")
+    path = [ROOT / "sdlora" / name for name in re.findall(r"`([\w/]+\.py)`", order)]
+    side_rooms = {ROOT / "sdlora" / name for name, reason in re.findall(r"`([\w/]+\.py)` \((\w[^)]+)\)", aside)}
+    session = ROOT / "sdlora" / "train" / "session.py"
+    used = {ROOT / f"{name.replace('.', '/')}.py" for name in imports(parsed(session)) if name.startswith("sdlora.")}
+    assert session in path and {file for file in used if file.is_file()} <= {*path, *side_rooms}
+    assert len(set(path)) == len(path) <= 16
+    assert sum(file.read_text(encoding="utf-8").count("\n") for file in path) <= 2400

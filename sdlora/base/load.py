@@ -144,6 +144,13 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+def training_dtype(device: torch.device) -> torch.dtype:
+    """Return what a frozen base computes in: fp32 on a CPU, bf16 where a card has it, else fp16 (with a gradient scaler)."""
+    if device.type == "cpu":
+        return torch.float32
+    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
+
+
 def load_base(spec: str, device: str = "auto", *, parts: Sequence[str] = PARTS,
               dtype: torch.dtype | None = None) -> Base:
     """Open a base model without touching the network.

@@ -19,7 +19,7 @@ from typing import TypeVar
 import torch
 
 from sdlora.base.catalog import resolve
-from sdlora.base.load import Base, load_base, pick_device
+from sdlora.base.load import Base, load_base, pick_device, training_dtype
 from sdlora.bench import sides, timed
 from sdlora.bench.switch import MODELS, hollow
 from sdlora.config import TrainConfig, make
@@ -29,7 +29,7 @@ from sdlora.storage import shipped
 from sdlora.train import loop, samples, session
 from sdlora.train.checkpoint import TrainState
 from sdlora.train.layers import attach
-from sdlora.train.loss import Denoiser, alphas_cumprod, denoising_loss
+from sdlora.train.loss import denoising_loss, make_denoiser
 from sdlora.train.optimizer import AdamW
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -152,7 +152,7 @@ def fill(argument: str, known: dict[str, str]) -> str:
 def base_of(case: Case, parts: Sequence[str] = ("text", "unet")) -> Base:
     """The base of a case, as a training run opens it."""
     torch.set_num_threads(case.threads)
-    dtype = samples.training_dtype(torch.device(case.device))
+    dtype = training_dtype(torch.device(case.device))
     if case.model in FULL:
         return hollow(MODELS[case.model], case.device, dtype)
     base = load_base(case.model, case.device, parts=parts, dtype=dtype)
@@ -176,15 +176,10 @@ def inputs(base: Base, case: Case) -> tuple[torch.Tensor, torch.Tensor, torch.Te
     return *(value.to(base.device) for value in (latents, noise, timesteps)), features, size_px
 
 
-def denoiser(base: Base) -> Denoiser:
-    """The base as the loss sees it."""
-    return Denoiser(base.predict, alphas_cumprod(base.scheduler_config, base.device), base.prediction_type)
-
-
 def ours(base: Base, case: Case) -> Step:
     """A step as in train.loop: loss, backward, clipping and AdamW on the one flat parameter."""
     attached = attach(base.unet, case.rank, case.rank, seed=1)
-    model, given = denoiser(base), inputs(base, case)
+    model, given = make_denoiser(base), inputs(base, case)
     optimizer = AdamW(attached.parameters, weight_decay=0.01, clip_norm=1.0)
 
     def step() -> torch.Tensor:
@@ -199,7 +194,7 @@ def peft(base: Base, case: Case) -> Step:
     from peft import LoraConfig, inject_adapter_in_model
 
     inject_adapter_in_model(LoraConfig(r=case.rank, lora_alpha=case.rank, target_modules=list(TARGETS)), base.unet)
-    model, given = denoiser(base), inputs(base, case)
+    model, given = make_denoiser(base), inputs(base, case)
     parameters = [parameter for parameter in base.unet.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=RATE, fused=True)
 
@@ -232,14 +227,14 @@ def looped(case: Case) -> Step:
     dataset = read_dataset(Path(case.pictures), trigger=TRIGGER)
     examples, latents, _ = drained(session.encode_pictures(base, dataset, base.resolution))
     items, _ = drained(session.encode_captions(base, examples, latents, base.resolution, None))
-    samples.sleep(base)
+    samples.unload_encoders(base)
     attached = attach(base.unet, case.rank, case.rank, seed=1)
     config = make(TrainConfig, {"base": case.model, "trigger": TRIGGER, "rank": case.rank, "batch_size": case.batch,
                                 "steps": 20_000, "learning_rate": RATE})
     optimizer = AdamW(attached.parameters, weight_decay=config.weight_decay, clip_norm=config.clip_norm,
                       scaled=base.dtype == torch.float16)
     state = TrainState.fresh(attached.parameters, optimizer, config.seed)
-    steps = loop.train(denoiser(base), items, config, state, stop=lambda: False, due=lambda step: False)
+    steps = loop.train(make_denoiser(base), items, config, state, stop=lambda: False, checkpoint_due=lambda step: False)
     return lambda: next(steps)
 
 

@@ -1,6 +1,6 @@
 """All that the loop remembers, as one object, and its checkpoints on disk. What is not in TrainState is lost by a stop.
 
-Knows nothing about models, pictures or how a step is made. A checkpoint is safetensors and JSON, read back and hashed.
+Knows nothing about how a step is made. A checkpoint is safetensors and JSON, read back and hashed.
 """
 
 import json
@@ -17,6 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from sdlora.base.load import Base
+from sdlora.config import TrainConfig
+from sdlora.dataset.folder import Example
 from sdlora.errors import UserError
 from sdlora.storage import clean_text, crash_point, write_atomic
 from sdlora.train.checkpoint_files import LORA, NUMBERS, OK, STATE, checkpoint_folder, checkpoint_steps, file_hash
@@ -246,6 +249,13 @@ def resume_check(state: TrainState, now: dict[str, Any], pictures: int) -> Resum
             return "holds pictures that are not there"
         return state.mismatch(snapshot)
     return check
+
+
+def run_identity(run: str, config: TrainConfig, base: Base, examples: Sequence[Example]) -> dict[str, Any]:
+    """Return what a resume must find unchanged (but for MAY_CHANGE of the settings)."""
+    pictures = json.dumps([(example.digest, example.caption, example.repeats) for example in examples])
+    return {"pictures": sha256(pictures.encode()).hexdigest(), "base": base.identity, "device": base.device.type,
+            "run": run, "config": config.model_dump(mode="json")}
 
 
 def refuse_changes(saved: dict[str, Any], now: dict[str, Any]) -> None:

@@ -1,7 +1,4 @@
-"""What a run tells: plain frozen events, one JSON object a line. Knows nothing about who reads them.
-
-Every event carries `step`; `to_json` adds `"event": "<name in lower case>"`.
-"""
+"""The events of a run: frozen dataclasses, written as one JSON object a line. Every event has a `step`."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -29,7 +26,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step: its loss, a smoothed loss, the rate it used, an estimate of the seconds that remain."""
+    """One optimizer step: its loss, a smoothed loss, the rate it used, the estimated seconds that remain."""
     step: int
     steps: int
     loss: float
@@ -64,7 +61,7 @@ class Validated:
 
 @dataclass(frozen=True)
 class Rewound:
-    """A non-finite loss or gradient: the run went back to `to_step` and goes on at `learning_rate`."""
+    """A non-finite loss or gradient: the run went back to `to_step` and continues at `learning_rate`."""
     step: int
     to_step: int
     learning_rate: float
@@ -73,7 +70,7 @@ class Rewound:
 
 @dataclass(frozen=True)
 class Notice:
-    """Something the artist should know; the run goes on."""
+    """Something the artist should know; the run continues."""
     step: int
     message: str
 
@@ -87,7 +84,7 @@ class Stopped:
 
 @dataclass(frozen=True)
 class Failed:
-    """The run cannot go on; what was saved is kept."""
+    """The run cannot continue; its checkpoints are kept."""
     step: int
     steps: int
     message: str
@@ -111,12 +108,12 @@ Event = Preparing | Prepared | Step | Sample | Saved | Validated | Rewound | Not
 
 
 def to_json(event: Event) -> str:
-    """One line of JSON: `{"event": "step", "step": 12, ...}`."""
+    """Return one line of JSON: `{"event": "step", "step": 12, ...}`."""
     return json.dumps({"event": NAMES[type(event)], **asdict(event)}, ensure_ascii=False)
 
 
 def from_json(line: str) -> Event:
-    """The event of one line; raises ValueError for a line that is not an event (a half-written last line, say)."""
+    """Return the event of one line. Raises ValueError for a line that is none, as a half-written last one."""
     fields = json.loads(line)
     if not isinstance(fields, dict) or fields.get("event") not in EVENTS:
         raise ValueError("not an event")

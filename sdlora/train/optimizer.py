@@ -1,9 +1,10 @@
-"""How the adapters move: AdamW that cannot be poisoned, and the learning rate as a function of the step.
+"""AdamW that skips steps that are not finite, and the learning rate as a function of the step.
 
-Knows nothing about models, pictures or files: parameters with gradients in, moved parameters out.
+Knows nothing about models, pictures or files: parameters with gradients in, updated parameters out.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -15,9 +16,9 @@ FIRST_SCALE, GROWTH_STEPS = 2.0**16, 2000
 
 
 def rate_at(step: int, steps: int, peak: float, warmup_steps: int, schedule: str) -> float:
-    """Learning rate of the step that follows `step` finished ones: linear warm-up, then constant or half a cosine.
+    """Return the learning rate of the step after `step` finished ones: linear warm-up, then constant or half a cosine.
 
-    A warm-up never takes more than a tenth of the run, so that a short run gets to its full rate.
+    The warm-up takes at most a tenth of the run, so that a short run reaches its full rate.
     """
     warmup = min(warmup_steps, steps // WARMUP_SHARE)
     if step < warmup:
@@ -31,11 +32,11 @@ def rate_at(step: int, steps: int, peak: float, warmup_steps: int, schedule: str
 class AdamW:
     """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) in fp32 with gradient clipping and, for fp16, loss scaling.
 
-    `tensors` is all it remembers. A step whose loss or gradient norm is not finite changes no weight and no moment:
-    every change is multiplied away on the device, so a GPU need not wait for the answer.
+    `tensors` holds its whole state. A step whose loss or gradient norm is not finite changes no weight and no moment: the
+    change is multiplied by zero on the device, so that a GPU need not wait for the CPU.
     """
 
-    def __init__(self, parameters: list[Tensor], *, weight_decay: float, clip_norm: float, scaled: bool = False) -> None:
+    def __init__(self, parameters: Sequence[Tensor], *, weight_decay: float, clip_norm: float, scaled: bool = False) -> None:
         self.parameters = list(parameters)
         self.weight_decay, self.clip_norm, self.scaled = weight_decay, clip_norm, scaled
         first = self.parameters[0]
@@ -47,28 +48,28 @@ class AdamW:
 
     @torch.no_grad()
     def step(self, loss: Tensor, rate: float) -> Tensor:
-        """Backward through `loss` (scalar), clip, move by `rate` -> "this is a divergence" as a bool scalar on the device.
+        """Backpropagate `loss` (scalar), clip, update at learning rate `rate`; return whether it diverged, a bool on the device.
 
-        An fp16 overflow at a loss scale above 1 only lowers the scale; it is a skipped step, no divergence.
+        An fp16 overflow at a loss scale above 1 is a skipped step that lowers the scale, not a divergence.
         """
         for parameter in self.parameters:
             parameter.grad = None
         with torch.enable_grad():
             (loss * self.tensors["scale"]).backward()
-        gradients = [parameter.grad / self.tensors["scale"] for parameter in self.parameters]
+        gradients = [parameter.grad / self.tensors["scale"] for parameter in self.parameters if parameter.grad is not None]
         norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
         good = torch.isfinite(norm) & torch.isfinite(loss)
         overflow = torch.isfinite(loss) & ~good & (self.tensors["scale"] > 1)
         clip = self.clip_norm / norm.clamp(min=self.clip_norm)
         self.tensors["updates"] += good
         for index, (parameter, gradient) in enumerate(zip(self.parameters, gradients, strict=True)):
-            self._move(index, parameter, torch.where(good, gradient * clip, 0), good.to(norm.dtype), rate)
+            self._update(index, parameter, torch.where(good, gradient * clip, 0), good.to(norm.dtype), rate)
         if self.scaled:
             self._rescale(good, overflow)
         return ~good & ~overflow
 
-    def _move(self, index: int, parameter: Tensor, gradient: Tensor, good: Tensor, rate: float) -> None:
-        """`good` is 1 or 0: 0 leaves the parameter and its moments bit for bit as they are."""
+    def _update(self, index: int, parameter: Tensor, gradient: Tensor, good: Tensor, rate: float) -> None:
+        """Update one parameter and its moments; `good` is 1, or 0 to leave them bit for bit as they are."""
         mean, square, updates = self.tensors[f"mean.{index}"], self.tensors[f"square.{index}"], self.tensors["updates"]
         mean.add_((gradient - mean) * ((1 - BETA1) * good))
         square.add_((gradient.square() - square) * ((1 - BETA2) * good))
@@ -79,7 +80,7 @@ class AdamW:
         parameter.sub_(change * (rate * good))
 
     def _rescale(self, good: Tensor, overflow: Tensor) -> None:
-        """Half after an overflow, double after 2000 good steps, as torch.amp.GradScaler does."""
+        """Halve the loss scale after an overflow, double it after 2000 good steps, as torch.amp.GradScaler does."""
         scale, since = self.tensors["scale"], self.tensors["since_overflow"]
         since.copy_(torch.where(good, since + 1, 0))
         grown = since >= GROWTH_STEPS

@@ -1,4 +1,4 @@
-"""From adapters to a file one may say "done" about: written, read back, shown to change the picture, put on the shelf.
+"""From trained adapters to a published LoRA file: written, read back, shown to change the picture, put on the shelf.
 
 Knows nothing about steps, losses or key names.
 """
@@ -16,21 +16,20 @@ from sdlora.dataset.folder import Example
 from sdlora.dataset.picture import open_picture
 from sdlora.draw.apply import Applied
 from sdlora.errors import UserError
-from sdlora.lora.formats import metadata
-from sdlora.lora.formats import reading as lora_file
+from sdlora.lora.formats import metadata, writing
 from sdlora.lora.math.blend import Ingredient
 from sdlora.lora.math.delta import Adapters
 from sdlora.storage import data_folder, slug, write_atomic
 from sdlora.train.cache import Items
 from sdlora.train.checkpoint_files import file_hash
 
-TINY_CHANGE = 1e-3  # of the length of the prediction; a finished style is at some hundredths or tenths
-BURNT_CHANGE = 1.0
+WEAK_CHANGE = 1e-3  # of the length of the prediction; a finished style is at some hundredths or tenths
+STRONG_CHANGE = 1.0
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the file says about its making."""
+    """What the metadata of the file says about the training."""
     config: TrainConfig
     base: Base
     examples: tuple[Example, ...]
@@ -40,15 +39,14 @@ class Facts:
     created: str
 
 
-def write_lora(path: Path, adapters: Adapters, facts: Facts, cover: Path | None = None) -> Path:
-    """Write the LoRA with all it says about itself and compare it with what was meant. Raises UserError."""
-    lora_file.write(path, adapters, describe(facts, cover), dtype=facts.config.file_dtype, family=facts.base.family)
-    lora_file.verify(path, adapters, facts.base.unet)
-    return path
+def write_lora(path: Path, adapters: Adapters, facts: Facts, cover: Path | None = None) -> Adapters:
+    """Write the LoRA file and read it back; return the adapters in the file. Raises UserError when they differ."""
+    writing.write(path, adapters, describe(facts, cover), dtype=facts.config.file_dtype, family=facts.base.family)
+    return writing.read_back(path, adapters, facts.base.family)
 
 
 def describe(facts: Facts, cover: Path | None = None) -> dict[str, str]:
-    """The metadata of the file. Captions stay private: only their hash is told."""
+    """Return the metadata of the file. Captions stay private: only their hash is in it."""
     base = facts.base
     captions = sha256("\n".join(example.caption for example in facts.examples).encode()).hexdigest()
     making = metadata.Making(len(facts.examples), captions, facts.step, facts.loss, facts.run, facts.created)
@@ -57,38 +55,37 @@ def describe(facts: Facts, cover: Path | None = None) -> dict[str, str]:
 
 
 def publish(folder: Path, out: str | None, adapters: Adapters, facts: Facts, items: Items) -> tuple[Path, list[str]]:
-    """The finished file and its sidecars in `folder`/result and at `out`, or under a free name on the shelf.
+    """Write the finished file and its sidecars to `folder`/result and to `out`, or under a free name on the shelf.
 
-    Returns (the file, sentences of warning). The adapters must be detached from the base. Raises UserError when the file
-    changes nothing, does not fit, or cannot be written.
+    Returns (the file, warnings). The adapters must be detached from the base. Raises UserError when the file changes
+    nothing, does not fit, or cannot be written.
     """
     name = slug(facts.config.name)
     cover = max((folder / "samples").glob("*-0.png"), default=None)
-    result = write_lora(folder / "result" / f"{name}.safetensors", adapters, facts, cover)
-    change = movement(facts.base, lora_file.read(result).adapters, items)
+    result = folder / "result" / f"{name}.safetensors"
+    change = prediction_change(facts.base, write_lora(result, adapters, facts, cover), items)
     if not math.isfinite(change):
-        raise UserError("The style is burnt: with it the base answers with values that are no numbers.",
-                        "Download an earlier saved point, or start again with a lower learning rate.")
+        raise UserError("The style is broken: with it the base's predictions are NaN or infinite.",
+                        "Download an earlier checkpoint, or start again with a lower learning rate.")
     if change == 0:
         raise UserError("The style changes nothing: the file leaves every picture of the base as it is.",
-                        "Train for more rounds, or raise the learning rate.")
+                        "Train for more steps, or raise the learning rate.")
     warnings = []
-    if change < TINY_CHANGE:
-        warnings.append("The style changes the base very little. More rounds or a higher learning rate would show more of it.")
-    if change > BURNT_CHANGE:
-        warnings.append("The style overrules the base: an earlier saved point will probably look better.")
-    content = result.read_bytes()
-    target = Path(out) if out else shelf_place(name, result)
-    write_atomic(target, content)
+    if change < WEAK_CHANGE:
+        warnings.append("The style changes the base very little. More steps or a higher learning rate would show more of it.")
+    if change > STRONG_CHANGE:
+        warnings.append("The style is over-strong: it overrules the base. An earlier checkpoint will probably look better.")
+    target = Path(out) if out else shelf_path(name, result)
+    write_atomic(target, result.read_bytes())
     if file_hash(target) != file_hash(result):
-        raise UserError(f"{target.name} was read back damaged.", "Check the disk, then continue the run.")
+        raise UserError(f"{target.name} was read back damaged.", "Check the disk, then resume the run.")
     for path in (result, target):
         metadata.write_sidecars(path, cover)
     return target, warnings
 
 
-def shelf_place(name: str, result: Path) -> Path:
-    """HOME/loras/<name>.safetensors, numbered when another LoRA has that name; the same file is not kept twice."""
+def shelf_path(name: str, result: Path) -> Path:
+    """Return HOME/loras/<name>.safetensors, numbered when another LoRA has that name; the same file is not stored twice."""
     shelf = data_folder("loras")
     for number in range(1, 10_000):
         target = shelf / (f"{name}.safetensors" if number == 1 else f"{name}-{number}.safetensors")
@@ -98,8 +95,8 @@ def shelf_place(name: str, result: Path) -> Path:
 
 
 @torch.no_grad()
-def movement(base: Base, adapters: Adapters, items: Items) -> float:
-    """How far the adapters move the UNet's prediction for one fixed noisy latent, as a share of the prediction's length."""
+def prediction_change(base: Base, adapters: Adapters, items: Items) -> float:
+    """Return how far the adapters move the UNet's prediction for one fixed noisy latent, relative to the prediction's norm."""
     noisy = torch.randn(items.mean[:1].shape, generator=torch.Generator().manual_seed(0)).to(base.device)
     timestep = torch.full((1,), 500, device=base.device)
     features = {part: values[:1] for part, values in items.features.items()}

@@ -42,7 +42,7 @@ class Bench:
 
     def run(self, stop_at=None, due=lambda step: step % 3 == 0):
         try:
-            yield from loop.train(self.model, self.items, self.config, self.state, due=due,
+            yield from loop.train(self.model, self.items, self.config, self.state, checkpoint_due=due,
                                   stop=lambda: self.state.step == stop_at)
         finally:
             self.attached.detach()

@@ -9,7 +9,7 @@ from sdlora.config import TrainConfig, from_preset
 from sdlora.errors import UserError
 from sdlora.storage import home
 from sdlora.train import plan as planning
-from sdlora.train.plan import Speed, expected_speed, fitted, plan, record_speed, refuse_full_disk
+from sdlora.train.plan import Speed, expected_speed, fit_settings, plan, record_speed, refuse_full_disk
 
 
 def share(found, config, picture_seconds):
@@ -94,7 +94,7 @@ def test_needs_no_torch():
     ({"batch_size": 11}, 11, {"batch_size": 11}, []), ({"steps": 200, "warmup_steps": 20}, 12, {"warmup_steps": 20}, []),
 ])
 def test_what_is_too_large_for_the_run_is_reduced_and_told(settings, pictures, used, said):
-    config, notes = fitted(TrainConfig(**settings), pictures - (pictures >= 12))
+    config, notes = fit_settings(TrainConfig(**settings), pictures - (pictures >= 12))
     assert config == TrainConfig(**{**settings, **used}) and [note.split(":")[0] for note in notes] == said
     found = plan(TrainConfig(**settings), pictures, "mini").notes
     assert [note for note in found if "instead of" in note] == notes

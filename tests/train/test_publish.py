@@ -11,7 +11,7 @@ from sdlora.errors import UserError
 from sdlora.storage import home
 from sdlora.train.cache import Items
 from sdlora.train.layers import attach
-from sdlora.train.publish import Facts, publish, shelf_place
+from sdlora.train.publish import Facts, publish, shelf_path
 from tests import tiny
 
 
@@ -50,7 +50,7 @@ def test_a_tiny_change_warns_and_a_real_one_does_not(made):
     assert made.go(0.1)[1] == []
 
 
-def test_a_burnt_style_warns(made):
+def test_an_over_strong_style_warns(made):
     assert "overrules the base" in made.go(0.5)[1][0]
 
 
@@ -59,8 +59,8 @@ def test_numbers_that_do_not_fit_the_format_are_refused(made):
         made.go(1e5)
 
 
-def test_an_answer_that_is_no_number_is_burnt(made):
-    with pytest.raises(UserError, match="burnt"):
+def test_a_prediction_that_is_no_number_is_refused(made):
+    with pytest.raises(UserError, match="NaN or infinite"):
         made.go(1e18, file_dtype="fp32")
 
 
@@ -75,6 +75,6 @@ def test_the_same_file_keeps_its_name(tmp_path):
     result.write_bytes(b"one")
     (home() / "loras").mkdir(parents=True)
     (home() / "loras" / "x.safetensors").write_bytes(b"another")
-    assert shelf_place("x", result).name == "x-2.safetensors"
+    assert shelf_path("x", result).name == "x-2.safetensors"
     (home() / "loras" / "x-2.safetensors").write_bytes(b"one")
-    assert shelf_place("x", result).name == "x-2.safetensors"
+    assert shelf_path("x", result).name == "x-2.safetensors"

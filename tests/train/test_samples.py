@@ -1,15 +1,18 @@
-"""Which sample prompts a run gets."""
+"""Which sample prompts a run gets, and how they are drawn into its folder."""
 
 import weakref
 
 import pytest
 import torch
+from PIL import Image
 
 from sdlora.base.load import load_base
-from sdlora.config import TrainConfig
+from sdlora.config import DrawConfig, TrainConfig
 from sdlora.draw.grammar import parse
+from sdlora.draw.infotext.picture import read_infotext
+from sdlora.draw.pipeline import Picture, draw
 from sdlora.train import events, samples
-from sdlora.train.samples import draw_samples, shortened, without_trigger
+from sdlora.train.samples import draw_samples, shorten, without_trigger
 from tests import tiny
 
 CAPTIONS = ["stglass, a red house, meadow, in daylight", "a blue boat by stglass, sea", "stglass, a tree"]
@@ -66,12 +69,12 @@ def test_captions_are_drawn_literally_and_no_further_than_they_are_trained(base,
     first, bare, _, last = sample_prompts(TrainConfig(), captions, 4)
     assert drawn_words(first) == captions[0] and drawn_words(last) == "(((" and drawn_words(bare).startswith("a red house")
     for caption in (long, "x" * 2000, "(" * 500, "猫" * 700):
-        short = shortened(base, caption)
+        short = shorten(base, caption)
         assert caption.startswith(short) and short and base.overlong(short) == ""
-    ids = [base.tokenizers[0](text).input_ids[1:-1] for text in (shortened(base, long), long)]
+    ids = [base.tokenizers[0](text).input_ids[1:-1] for text in (shorten(base, long), long)]
     window = base.tokenizers[0].model_max_length - 2
     assert ids[1][:len(ids[0])] == ids[0] and window - 4 < len(ids[0]) <= window  # all whole words that are read
-    assert shortened(base, "a cat") == "a cat" and shortened(base, long).endswith(("a", "red", "house"))
+    assert shorten(base, "a cat") == "a cat" and shorten(base, long).endswith(("a", "red", "house"))
 
 
 def test_the_trigger_is_plain_text_in_a_prompt(sample_prompts):
@@ -107,7 +110,7 @@ def test_a_picture_that_fails_costs_itself_and_gives_its_memory_back(base, tmp_p
 
     monkeypatch.setattr(base, "predict", broken, raising=False)
     config = TrainConfig(base=base.spec, sample_steps=1, resolution=64)
-    found = [told for told, _ in draw_samples(base, config, ("a boat", "a cat"), tmp_path, 3, lambda: False)]
+    found = [event for event, _ in draw_samples(base, config, ("a boat", "a cat"), tmp_path, 3, lambda: False)]
     assert isinstance(found[0], events.Notice) and found[0].step == 3 and said in found[0].message
     assert isinstance(found[1], events.Sample) and found[1].prompt == "a cat" and (tmp_path / found[1].path).exists()
     error.__traceback__ = None
@@ -115,9 +118,32 @@ def test_a_picture_that_fails_costs_itself_and_gives_its_memory_back(base, tmp_p
 
 
 def test_large_encoders_leave_memory_after_a_failure_too(base, tmp_path, monkeypatch):
-    slept = []
+    unloaded = []
     monkeypatch.setattr(samples, "draw", lambda *_, **__: 1 / 0)
-    monkeypatch.setattr(samples, "sleep", slept.append)
+    monkeypatch.setattr(samples, "unload_encoders", unloaded.append)
     config = TrainConfig(base=base.spec, sample_steps=1)
-    assert [type(told) for told, _ in draw_samples(base, config, ("a", "b"), tmp_path, 0, lambda: False)] == [events.Notice] * 2
-    assert slept == [base]
+    assert [type(event) for event, _ in draw_samples(base, config, ("a", "b"), tmp_path, 0, lambda: False)] == [events.Notice] * 2
+    assert unloaded == [base]
+
+
+def test_samples_are_drawn_into_the_run_folder_once(base, tmp_path):
+    config = TrainConfig(base=base.spec, sample_steps=2, resolution=64, seed=5)
+    prompts = ("a boat", "a cat")
+    found = [event for event, seconds in draw_samples(base, config, prompts, tmp_path, 3, lambda: False) if seconds > 0]
+    assert found == [events.Sample(3, index, prompt, 5, f"samples/000003-{index}.png") for index, prompt in enumerate(prompts)]
+    pixels = [Image.open(tmp_path / event.path).tobytes() for event in found]
+    expected = [drawn.image.tobytes() for prompt in prompts
+                for drawn in draw(base, DrawConfig(prompts=(prompt,), seed=5, steps=2, width=64, height=64))
+                if isinstance(drawn, Picture)]
+    assert pixels == expected and pixels[0] != pixels[1]
+    settings = read_infotext(tmp_path / found[1].path)
+    assert (settings["prompt"], settings["seed"], settings["steps"]) == ("a cat", 5, 2)
+    (tmp_path / found[0].path).unlink()
+    again = [event for event, _ in draw_samples(base, config, prompts, tmp_path, 3, lambda: False)]
+    assert again == found[:1] and Image.open(tmp_path / found[0].path).tobytes() == pixels[0]
+
+
+def test_no_sample_is_drawn_once_stop_is_true(base, tmp_path):
+    config = TrainConfig(base=base.spec, sample_steps=2, resolution=64)
+    assert list(draw_samples(base, config, ("a boat", "a cat"), tmp_path, 3, lambda: True)) == []
+    assert not list(tmp_path.rglob("*.png"))

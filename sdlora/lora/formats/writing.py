@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from safetensors import SafetensorError, safe_open
+
 from sdlora import storage
 from sdlora.errors import UserError
 from sdlora.lora.formats import dialects
@@ -241,3 +243,32 @@ def same(meant: "Adapter", kept: "Adapter") -> bool:
         if not (expected.flatten() * factor == value.double().flatten()).all():
             return False
     return True
+
+
+def read_back(path: Path, adapters: "Adapters", family: str) -> "Adapters":
+    """Read the kohya file that `write` made of plain LoRA adapters, compare it with them, and return what the file holds.
+
+    Raises UserError when a module is missing, surplus or different after the cast to the file's number format.
+    """
+    from sdlora.lora.math.delta import Adapter
+
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (OSError, SafetensorError):
+        tensors = {}
+    again, wrong = {}, []
+    for module, adapter in adapters.items():
+        name = dialects.kohya_name(module, family)
+        down, up, alpha = (tensors.pop(f"{name}.{leaf}", None) for leaf in ("lora_down.weight", "lora_up.weight", "alpha"))
+        if down is None or up is None or alpha is None:
+            wrong.append(module)
+            continue
+        again[module] = Adapter("lora", {"down": down, "up": up}, float(alpha), len(down), adapter.part)
+        shapes_differ = any(adapter.tensors[role].shape != value.shape for role, value in again[module].tensors.items())
+        wrong += [module] if shapes_differ or not same(adapter, again[module]) else []
+    wrong += tensors  # that nobody wrote
+    if wrong:
+        raise UserError(f"{Path(path).name} was written, but read back it differs in {len(wrong)} modules ({wrong[0]}).",
+                        "Check the disk, then resume the run to write it again.")
+    return again
