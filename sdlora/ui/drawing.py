@@ -1,4 +1,4 @@
-"""Asking for pictures and watching them come: progress, preview, cancel. Used by the act that tries and by the gallery.
+"""Queue pictures and follow them: progress, preview, cancel. Used by act 3 and by the gallery.
 
 Knows nothing about what is drawn with what: the caller brings the settings and says what to do with the pictures.
 """
@@ -7,6 +7,7 @@ import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -16,8 +17,8 @@ from sdlora.jobs import drawings as draws
 from sdlora.jobs.drawings import DrawView
 from sdlora.jobs.table import Table
 from sdlora.ui import words
-from sdlora.ui.theme import shown, widget
-from sdlora.ui.validation import QUIET, TICK, an_id, guarded, silent
+from sdlora.ui.theme import picture_url, widget
+from sdlora.ui.validation import ACTION, TICK, Updates, an_id, guarded, silent
 
 PREVIEW_SIDE = 384
 MOST_BAD = 6
@@ -32,7 +33,7 @@ class Drawing:
     cancel: gr.Button
 
     @property
-    def shown(self) -> list:
+    def outputs(self) -> list:
         return [self.job, self.progress, self.cancel]
 
 
@@ -43,68 +44,67 @@ def layout(name: str) -> Drawing:
 
 
 def connect(drawing: Drawing, finished: Callable[[DrawView], tuple], outputs: list) -> None:
-    """Look when page.js learns from `moving` that the drawing has ended.
+    """Look after the draw when page.js learns from `progress_of` that it has ended.
 
     finished: turns its pictures into updates for `outputs`.
     """
 
-    def look(job: object) -> tuple:
+    def tick(job: Any) -> tuple:
+        unchanged = [gr.skip() for _ in outputs]
         if not job:
-            return (*idle(), *[gr.skip() for _ in outputs])
+            return *idle(), *unchanged
         view = draws.view_draw(an_id(job, "drawing"))
         if view.state in ("queued", "running"):
-            return (*busy(view), *[gr.skip() for _ in outputs])
+            return *busy(view), *unchanged
         if view.state == "failed":
-            return (
-                *idle({"state": "failed", "title": words.DRAW_FAILED, "note": f"{view.problem} {view.hint}".strip()}),
-                *[gr.skip() for _ in outputs],
-            )
-        return (*idle(told_cells(view.bad)), *finished(view))
+            note = f"{view.problem} {view.hint}".strip()
+            return *idle({"state": "failed", "title": words.DRAW_FAILED, "note": note}), *unchanged
+        return *idle(bad_cells(view.bad)), *finished(view)
 
-    drawing.progress.tick(silent(look), drawing.job, [*drawing.shown, *outputs], **TICK)
-    drawing.cancel.click(guarded(cancel), drawing.job, None, **QUIET)
+    drawing.progress.tick(silent(tick), drawing.job, [*drawing.outputs, *outputs], **TICK)
+    drawing.cancel.click(guarded(cancel), drawing.job, None, **ACTION)
 
 
-def told_cells(bad: Sequence[tuple[str, str]]) -> dict:
-    """What is said of the cells of a grid that cannot be drawn: (name, why) each."""
+def bad_cells(bad: Sequence[tuple[str, str]]) -> dict:
+    """Return what the progress widget shows of the cells of a grid that cannot be drawn: (name, why) each."""
     if not bad:
         return {}
     places = [words.BAD_CELL.format(row=int(item[:2]) + 1, column=int(item[3:]) + 1, why=why) for item, why in bad]
     return {"state": "failed", "title": words.BAD_CELLS.format(count=len(places)), "note": " ".join(places[:MOST_BAD])}
 
 
-def begin(job: str) -> tuple:
-    """Updates for `Drawing.shown` right after a draw was queued; what in its prompts does not act is told."""
+def show_new(job: str) -> tuple:
+    """Return updates for `Drawing.outputs` right after a draw was queued; report what in its prompts has no effect."""
     items = [config for _, config in draws.items_of(draws.draw_folder(job))]
     for note in grammar.notes(*dict.fromkeys(text for config in items for text in (*config.prompts, config.negative))):
         gr.Info(html.escape(note))
-    return again(job)
+    return show(job)
 
 
-def again(job: str) -> tuple:
-    """Updates for `Drawing.shown` when a page comes back to a draw."""
+def show(job: str) -> tuple:
+    """Return updates for `Drawing.outputs` when a page comes back to a draw."""
     return busy(draws.view_draw(job))
 
 
-def idle(told: dict | None = None) -> tuple:
-    return None, gr.HTML(data=told or {}), gr.Button(visible=False)
+def idle(notice: dict | None = None) -> tuple:
+    return None, gr.HTML(data=notice or {}), gr.Button(visible=False)
 
 
 def busy(view: DrawView) -> tuple:
-    return view.id, gr.HTML(data=told(view)), gr.Button(visible=True)
+    return view.id, gr.HTML(data=progress(view)), gr.Button(visible=True)
 
 
-def moving(job: str) -> dict | None:
-    """What page.js draws by itself while something is drawn; None when that has ended."""
+def progress_of(job: str) -> dict | None:
+    """Return what page.js draws by itself while something is drawn; None when that has ended."""
     try:
         view = draws.view_draw(an_id(job, "drawing"))
     except UserError:
         return None
-    return told(view) if view.state in ("queued", "running") else None
+    return progress(view) if view.state in ("queued", "running") else None
 
 
-def told(view: DrawView) -> dict:
-    """What the progress widget says of a drawing; `draw` makes page.js follow it."""
+def progress(view: DrawView) -> dict:
+    """Return what the progress widget shows of a draw; `draw` makes page.js follow it."""
     share = (view.done + (view.step / view.steps if view.steps else 0)) / max(view.total, 1)
     return {
         "draw": view.id,
@@ -113,23 +113,23 @@ def told(view: DrawView) -> dict:
         "bar": True,
         "left": words.PICTURE_OF.format(number=min(view.done + 1, view.total), total=view.total) if view.total > 1 else "",
         "percent": round(100 * share, 1),
-        "src": shown(view.preview, PREVIEW_SIDE) if view.preview else "",
+        "src": picture_url(view.preview, PREVIEW_SIDE) if view.preview else "",
         "alt": words.PREVIEW,
     }
 
 
-def cancel(job: object) -> None:
+def cancel(job: Any) -> None:
     draws.cancel_draw(an_id(job, "drawing"))
 
 
-def unfinished(fits: Callable[[Path], bool]) -> str | None:
-    """The newest draw that still waits or draws and whose folder fits: what a reload comes back to."""
+def resume(fits: Callable[[Path], bool]) -> Updates:
+    """Return updates for `Drawing.outputs` when a page loads: the newest draw under way whose folder fits is followed again."""
     for job in reversed(Table().jobs("draw", "queued", "running")):
         if fits(draws.draw_folder(job.target)):
-            return job.target
-    return None
+            return show(job.target)
+    return gr.skip()
 
 
-def labelled(labels: tuple[str, ...]) -> Callable[[Path], bool]:
-    """Whether the parts of a draw carry these labels."""
+def labelled(*labels: str) -> Callable[[Path], bool]:
+    """Return a function that says whether the items of a draw's folder carry these labels."""
     return lambda folder: {label for label, _ in draws.items_of(folder)} == set(labels)

@@ -1,4 +1,4 @@
-// The gallery's widgets: the shelf, the mixing desk, the report of a file. As page.js: data in, ids and numbers out.
+// The gallery's widgets: the shelf, the mixer, the report of a file. As page.js: data in, ids and numbers out.
 (() => {
   const { make, button, root, look } = window.sdlora.kit;
   const pause = (ms) => new Promise((done) => setTimeout(done, ms));
@@ -6,53 +6,53 @@
   // ---- a question to the drawing process: asked, then looked after until it is answered
   const ask = async (server, kind, about, unsaved) => {
     const lost = () => ({ problem: unsaved });
-    let told = await server.ask([kind, about]).catch(lost);
-    for (let wait = 120; told.waiting; wait = Math.min(wait * 1.3, 1000)) {
+    let answer = await server.ask([kind, about]).catch(lost);
+    for (let wait = 120; answer.waiting; wait = Math.min(wait * 1.3, 1000)) {
       await pause(wait);
-      told = await server.answered(told.waiting).catch(lost);
+      answer = await server.answered(answer.waiting).catch(lost);
     }
-    return told;
+    return answer;
   };
 
-  // ---- what is chosen: one row a style file, kept as the value of the desk's widget and shown on both
-  const desk = {
+  // ---- what is chosen: one row a style file, kept as the value of the mixer's widget and shown on both
+  const chosen = {
     rows: [], cards: {}, watchers: [], keep: () => {},
-    set(rows) { desk.rows = rows; desk.keep(rows); desk.watchers.forEach((paint) => paint()); },
-    has: (id) => desk.rows.some((row) => row.id === id),
+    set(rows) { chosen.rows = rows; chosen.keep(rows); chosen.watchers.forEach((paint) => paint()); },
+    has: (id) => chosen.rows.some((row) => row.id === id),
     toggle(card) {
-      desk.cards[card.id] = card;
-      desk.set(desk.has(card.id) ? desk.rows.filter((row) => row.id !== card.id)
-        : [...desk.rows, { id: card.id, on: true, strength: card.weight || 1, text: null, start: 0, end: 1, blocks: "" }]);
+      chosen.cards[card.id] = card;
+      chosen.set(chosen.has(card.id) ? chosen.rows.filter((row) => row.id !== card.id)
+        : [...chosen.rows, { id: card.id, on: true, strength: card.weight || 1, text: null, start: 0, end: 1, blocks: "" }]);
     },
-    change(id, facts) { desk.set(desk.rows.map((row) => (row.id === id ? { ...row, ...facts } : row))); },
+    change(id, facts) { chosen.set(chosen.rows.map((row) => (row.id === id ? { ...row, ...facts } : row))); },
   };
 
   // ---- the shelf: a page of cards, chosen with a click
   const shelf = (element, props, trigger, server) => {
     const host = root(element, "shelf"), data = props.data || {}, cards = data.cards || [], words = data.words || {};
     const paint = () => host.querySelectorAll("figure[data-id]").forEach((figure) => {
-      figure.classList.toggle("on", desk.has(figure.dataset.id));
-      figure.querySelector(".card").setAttribute("aria-pressed", String(desk.has(figure.dataset.id)));
+      figure.classList.toggle("on", chosen.has(figure.dataset.id));
+      figure.querySelector(".card").setAttribute("aria-pressed", String(chosen.has(figure.dataset.id)));
     });
-    desk.watchers[0] = paint;
+    chosen.watchers[0] = paint;
     const now = JSON.stringify(data);
     if (host.now === now) { paint(); return; }
     host.now = now;
-    cards.forEach((card) => { desk.cards[card.id] = card; });
+    cards.forEach((card) => { chosen.cards[card.id] = card; });
     const card = (card) => make("figure", { "data-id": card.id },
       make("button", { type: "button", className: "card", disabled: Boolean(card.problem), "aria-label": `${words.choose}: ${card.title}`,
-        on: { click: () => desk.toggle(card) } },
+        on: { click: () => chosen.toggle(card) } },
         card.src ? make("img", { src: card.src, alt: "", loading: "lazy" }) : make("span", { className: "blank", textContent: "✦" })),
       button(card.starred ? "★" : "☆", () => trigger("favourite", { id: card.id }), { className: "star", title: words.star,
         "aria-pressed": String(card.starred), "aria-label": `${words.star}: ${card.title}` }),
       make("strong", { textContent: card.title }),
       make("span", { className: "trigger", textContent: card.trigger ? `“${card.trigger}”` : "" }),
-      make("span", { className: card.problem ? "with said bad" : "with", textContent: card.problem || card.line }),
+      make("span", { className: card.problem ? "with status bad" : "with", textContent: card.problem || card.line }),
       make("span", { className: "acts" },
         button(words.details, () => details(card, words, server, trigger), { "aria-label": `${words.details}: ${card.title}` }),
         button(words.download, () => trigger("select", { id: card.id }), { "aria-label": `${words.download}: ${card.title}` }),
         button(words.remove, () => {
-          if (desk.has(card.id)) desk.toggle(card);
+          if (chosen.has(card.id)) chosen.toggle(card);
           trigger("delete", { id: card.id });
         }, { "aria-label": `${words.remove}: ${card.title}` })));
     const gone = data.undo ? make("p", { className: "notice", role: "status" }, make("span", { textContent: data.undo.text }),
@@ -75,53 +75,53 @@
       make("h3", { textContent: card.title }), body, button(words.close, () => box.close(), { className: "close" }));
     document.body.append(box);
     box.showModal();
-    const told = await ask(server, "report", card.id, words.unsaved);
-    if (told.problem) { body.replaceChildren(make("p", { className: "said bad", textContent: told.problem })); return; }
-    const said = make("span", { className: "said", role: "status" });
+    const report = await ask(server, "report", card.id, words.unsaved);
+    if (report.problem) { body.replaceChildren(make("p", { className: "status bad", textContent: report.problem })); return; }
+    const status = make("span", { className: "status", role: "status" });
     const form = (fields) => fields.map((field) => make("label", {}, field.label, make(field.long ? "textarea" : "input",
       { value: field.value, name: field.key, maxLength: field.most, rows: 3 })));
     const filled = (labels) => Object.fromEntries(labels.map((label) => [label.lastChild.name, label.lastChild.value]));
-    const facts = form(told.fields), about = form(told.about);
+    const facts = form(report.fields), about = form(report.about);
     const save = async () => {
       const answer = await server.keep_facts([card.id, filled(facts)]).catch(() => ({ problem: words.unsaved }));
-      said.textContent = answer.problem || words.saved;
-      said.classList.toggle("bad", Boolean(answer.problem));
+      status.textContent = answer.problem || words.saved;
+      status.classList.toggle("bad", Boolean(answer.problem));
       changed = changed || !answer.problem;
     };
     const fetched = async (way) => {
-      said.textContent = words.writing;
+      status.textContent = words.writing;
       const file = await ask(server, "convert", [card.id, way, filled(about)], words.unsaved);
-      said.textContent = file.problem || file.note || "";
-      said.classList.toggle("bad", Boolean(file.problem));
+      status.textContent = file.problem || file.note || "";
+      status.classList.toggle("bad", Boolean(file.problem));
       if (file.made) trigger("select", { id: card.id, made: file.made });
     };
     body.replaceChildren(...[
-      ...told.problems.map((text) => make("p", { className: "notice", textContent: text })),
-      make("dl", {}, ...told.rows.flatMap(([name, value]) => [make("dt", { textContent: name }), make("dd", { textContent: value })])),
-      told.bars.length ? make("figure", { className: "bars", role: "img", "aria-label": told.bars_title },
-        make("figcaption", { textContent: told.bars_title }),
-        make("div", {}, ...told.bars.map((bar) => make("span", { title: `${bar.name}: ${bar.text}` },
+      ...report.problems.map((text) => make("p", { className: "notice", textContent: text })),
+      make("dl", {}, ...report.rows.flatMap(([name, value]) => [make("dt", { textContent: name }), make("dd", { textContent: value })])),
+      report.bars.length ? make("figure", { className: "bars", role: "img", "aria-label": report.bars_title },
+        make("figcaption", { textContent: report.bars_title }),
+        make("div", {}, ...report.bars.map((bar) => make("span", { title: `${bar.name}: ${bar.text}` },
           make("i", { style: { height: `${bar.percent}%` } }), make("small", { textContent: bar.name }))))) : null,
-      told.ignored.length ? make("details", {}, make("summary", { textContent: told.ignored_title }),
-        make("ul", {}, ...told.ignored.map((text) => make("li", { textContent: text })))) : null,
+      report.ignored.length ? make("details", {}, make("summary", { textContent: report.ignored_title }),
+        make("ul", {}, ...report.ignored.map((text) => make("li", { textContent: text })))) : null,
       make("div", { className: "facts-form" }, ...facts, make("div", { className: "acts" }, button(words.save, save, { className: "solid" }))),
-      make("details", { className: "sharing" }, make("summary", { textContent: told.about_title }),
-        make("div", { className: "facts-form" }, ...about), told.private ? make("p", { className: "with", textContent: told.private }) : null),
-      make("div", { className: "acts" }, ...told.ways.map((way) => button(way.label, () => fetched(way.key)))), said].filter(Boolean));
+      make("details", { className: "sharing" }, make("summary", { textContent: report.about_title }),
+        make("div", { className: "facts-form" }, ...about), report.private ? make("p", { className: "with", textContent: report.private }) : null),
+      make("div", { className: "acts" }, ...report.ways.map((way) => button(way.label, () => fetched(way.key)))), status].filter(Boolean));
   };
 
-  // ---- the mixing desk: a row per chosen file; what the blend does is measured after every change
-  const mixing = (element, props, trigger, server) => {
-    const host = root(element, "desk"), data = props.data || {}, words = data.words || {};
-    Object.assign(desk.cards, data.cards || {});
-    desk.keep = (rows) => { props.value = rows; };
+  // ---- the mixer: a row per chosen file; what the blend does is measured after every change
+  const mixer = (element, props, trigger, server) => {
+    const host = root(element, "mixer"), data = props.data || {}, words = data.words || {};
+    Object.assign(chosen.cards, data.cards || {});
+    chosen.keep = (rows) => { props.value = rows; };
     if (!host.now) {
       host.now = {};
       host.list = make("div", { className: "rows" });
-      host.told = make("div", { className: "told", "aria-live": "polite" });
+      host.measured = make("div", { className: "measured", "aria-live": "polite" });
       host.saving = make("div");
       host.now.method = "sum";
-      host.append(host.list, host.told, host.saving);
+      host.append(host.list, host.measured, host.saving);
     }
     if (data.method) host.now.method = data.method;
     const rows = () => (Array.isArray(props.value) ? props.value : []);
@@ -130,8 +130,8 @@
       "aria-label": label, on: { change: (e) => act(e.target.value.trim() === "" ? null : limit(Number(e.target.value), low, high, null)) } });
 
     const made = (row) => {
-      const card = desk.cards[row.id] || { title: row.id, trigger: "", src: "" }, name = card.title;
-      const put = (facts) => desk.change(row.id, facts);
+      const card = chosen.cards[row.id] || { title: row.id, trigger: "", src: "" }, name = card.title;
+      const put = (facts) => chosen.change(row.id, facts);
       const on = make("input", { type: "checkbox", className: "switch", role: "switch", "aria-label": `${words.on}: ${name}`, on: { change: () => put({ on: on.checked }) } });
       const range = make("input", { type: "range", min: -1, max: 2, step: 0.05, "aria-label": `${words.strength}: ${name}`,
         on: { input: () => put({ strength: Number(range.value) }) } });
@@ -141,14 +141,14 @@
       const start = share("start", 0), end = share("end", 1);
       text.placeholder = words.as_strength;
       const blocks = make("input", { "aria-label": `${words.blocks}: ${name}`, maxLength: 400, placeholder: words.all_blocks, on: { change: () => put({ blocks: blocks.value.trim() }) } });
-      blocks.setAttribute("list", "desk-blocks");
-      const push = make("span", { className: "push", title: words.push_info }, make("i"), make("output"));
+      blocks.setAttribute("list", "mixer-blocks");
+      const bar = make("span", { className: "change", title: words.change_info }, make("i"), make("output"));
       const node = make("div", { className: "row", "data-id": row.id },
         make("label", { className: "who" }, on, card.src ? make("img", { src: card.src, alt: "" }) : make("span", { className: "blank", textContent: "✦" }),
           make("span", {}, make("strong", { textContent: name }), card.trigger ? button(`+ ${card.trigger}`, () => trigger("word", { text: card.trigger }),
             { className: "trigger", title: words.add_word, "aria-label": `${words.add_word}: ${card.trigger}` }) : null)),
-        make("span", { className: "force" }, range, amount), push,
-        button("×", () => desk.set(desk.rows.filter((each) => each.id !== row.id)), { className: "remove", title: words.remove, "aria-label": `${words.remove}: ${name}` }),
+        make("span", { className: "force" }, range, amount), bar,
+        button("×", () => chosen.set(chosen.rows.filter((each) => each.id !== row.id)), { className: "remove", title: words.remove, "aria-label": `${words.remove}: ${name}` }),
         make("details", { className: "more" }, make("summary", { textContent: words.more }), make("div", {},
           make("label", {}, words.text, text), make("label", {}, words.start, start), make("label", {}, words.end, end),
           make("label", { className: "wide" }, words.blocks, blocks))));
@@ -163,19 +163,19 @@
         fill(end, Math.round(row.end * 100));
         if (blocks !== document.activeElement) blocks.value = row.blocks;
       };
-      node.pushed = (told) => {
-        push.querySelector("output").textContent = told ? told.text : "";
-        push.querySelector("i").style.setProperty("--push", told ? `${told.percent}%` : "0%");
-        push.classList.toggle("strong", Boolean(told && told.strong));
+      node.showChange = (measured) => {
+        bar.querySelector("output").textContent = measured ? measured.text : "";
+        bar.querySelector("i").style.setProperty("--change", measured ? `${measured.percent}%` : "0%");
+        bar.classList.toggle("strong", Boolean(measured && measured.strong));
       };
       return node;
     };
 
     const paint = () => {
-      const ids = rows().map((row) => `${row.id} ${(desk.cards[row.id] || {}).title}`).join("|");
+      const ids = rows().map((row) => `${row.id} ${(chosen.cards[row.id] || {}).title}`).join("|");
       if (host.now.ids !== ids) {
         host.now.ids = ids;
-        const blocks = make("datalist", { id: "desk-blocks" }, ...(data.blocks || []).map((name) => make("option", { value: name })));
+        const blocks = make("datalist", { id: "mixer-blocks" }, ...(data.blocks || []).map((name) => make("option", { value: name })));
         host.list.replaceChildren(...(rows().length ? [...rows().map(made), blocks] : [make("p", { className: "none", textContent: data.none || "" })]));
       }
       host.list.querySelectorAll(".row").forEach((node, at) => node.paint(rows()[at]));
@@ -185,67 +185,67 @@
       remember();
     };
 
-    const tell = (told) => {
-      const strengths = (given) => () => desk.set(desk.rows.map((row) => ({ ...row, ...given[row.id] })));
+    const showMeasured = (measured) => {
+      const strengths = (given) => () => chosen.set(chosen.rows.map((row) => ({ ...row, ...given[row.id] })));
       host.list.classList.remove("asking");
-      host.list.querySelectorAll(".row").forEach((node) => node.pushed((told.pushes || {})[node.dataset.id]));
-      host.told.replaceChildren(...[
-        ...(told.lines || []).map((text) => make("p", { className: "with", textContent: text })),
-        told.problem ? make("p", { className: "said bad", textContent: told.problem }) : null,
-        told.warning ? make("p", { className: "notice", role: "alert", textContent: told.warning }) : null,
+      host.list.querySelectorAll(".row").forEach((node) => node.showChange((measured.changes || {})[node.dataset.id]));
+      host.measured.replaceChildren(...[
+        ...(measured.lines || []).map((text) => make("p", { className: "with", textContent: text })),
+        measured.problem ? make("p", { className: "status bad", textContent: measured.problem }) : null,
+        measured.warning ? make("p", { className: "notice", role: "alert", textContent: measured.warning }) : null,
         make("div", { className: "acts" },
-          told.suggested ? button(words.suggested, strengths(told.suggested), { className: "solid" }) : null,
-          told.balanced ? button(words.balance, strengths(told.balanced), { title: words.balance_info }) : null)].filter(Boolean));
+          measured.suggested ? button(words.suggested, strengths(measured.suggested), { className: "solid" }) : null,
+          measured.balanced ? button(words.balance, strengths(measured.balanced), { title: words.balance_info }) : null)].filter(Boolean));
     };
 
     const saving = () => {
       const name = make("input", { maxLength: 80, "aria-label": words.save_name, placeholder: words.save_name });
       const way = make("select", { "aria-label": words.save_size }, ...data.ways.map(([label, way]) => make("option", { value: way, textContent: label })));
-      const said = make("span", { className: "said", role: "status" });
+      const status = make("span", { className: "status", role: "status" });
       const save = async () => {
-        said.textContent = words.writing;
-        const told = await ask(server, "save", { rows: rows(), method: host.now.method, name: name.value, way: way.value }, words.unsaved);
-        said.textContent = told.problem || told.text || "";
-        said.classList.toggle("bad", Boolean(told.problem));
-        if (!told.problem) trigger("saved");
+        status.textContent = words.writing;
+        const answer = await ask(server, "save", { rows: rows(), method: host.now.method, name: name.value, way: way.value }, words.unsaved);
+        status.textContent = answer.problem || answer.text || "";
+        status.classList.toggle("bad", Boolean(answer.problem));
+        if (!answer.problem) trigger("saved");
       };
-      return make("div", { className: "saving" }, name, way, button(words.save_blend, save, { className: "solid" }), said);
+      return make("div", { className: "saving" }, name, way, button(words.save_blend, save, { className: "solid" }), status);
     };
 
-    // one question at a time: the next one is about the desk as it is when the answer came
+    // one question at a time: the next one is about the mixer as it is when the answer came
     const measure = () => {
       const now = () => JSON.stringify({ rows: rows(), method: host.now.method });
       if (host.now.asked === now()) return;
       host.now.asked = now();
       clearTimeout(host.now.timer);
-      if (!rows().some((row) => row.on)) { tell({}); return; }
+      if (!rows().some((row) => row.on)) { showMeasured({}); return; }
       host.list.classList.add("asking");
       host.now.timer = setTimeout(async () => {
         if (host.now.busy) { host.now.asked = ""; return; }
         host.now.busy = true;
         const asked = now();
-        const told = await ask(server, "interference", JSON.parse(asked), words.unsaved);
+        const measured = await ask(server, "interference", JSON.parse(asked), words.unsaved);
         host.now.busy = false;
-        if (now() === asked) tell(told); else { host.now.asked = ""; measure(); }
+        if (now() === asked) showMeasured(measured); else { host.now.asked = ""; measure(); }
       }, 500);
     };
 
-    // the browser remembers the desk; one that is still empty after a reload has nothing to say about it
+    // the browser remembers the rows; a mixer that is still empty after a reload has nothing to say about it
     const remember = () => {
       const now = JSON.stringify(rows());
-      if (now === (host.now.kept || "[]")) return;
-      host.now.kept = now;
-      clearTimeout(host.now.keeping);
-      host.now.keeping = setTimeout(() => trigger("kept", { rows: rows() }), 400);
+      if (now === (host.now.remembered || "[]")) return;
+      host.now.remembered = now;
+      clearTimeout(host.now.remembering);
+      host.now.remembering = setTimeout(() => trigger("kept", { rows: rows() }), 400);
     };
-    desk.rows = rows();
-    desk.watchers[1] = paint;
-    desk.watchers.forEach((each) => each && each());
+    chosen.rows = rows();
+    chosen.watchers[1] = paint;
+    chosen.watchers.forEach((each) => each && each());
   };
 
-  // ---- the picture to begin from; what is painted white is drawn anew
-  const canvas = (element, props) => {
-    const host = root(element, "canvas"), data = props.data || {}, words = data.words || {}, id = (props.value || {}).id;
+  // ---- the picture to start from; what is painted white is redrawn
+  const inpaint = (element, props) => {
+    const host = root(element, "inpaint"), data = props.data || {}, words = data.words || {}, id = (props.value || {}).id;
     if (host.now === id) return;
     host.now = id;
     if (!id || !data.src) { host.replaceChildren(); return; }
@@ -284,5 +284,5 @@
         button(words.remove, () => { props.value = null; })));
   };
 
-  Object.assign(window.sdlora, { shelf, mixing, canvas, desk, ask });
+  Object.assign(window.sdlora, { shelf, mixer, inpaint });
 })();

@@ -1,18 +1,19 @@
 """Drawn pictures with the settings that made them: the history, and any other row of drawn pictures.
 
-Knows nothing about drawing. The browser gets small pictures; a large one or the file itself is sent when it is asked for.
+The browser gets small pictures; a large one or the file itself is sent when it is asked for.
 """
 
 import base64
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
 from sdlora import storage
 from sdlora.jobs.drawings import DrawnPicture, delete_picture, find_picture, list_pictures
 from sdlora.ui import words
-from sdlora.ui.theme import shown, widget
-from sdlora.ui.validation import an_id, fields, guarded_server
+from sdlora.ui.theme import picture_url, widget
+from sdlora.ui.validation import an_id, event_value, guarded_server
 
 SMALL, LARGE = 256, 768
 PAGE = 24
@@ -25,53 +26,51 @@ def layout(elem_id: str, none: str = "") -> gr.HTML:
 
 
 def update(pictures: list[DrawnPicture] | None = None, *, again: bool = False, pages: int = 1) -> gr.HTML:
-    """The update that shows these pictures, or the newest of the history."""
+    """Return the update that shows these pictures, or the newest of the history. again: with "Use these settings"."""
     found = list_pictures(PAGE * pages) if pictures is None else pictures
     more = pictures is None and len(found) == PAGE * pages
-    said = {
+    labels = {
         "older": words.OLDER if more else "",
         "save": words.SAVE,
         "remove": words.REMOVE,
         "sure": words.SURE_PICTURE,
         "again": words.AGAIN if again else "",
     }
-    return gr.HTML(data={"cards": [card(picture) for picture in found], "words": said, "none": words.NO_HISTORY})
+    return gr.HTML(data={"cards": [card(picture) for picture in found], "words": labels, "none": words.NO_HISTORY})
 
 
 def card(picture: DrawnPicture) -> dict:
     return {
         "id": picture.id,
-        "src": shown(picture.path, SMALL),
+        "src": picture_url(picture.path, SMALL),
         "prompt": picture.prompt or words.NO_PROMPT,
         "line": line(picture.settings),
     }
 
 
 def line(settings: dict) -> str:
-    """The settings in one line: "Stained glass 0.8 · variation 3 · 20 steps"."""
+    """Return the settings in one line: "Stained glass 0.8 · seed 3 · 20 steps, CFG 5"."""
     loras = ", ".join(
         f"{Path(str(choice.get('file', ''))).stem} {float(choice.get('strength', 1)):g}" for choice in settings.get("loras", [])
     )
     parts = [
         loras or words.BASE_ALONE,
-        words.VARIATION.format(seed=settings.get("seed", "?")),
+        words.SEED_SHORT.format(seed=settings.get("seed", "?")),
         words.STEPS_SHORT.format(steps=settings.get("steps", "?"), guidance=f"{float(settings.get('guidance', 0)):g}"),
     ]
     if settings.get("negative"):
-        parts.append(words.WITHOUT.format(negative=settings["negative"]))
+        parts.append(words.NEGATIVE_SHORT.format(negative=settings["negative"]))
     return " · ".join(parts)
 
 
-def remove(event: gr.EventData) -> str:
-    """Delete the picture an event names; returns its id."""
-    picture = an_id(fields(event._data).get("id"), "picture")
-    delete_picture(picture)
-    return picture
+def remove(event: gr.EventData) -> None:
+    """Delete the picture an event names."""
+    delete_picture(an_id(event_value(event, "id"), "picture"))
 
 
 def of_event(event: gr.EventData) -> DrawnPicture:
-    """The picture an event names."""
-    return find_picture(an_id(fields(event._data).get("id"), "picture"))
+    """Return the picture an event names."""
+    return find_picture(an_id(event_value(event, "id"), "picture"))
 
 
 def file_name(picture: DrawnPicture) -> str:
@@ -79,10 +78,10 @@ def file_name(picture: DrawnPicture) -> str:
 
 
 @guarded_server
-def full_picture(data: object) -> dict:
-    """Called by page.js: [picture id, "view" | "file"] -> the picture, large to look at or the PNG with its settings inside."""
+def full_picture(data: Any) -> dict:
+    """Return a picture for page.js: [picture id, "view" | "file"] -> large to look at, or the PNG with its settings inside."""
     picture_id, kind = data if isinstance(data, list) and len(data) == 2 else (None, None)
     picture = find_picture(an_id(picture_id, "picture"))
     if kind == "view":
-        return {"src": shown(picture.path, LARGE)}
+        return {"src": picture_url(picture.path, LARGE)}
     return {"src": "data:image/png;base64," + base64.b64encode(picture.path.read_bytes()).decode(), "name": file_name(picture)}

@@ -1,4 +1,4 @@
-"""Starts the studio: one safe launch line for `python app.py` and `sdlora studio`. Knows nothing about what the page shows."""
+"""Start the studio: one safe launch line for `python app.py` and `sdlora studio`."""
 
 import argparse
 import os
@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 from starlette.middleware import Middleware
@@ -19,7 +20,7 @@ from sdlora import storage
 from sdlora.errors import UserError
 from sdlora.jobs.worker import announce_web, ensure_worker
 from sdlora.library import folders, scan
-from sdlora.ui import drawing, lists, middleware, patience, polling, words
+from sdlora.ui import drawing, middleware, polling, words
 from sdlora.ui.page import build
 from sdlora.ui.password import LEAST, MOST, Password, choose
 from sdlora.ui.runs import run_view
@@ -28,7 +29,11 @@ from sdlora.ui.validation import silent
 
 SCRATCH = "sdlora-page-"
 MOST_TABS = 1000  # whose state Gradio keeps
-TELLERS = {"run": silent(run_view.moving), "draw": silent(drawing.moving), "shelf": silent(lambda _: lists.stamp())}
+ANSWERS = {
+    "run": silent(run_view.live_progress),
+    "draw": silent(drawing.progress_of),
+    "shelf": silent(lambda _: polling.shelf_version()),
+}
 
 
 def main(
@@ -65,25 +70,25 @@ def main(
 def start(host: str, port: int, password: str | None, proxy: Sequence[str] = ()) -> gr.Blocks:
     """Start serving and return at once; the returned Blocks has close(). Prints who can reach the page."""
     check_reach(host, port, password, proxy)
-    middleware.narrow_gradio()
+    middleware.restrict_gradio()
     polling.lighten_gradio()
-    asked = Password(password, proxy) if password else None
+    guard = Password(password, proxy) if password else None
     home = storage.home()
     announce_web()
     ensure_worker()
     demo = build()
     demo.queue(max_size=64, api_open=False)
     try:
-        demo.launch(**launch_line(host, port, home, asked), prevent_thread_lock=True)
+        demo.launch(**launch_line(host, port, home, guard), prevent_thread_lock=True)
     except OSError as error:
         raise UserError(words.PORT_TAKEN.format(port=port), words.PORT_HINT.format(port=port + 1)) from error
-    demo.server.config.http_protocol_class = patience.Impatient
-    say((words.REACH_LOCAL if middleware.is_loopback(host) else words.REACH_OPEN).format(host=host, port=port))
+    demo.server.config.http_protocol_class = middleware.DeadlineProtocol
+    print_line((words.REACH_LOCAL if middleware.is_loopback(host) else words.REACH_OPEN).format(host=host, port=port))
     return demo
 
 
-def launch_line(host: str, port: int, home: Path, password: Password | None = None) -> dict[str, object]:
-    """Every argument of launch() that decides what the page gives away, in one place (tests hold it to this)."""
+def launch_line(host: str, port: int, home: Path, password: Password | None = None) -> dict[str, Any]:
+    """Return every argument of launch() that decides what the page gives away (tests hold it to this)."""
     return {
         "server_name": host,
         "server_port": port,
@@ -107,8 +112,8 @@ def launch_line(host: str, port: int, home: Path, password: Password | None = No
         "css": CSS,
         "head": HEAD,
         "app_kwargs": {
-            "middleware": [Middleware(middleware.Gate, host=host, password=password),
-                           Middleware(polling.Polling, tellers=TELLERS, file=run_view.point_of)],
+            "middleware": [Middleware(middleware.AccessControl, host=host, password=password),
+                           Middleware(polling.Polling, answers=ANSWERS, file=run_view.download_file)],
             "docs_url": None,
             "redoc_url": None,
             "openapi_url": None,
@@ -141,7 +146,7 @@ def private_scratch() -> Path:
     return scratch
 
 
-def say(sentence: str) -> None:
+def print_line(sentence: str) -> None:
     sys.stdout.write(sentence + "\n")
     sys.stdout.flush()
 

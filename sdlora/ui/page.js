@@ -57,7 +57,7 @@
     }
     host.dataset.ids = ids;
     host.replaceChildren(...pictures.map((p, at) => {
-      const said = make("span", { className: "said", role: "status" });
+      const status = make("span", { className: "status", role: "status" });
       let timer = 0, sent = p.caption;
       const save = async () => {
         clearTimeout(timer);
@@ -66,12 +66,12 @@
         const text = field.value;
         const answer = await server.save_caption([data.set, p.id, text]).catch(() => ({ problem: words.unsaved }));
         if (!answer.problem) sent = text;
-        said.textContent = answer.problem || words.saved;
-        said.classList.toggle("bad", Boolean(answer.problem));
+        status.textContent = answer.problem || words.saved;
+        status.classList.toggle("bad", Boolean(answer.problem));
       };
       const field = make("textarea", { value: p.caption, rows: 2, maxLength: 2000, placeholder: p.fallback || words.empty,
         "data-id": p.id, "aria-label": `${words.caption} ${at + 1}: ${p.name}`,
-        on: { input: () => { said.textContent = ""; field.dataset.waiting = "1"; clearTimeout(timer); timer = setTimeout(save, 500); }, blur: save } });
+        on: { input: () => { status.textContent = ""; field.dataset.waiting = "1"; clearTimeout(timer); timer = setTimeout(save, 500); }, blur: save } });
       const [left, top, right, bottom] = p.crop;
       const crop = make("span", { className: "crop", style: { left: `${left * 100}%`, top: `${top * 100}%`,
         width: `${(right - left) * 100}%`, height: `${(bottom - top) * 100}%` } });
@@ -79,7 +79,7 @@
       const frame = make("span", { className: "frame", style: { "aspect-ratio": `${p.width} / ${p.height}`, [wide ? "width" : "height"]: "100%" } },
         make("img", { src: p.src, alt: p.caption || p.name }), crop);
       const remove = button("×", () => trigger("delete", { id: p.id }), { className: "remove", title: words.remove, "aria-label": `${words.remove}: ${p.name}` });
-      return make("figure", {}, make("div", { className: "tile", title: `${p.name}, ${p.width} × ${p.height}` }, frame, remove), field, said);
+      return make("figure", {}, make("div", { className: "tile", title: `${p.name}, ${p.width} × ${p.height}` }, frame, remove), field, status);
     }));
   };
 
@@ -110,7 +110,7 @@
   const progress = (element, props, trigger) => {
     const host = root(element, "progress"), data = props.data || {};
     const here = () => ({ stamp: data.stamp ?? null, step: document.querySelector("#strip .sd")?.chosen ?? null });
-    Object.assign(host, { told: data, tick: () => trigger("tick", here()), ofRun: Boolean(element.closest("#progress")) });
+    Object.assign(host, { data, tick: () => trigger("tick", here()), ofRun: Boolean(element.closest("#progress")) });
     followed.add(host);
     paintProgress(host, data);
   };
@@ -128,26 +128,26 @@
     setTimeout(() => host.tick(), after);
   };
   const ask = async () => {
-    const run = [...followed].find((host) => host.ofRun), draws = [...followed].filter((host) => host.told.draw);
+    const run = [...followed].find((host) => host.ofRun), draws = [...followed].filter((host) => host.data.draw);
     if (!run) return 200;
-    const id = run.told.run || "";
-    const query = new URLSearchParams([["run", id], ...draws.map((host) => ["draw", host.told.draw]), ...(state.reading ? [["shelf", ""]] : [])]);
+    const id = run.data.run || "";
+    const query = new URLSearchParams([["run", id], ...draws.map((host) => ["draw", host.data.draw]), ...(state.reading ? [["shelf", ""]] : [])]);
     const answer = await fetch(`sdlora/look?${query}`, { cache: "no-cache" });
     if (answer.status === 401) location.reload();
     if (!answer.ok) return 2000;
-    const told = await answer.json(), { progress: now, pill: short } = told.run[id];
-    state.shelf = told.shelf[""];
-    if (id !== (run.told.run || "")) return 0;  // another run was opened meanwhile
+    const news = await answer.json(), { progress: now, pill: short } = news.run[id];
+    state.shelf = news.shelf[""];
+    if (id !== (run.data.run || "")) return 0;  // another run was opened meanwhile
     if ((now.run || "") === id) {
       paintProgress(run, now);
       const line = document.querySelector("#pill .sd");
       if (line) paintPill(line, short);
     }
-    if ((now.stamp || "") !== (run.told.stamp || "")) tick(run, now.state === run.told.state ? 2500 : 200);
+    if ((now.stamp || "") !== (run.data.stamp || "")) tick(run, now.state === run.data.state ? 2500 : 200);
     const points = document.querySelector("#strip .sd");
     if (points && (points.wanted ?? points.chosen) !== points.chosen) tick(run, 0);  // an older answer came after that of the choice
     for (const host of draws) {
-      const drawing = told.draw[host.told.draw];
+      const drawing = news.draw[host.data.draw];
       if (drawing) paintProgress(host, drawing); else if (drawing === null) tick(host, 0);
     }
     return draws.length ? 500 : now.bar ? 1000 : 2000;
@@ -157,7 +157,7 @@
   // a picture that is gone leaves its place empty
   document.addEventListener("error", (e) => { if (e.target.tagName === "IMG") e.target.style.visibility = "hidden"; }, true);
 
-  // ---- the strip: a column per saved point, a row per prompt, any column can be chosen
+  // ---- the strip: a column per checkpoint, a row per prompt, any column can be chosen
   const strip = (element, props, trigger) => {
     const host = root(element, "strip"), data = props.data || {}, columns = data.columns || [], rows = data.rows || [];
     host.chosen = data.chosen;

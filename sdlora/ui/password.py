@@ -19,7 +19,7 @@ from sdlora.ui import words
 
 TRIES, WAIT_SECONDS = 5, 30
 MOST_ADDRESSES = 10_000
-LEAST, MOST = 4, 1024  # letters
+LEAST, MOST = 4, 1024  # characters
 VARIABLE = "SDLORA_PASSWORD"
 address: ContextVar[str] = ContextVar("address", default="")  # of the visitor whose request is being answered
 
@@ -51,8 +51,8 @@ def visitor(peer: str, forwarded: str, proxies: Collection[str]) -> str:
     then the last entry that is no proxy: what stands before it was written by the visitor.
     """
     if peer in proxies:
-        told = [entry.strip() for entry in forwarded.split(",") if entry.strip()]
-        peer = next((entry for entry in reversed(told) if entry not in proxies), peer)
+        entries = [entry.strip() for entry in forwarded.split(",") if entry.strip()]
+        peer = next((entry for entry in reversed(entries) if entry not in proxies), peer)
     try:
         found = ipaddress.ip_address(peer)
     except ValueError:
@@ -91,7 +91,7 @@ class Password:
             self.tries.move_to_end(who)
             if len(self.tries) > MOST_ADDRESSES:
                 self.tries.popitem(last=False)
-        # scrypt takes 50 ms: in a thread, the page goes on meanwhile
+        # scrypt takes 50 ms: in a thread, so that the page answers others meanwhile
         right = hmac.compare_digest(await asyncio.to_thread(self.hash, password), self.digest)
         if right:
             with self.lock:

@@ -18,10 +18,9 @@ from sdlora.errors import UserError
 HERE = Path(__file__).parent
 CSS = "".join((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "gallery.css"))
 HEAD = "".join(f"<script>{(HERE / name).read_text(encoding='utf-8')}</script>" for name in ("page.js", "gallery.js"))
-BLANK = "<div></div>"
-MOST_KNOWN = 20_000
-known: OrderedDict[str, tuple[str, int, int, int]] = OrderedDict()  # {key: path, time, bytes, side} of the pictures on show
-broken: set[str] = set()
+MOST_ADDRESSES = 20_000
+addresses: OrderedDict[str, tuple[str, int, int, int]] = OrderedDict()  # {key: path, time, bytes, side} of the pictures on show
+unreadable: set[str] = set()
 
 PAPER = colors.Color(
     name="paper",
@@ -54,7 +53,7 @@ TEAL = colors.Color(
 
 
 def theme() -> gr.themes.Base:
-    """Paper and ink with one accent. Of the fonts that Gradio ships some hold a few letters only; Source Sans Pro is whole."""
+    """Paper and ink with one accent. Of the fonts that Gradio ships some hold a few characters only; Source Sans Pro is whole."""
     made = gr.themes.Base(
         primary_hue=TEAL,
         secondary_hue=TEAL,
@@ -121,7 +120,7 @@ def widget(
     draw += f" /* its events: {' '.join(map(repr, events))} */"
     return gr.HTML(
         value=value,
-        html_template=BLANK,
+        html_template="<div></div>",
         js_on_load=draw,
         data=data or {},
         elem_id=elem_id,
@@ -130,8 +129,8 @@ def widget(
     )
 
 
-def shown(path: Path, side: int) -> str:
-    """The address of the picture at `path`, at most `side` px; a small one is enlarged by whole steps. "" when it is gone.
+def picture_url(path: Path, side: int) -> str:
+    """Return the address of the picture at `path`, at most `side` px; small ones are enlarged by whole steps. "" when it is gone.
 
     The address tells nothing of the path; a rewritten file has another one, so that browsers may keep what they have.
     """
@@ -139,33 +138,33 @@ def shown(path: Path, side: int) -> str:
         facts = Path(path).stat()
     except OSError:
         return ""
-    asked = str(path), facts.st_mtime_ns, facts.st_size, side
-    key = sha256(repr(asked).encode("utf-8", "surrogatepass")).hexdigest()[:32]
-    if key in broken:
+    version = str(path), facts.st_mtime_ns, facts.st_size, side
+    key = sha256(repr(version).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    if key in unreadable:
         return ""
-    known[key] = asked
-    known.move_to_end(key)
-    if len(known) > MOST_KNOWN:
-        known.popitem(last=False)
+    addresses[key] = version
+    addresses.move_to_end(key)
+    if len(addresses) > MOST_ADDRESSES:
+        addresses.popitem(last=False)
     return f"sdlora/picture/{key}"
 
 
-def picture(key: str) -> bytes | None:
-    """The picture (WEBP) that `shown` gave this key to; None when there is none or it cannot be read."""
-    if key not in known:
+def picture_bytes(key: str) -> bytes | None:
+    """Return the picture (WEBP) that `picture_url` gave this key to; None when there is none or it cannot be read."""
+    if key not in addresses:
         return None
-    path, *_, side = known[key]
+    path, *_, side = addresses[key]
     held = io.BytesIO()
     try:
         fitted(open_picture(Path(path)), side).save(held, "WEBP", quality=90, method=2)
     except (OSError, UserError):
-        broken.add(key)
+        unreadable.add(key)
         return None
     return held.getvalue()
 
 
 def fitted(image: Image.Image, side: int) -> Image.Image:
-    """`image` at about `side` px: made smaller where larger, enlarged 2x, 3x or 4x where that fits (a small base's pictures)."""
+    """Return `image` at about `side` px: smaller where it is larger, enlarged 2x, 3x or 4x where that fits (Mini's pictures)."""
     longer = max(image.size)
     if longer > side:
         image = image.copy()
@@ -173,4 +172,3 @@ def fitted(image: Image.Image, side: int) -> Image.Image:
         return image
     times = min(side // longer, 4)
     return image.resize((image.width * times, image.height * times), Image.Resampling.LANCZOS) if times > 1 else image
-

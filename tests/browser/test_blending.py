@@ -1,4 +1,4 @@
-"""The gallery in a real browser on the embedded base: a shelf, a desk, blends drawn, measured, saved, compared, recalled."""
+"""The gallery in a real browser on the embedded base: a shelf, a mixer, blends drawn, measured, saved, compared, loaded again."""
 
 import re
 import zipfile
@@ -33,7 +33,7 @@ def write_style(file: Path, seed: int, trigger: str) -> None:
 
 @pytest.fixture(scope="module")
 def shelf(studio):
-    """The running studio with three styles on its shelf."""
+    """The running studio with three LoRAs on its shelf."""
     (studio.home / "loras").mkdir(exist_ok=True)
     for seed, name in enumerate(("amber", "birch", "coral")):
         write_style(studio.home / "loras" / f"{name}.safetensors", seed, f"{name}style")
@@ -53,11 +53,11 @@ def card(page: Page, name: str):  # noqa: ANN201
 
 
 def row(page: Page, name: str):  # noqa: ANN201
-    return page.locator("#desk .row").filter(has=page.get_by_text(name, exact=True))
+    return page.locator("#mixer .row").filter(has=page.get_by_text(name, exact=True))
 
 
 def choose(page: Page, **strengths: float) -> None:
-    """Put styles on the desk, each at its strength."""
+    """Put LoRAs into the mixer, each at its strength."""
     for name, strength in strengths.items():
         card(page, name.title()).locator(".card").click()
         number = row(page, name.title()).get_by_role("spinbutton").first
@@ -79,10 +79,10 @@ def first_picture(page: Page):  # noqa: ANN201
     return page.locator("#gallery-results").get_by_role("button", name=re.compile("^Save")).first
 
 
-def test_two_styles_are_drawn_together_beside_the_base_and_recalled_from_the_picture(gallery, tmp_path):
+def test_two_loras_are_drawn_together_beside_the_base_and_loaded_from_the_picture(gallery, tmp_path):
     choose(gallery, amber=0.8, birch=-0.5)
     gallery.locator("#gallery-prompt textarea").fill(PROMPT)
-    row(gallery, "Amber").get_by_role("button", name="Put this word into the prompt").click()
+    row(gallery, "Amber").get_by_role("button", name="Add the trigger word to the prompt").click()
     expect(gallery.locator("#gallery-prompt textarea")).to_have_value(f"amberstyle, {PROMPT}")
     gallery.locator("#gallery-draw").click()
     expect(gallery.locator("#gallery-results figure")).to_have_count(2)
@@ -94,8 +94,8 @@ def test_two_styles_are_drawn_together_beside_the_base_and_recalled_from_the_pic
     gallery.get_by_role("tab", name="Gallery").click()
     expect(row(gallery, "Birch").get_by_role("spinbutton").first).to_have_value("-0.5")
     for name in ("Amber", "Birch"):
-        row(gallery, name).get_by_role("button", name="Take off the desk").click()
-    expect(gallery.locator("#desk .row")).to_have_count(0)
+        row(gallery, name).get_by_role("button", name="Remove from the mixer").click()
+    expect(gallery.locator("#mixer .row")).to_have_count(0)
     gallery.locator("#recall-box button").first.click()
     gallery.locator("#recall-drop input[type=file]").set_input_files(str(file))
     expect(gallery.locator("#gallery-prompt textarea")).to_have_value(f"amberstyle, {PROMPT}")
@@ -105,18 +105,18 @@ def test_two_styles_are_drawn_together_beside_the_base_and_recalled_from_the_pic
         assert "Lora hashes" in image.info["parameters"]
 
 
-def test_the_desk_warns_before_a_blend_burns_and_calms_it(gallery):
+def test_the_mixer_warns_of_a_blend_that_is_too_strong_and_weakens_it(gallery):
     choose(gallery, amber=1, birch=1)
-    expect(row(gallery, "Amber").locator("output")).to_contain_text(re.compile(r"pushes \d+%"))
+    expect(row(gallery, "Amber").locator("output")).to_contain_text(re.compile(r"change \d+%"))
     row(gallery, "Amber").get_by_role("slider").fill("1.9")
-    expect(gallery.locator("#desk .notice")).to_contain_text("likely to burn")
+    expect(gallery.locator("#mixer .notice")).to_contain_text("likely to break up")
     gallery.get_by_role("button", name="Use the suggested strengths").click()
-    expect(gallery.locator("#desk .notice")).to_have_count(0)
+    expect(gallery.locator("#mixer .notice")).to_have_count(0)
     assert float(row(gallery, "Amber").get_by_role("spinbutton").first.input_value()) < 1.9
     gallery.get_by_role("button", name="Balance").click()
-    pushes = gallery.locator("#desk .push output")
+    pushes = gallery.locator("#mixer .change output")
     expect(pushes.first).not_to_have_text("")
-    texts = "[...document.querySelectorAll('#desk .push output')].map((output) => output.textContent)"
+    texts = "[...document.querySelectorAll('#mixer .change output')].map((output) => output.textContent)"
     gallery.wait_for_function(f"new Set({texts}).size === 1")
     row(gallery, "Birch").get_by_role("switch").uncheck()
     expect(row(gallery, "Birch").locator("output")).to_have_text("")
@@ -125,8 +125,8 @@ def test_the_desk_warns_before_a_blend_burns_and_calms_it(gallery):
 def test_a_blend_becomes_a_file_on_the_shelf(gallery, shelf):
     choose(gallery, amber=0.7, coral=0.4)
     gallery.get_by_role("textbox", name="Name of the blend").fill("Amber & coral")
-    gallery.get_by_role("button", name="Save this blend as a style file").click()
-    expect(gallery.locator("#desk .saving")).to_contain_text("is on the shelf, with 100.0% of the blend")
+    gallery.get_by_role("button", name="Save this blend as a LoRA").click()
+    expect(gallery.locator("#mixer .saving")).to_contain_text("is in the gallery, with 100.0% of the blend")
     expect(card(gallery, "Amber & coral")).to_contain_text("LoRA rank 4")
     with safe_open(shelf.home / "loras" / "amber-coral.safetensors", "np") as file:
         down = next(file.get_tensor(key) for key in file.keys() if key.endswith("lora_down.weight"))
@@ -155,7 +155,7 @@ def test_the_report_of_a_file_its_notes_and_other_forms_of_it(gallery, tmp_path)
     box.get_by_label("Name", exact=True).fill("Silver birch")
     box.get_by_label("Tags").fill("trees, winter")
     box.get_by_role("button", name="Save").click()
-    expect(box.locator(".said")).to_have_text("saved")
+    expect(box.locator(".status")).to_have_text("saved")
     box.get_by_text("Before you give it away").click()
     box.get_by_label("Author").fill("Ada")
     file = saved(gallery, lambda: box.get_by_role("button", name="For diffusers").click(), tmp_path)
@@ -179,15 +179,15 @@ def test_starring_deleting_and_bringing_back(gallery, shelf):
     expect(card(gallery, "Coral").get_by_role("button", name="Star")).to_have_attribute("aria-pressed", "true")
     card(gallery, "Coral").get_by_role("button", name="Delete").click()
     expect(gallery.locator("#shelf figure")).to_have_count(before - 1)
-    expect(gallery.locator("#desk .row")).to_have_count(0)
+    expect(gallery.locator("#mixer .row")).to_have_count(0)
     assert not (shelf.home / "loras" / "coral.safetensors").exists()
     gallery.get_by_role("button", name="Bring it back").click()
     expect(card(gallery, "Coral").get_by_role("button", name="Star")).to_have_attribute("aria-pressed", "true")
     assert (shelf.home / "loras" / "coral.safetensors").exists()
 
 
-def test_painted_places_alone_are_drawn_anew(gallery, tmp_path):
-    """The right half is painted over: the left half of the new picture is that of the picture it began from."""
+def test_only_painted_places_are_redrawn(gallery, tmp_path):
+    """The right half is painted over: the left half of the new picture is that of the picture it started from."""
     Image.new("RGB", (128, 128), (200, 120, 40)).save(tmp_path / "plain.png")
     gallery.locator("#init-box button").first.click()
     gallery.locator("#init-upload input[type=file]").set_input_files(str(tmp_path / "plain.png"))

@@ -51,23 +51,23 @@ def drop(page: Page, url: str, files: list[Path]) -> None:
 
 
 def test_the_main_job(studio, page, tmp_path):
-    """One story, in the order an artist lives it: each part needs what the part before made."""
+    """One job, in the order an artist does it: each part needs what the part before made."""
     drop(page, studio.url, draw_pictures(tmp_path))
     expect(page.locator("#set-notes")).to_contain_text("broken.png")
     edit_a_caption(page)
     start_training(page)
     page.reload()
-    expect(page.locator("#progress")).to_contain_text(re.compile("Hatching · (Waiting|Training|Done)"))
+    expect(page.locator("#progress")).to_contain_text(re.compile("Hatching · (In the queue|Training|Done)"))
     studio.stop(signal.SIGKILL)
     page.goto("about:blank")  # an open page reloads itself once a server answers again, and would cut off the visit below
     studio.start()
     page.goto(studio.url)
     expect(page.locator("#captions figure textarea").first).to_have_value(EDITED)
-    expect(page.locator("#progress")).to_contain_text(re.compile("Hatching · (Waiting|Training|Done)"))
+    expect(page.locator("#progress")).to_contain_text(re.compile("Hatching · (In the queue|Training|Done)"))
     expect(page.locator("#progress")).to_contain_text("Hatching · Done", timeout=240_000)
-    final, point = download_both(page, tmp_path)
-    try_the_style(page)
-    blend_two(page, point, tmp_path)
+    final, checkpoint = download_both(page, tmp_path)
+    try_the_lora(page)
+    blend_two(page, checkpoint, tmp_path)
     tidy_up(page, studio.home)
     assert final.stem == "hatching" and not list((studio.home / "logs").glob("page.log")), "no bug was logged"
 
@@ -77,38 +77,38 @@ def edit_a_caption(page: Page) -> None:
     typed = {caption.input_value() or caption.get_attribute("placeholder") for caption in captions.all()}
     assert {"a red boat, meadow", "red house"} <= typed, "captions come from the .txt files, else from the file names"
     captions.first.fill(EDITED)
-    expect(page.locator("#captions figure .said").first).to_have_text("saved")
+    expect(page.locator("#captions figure .status").first).to_have_text("saved")
 
 
 def start_training(page: Page) -> None:
-    """20 rounds; the minutes stand on the card before anything starts."""
+    """20 steps; the minutes stand on the card before anything starts."""
     expect(page.locator("#presets")).to_contain_text("minute")
     field(page, "style-name").fill("Hatching")
     field(page, "trigger").fill("htchng")
     page.locator("#expert button").first.click()
     for key, value in (("steps", "20"), ("save_every", "10"), ("sample_every", "10"), ("sample_steps", "8")):
         field(page, f"expert-{key}").fill(value)
-    expect(page.locator("#plan")).to_contain_text("20 study rounds")
+    expect(page.locator("#plan")).to_contain_text("20 steps, samples")
     page.locator("#train").click()
     expect(page.locator("#progress")).to_contain_text("Hatching")
 
 
 def download_both(page: Page, tmp_path: Path) -> tuple[Path, Path]:
-    """The finished file, then the saved point of the first column; both open and differ."""
+    """The finished file, then the checkpoint of the second column; both open and differ."""
     expect(page.locator("#strip thead th")).to_have_count(3)
     expect(page.locator("#strip [aria-pressed=true]")).to_have_text("20")
     assert picture_of(page, "#strip tbody tr:first-child td:nth-child(2) img") != picture_of(
         page, "#strip tbody tr:first-child td:nth-child(4) img"), "the strip shows a change"
     final = download(page, "#download-point", tmp_path)
     page.locator("#strip").get_by_role("button", name="10", exact=True).click()
-    expect(page.locator("#download-point")).to_contain_text("after 10")
-    point = download(page, "#download-point", tmp_path)
-    with safe_open(final, "np") as file, safe_open(point, "np") as early:
+    expect(page.locator("#download-point")).to_contain_text("at step 10")
+    checkpoint = download(page, "#download-point", tmp_path)
+    with safe_open(final, "np") as file, safe_open(checkpoint, "np") as early:
         keys, about = set(file.keys()), file.metadata()
         assert about["ss_base_model_version"] == "sdlora_mini" and keys == set(early.keys())
         assert any("lora_up" in key for key in keys) and any(key.endswith("alpha") for key in keys)
-    assert final.read_bytes() != point.read_bytes()
-    return final, point
+    assert final.read_bytes() != checkpoint.read_bytes()
+    return final, checkpoint
 
 
 def download(page: Page, selector: str, folder: Path) -> Path:
@@ -119,8 +119,8 @@ def download(page: Page, selector: str, folder: Path) -> Path:
     return target
 
 
-def try_the_style(page: Page) -> None:
-    """The style is already chosen; both pictures come with the same seed, and differ."""
+def try_the_lora(page: Page) -> None:
+    """The LoRA is already chosen; both pictures come with the same seed, and differ."""
     expect(field(page, "try-style")).to_have_value("Hatching")
     field(page, "try-prompt").fill("htchng, a red house and a blue boat, meadow, in daylight")
     page.locator("#draw").click()
@@ -132,16 +132,16 @@ def try_the_style(page: Page) -> None:
     expect(page.locator("#history")).to_contain_text("base model alone")
 
 
-def blend_two(page: Page, point: Path, tmp_path: Path) -> None:
-    """A second style is added from a file; both are chosen, each with its own strength, and drawn together."""
+def blend_two(page: Page, checkpoint: Path, tmp_path: Path) -> None:
+    """A second LoRA is added from a file; both are chosen, each with its own strength, and drawn together."""
     page.get_by_role("tab", name="Gallery").click()
     expect(page.locator("#shelf figure")).to_have_count(1)
-    page.locator("#shelf-upload input[type=file]").set_input_files(str(point))
+    page.locator("#shelf-upload input[type=file]").set_input_files(str(checkpoint))
     expect(page.locator("#shelf figure")).to_have_count(2)
     for number, strength in ((0, "0.6"), (1, "0.4")):
         page.locator("#shelf .card").nth(number).click()
-        page.locator("#desk .row").nth(number).get_by_role("slider").fill(strength)
-        expect(page.locator("#desk .row").nth(number).get_by_role("spinbutton").first).to_have_value(strength)
+        page.locator("#mixer .row").nth(number).get_by_role("slider").fill(strength)
+        expect(page.locator("#mixer .row").nth(number).get_by_role("spinbutton").first).to_have_value(strength)
     field(page, "gallery-prompt").fill("htchng, a green tree, meadow")
     page.locator("#gallery-draw").click()
     expect(page.locator("#gallery-results figure")).to_have_count(2)
@@ -155,10 +155,10 @@ def blend_two(page: Page, point: Path, tmp_path: Path) -> None:
 
 
 def tidy_up(page: Page, home: Path) -> None:
-    """A style, a run, a picture of the set, and the set itself go; nothing else does."""
+    """A LoRA, a run, a picture of the set, and the set itself go; nothing else does."""
     page.locator("#shelf figure").last.get_by_role("button", name=re.compile("^Delete")).click()
     expect(page.locator("#shelf figure")).to_have_count(1)
-    expect(page.locator("#desk .row")).to_have_count(1)
+    expect(page.locator("#mixer .row")).to_have_count(1)
     page.get_by_role("tab", name="Past runs").click()
     expect(page.locator("#run-facts")).to_contain_text("Hatching")
     page.get_by_role("button", name="Delete this run").click()

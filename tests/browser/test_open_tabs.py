@@ -17,7 +17,7 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture
 def started(tmp_path, monkeypatch):
-    """A function that starts a studio on a data folder with 3 styles and a run on its way; and the run's folder."""
+    """A function that starts a studio on a data folder with 3 LoRAs and a run on its way; and the run's folder."""
     home = tmp_path / "studio"
     monkeypatch.setenv("SDLORA_HOME", str(home))
     run, studio = fill(home, 3), Studio(home)
@@ -47,16 +47,16 @@ def quiet(page: Page) -> list[str]:
 def test_progress_moves_by_itself_and_a_sample_brings_the_strip(started, page):
     start, run = started
     page.goto(start().url)
-    expect(page.locator("#progress")).to_contain_text("round 100 of 4000")
+    expect(page.locator("#progress")).to_contain_text("step 100 of 4000")
     expect(page.locator("#strip thead th")).to_have_count(2)
     fired = quiet(page)
     tell(run, events.Step(250, 4000, 0.1, 0.2, 1e-3, 120.0))
-    expect(page.locator("#progress")).to_contain_text("round 250 of 4000")
+    expect(page.locator("#progress")).to_contain_text("step 250 of 4000")
     expect(page.locator("#pill")).to_contain_text("about 2 min left")
     assert not fired, "a moving bar is no Gradio event"
     tell(run, events.Sample(250, 0, "mdw, a cat 0", 1, "samples/000100-0.png"))
     expect(page.locator("#strip thead th")).to_have_count(3)
-    expect(page.locator("#progress")).to_contain_text("round 250 of 4000")
+    expect(page.locator("#progress")).to_contain_text("step 250 of 4000")
     page.get_by_role("tab", name="Gallery").click()
     expect(page.locator("#shelf figure img")).to_have_count(3)
     page.wait_for_function("[...document.querySelectorAll('#shelf figure img')].every((image) => image.naturalWidth === 256)")
@@ -65,10 +65,10 @@ def test_progress_moves_by_itself_and_a_sample_brings_the_strip(started, page):
 def test_an_answer_that_comes_late_undoes_no_choice(started, page):
     start, run = started
     for step in (0, 100):
-        point = run / "checkpoints" / f"step-{step:06d}"
-        point.mkdir(parents=True)
+        folder = run / "checkpoints" / f"step-{step:06d}"
+        folder.mkdir(parents=True)
         for name in ("state.json", "lora.safetensors"):
-            (point / name).write_text("{}")
+            (folder / name).write_text("{}")
     page.goto(start().url)
     chosen = page.locator("#strip [aria-pressed=true]")
     expect(chosen).to_have_text("100")
@@ -86,46 +86,48 @@ def test_an_answer_that_comes_late_undoes_no_choice(started, page):
     assert late, "a tick was under way"
     for route, answer in late:
         route.fulfill(response=answer)
-    page.wait_for_timeout(2000)  # in which it is drawn
+    for _ in range(2):  # questions of the page, after which the late answer is drawn
+        with page.expect_response("**/sdlora/look*"):
+            pass
     expect(chosen).not_to_have_text("100")
-    expect(page.locator("#download-point")).to_contain_text("after 0")
+    expect(page.locator("#download-point")).to_contain_text("at step 0")
 
 
 def test_a_second_tab_and_a_reload_show_the_same(started, page):
     start, run = started
     page.goto(start().url)
-    expect(page.locator("#progress")).to_contain_text("round 100")
+    expect(page.locator("#progress")).to_contain_text("step 100")
     other = page.context.new_page()
     other.goto(page.url)
     tell(run, events.Step(300, 4000, 0.1, 0.2, 1e-3, 120.0))
     for tab in (page, other):
-        expect(tab.locator("#progress")).to_contain_text("round 300")
+        expect(tab.locator("#progress")).to_contain_text("step 300")
     page.reload()
-    expect(page.locator("#progress")).to_contain_text("round 300")
+    expect(page.locator("#progress")).to_contain_text("step 300")
     page.locator("#controls").get_by_role("button", name="Pause").click()
     for tab in (page, other):
-        expect(tab.locator("#progress")).to_contain_text("Saving, then resting")
+        expect(tab.locator("#progress")).to_contain_text("Saving, then pausing")
 
 
 def test_the_password_is_asked_for_and_the_page_says_how_long_to_wait(started, page):
     start, _ = started
     studio = start("--proxy", "127.0.0.1", SDLORA_PASSWORD="meadow")
     page.goto(studio.url)
-    word, said = page.locator("input[name=password]"), page.get_by_role("alert")
+    word, notice = page.locator("input[name=password]"), page.get_by_role("alert")
     for _ in range(5):
         word.fill("wrong")
         with page.expect_response("**/login"):
             page.keyboard.press("Enter")
-        expect(said).to_have_text("This is not the password.")
+        expect(notice).to_have_text("This is not the password.")
     word.fill("meadow")
     page.keyboard.press("Enter")
-    expect(said).to_contain_text(re.compile("Try again in (30|29|28) seconds"))
+    expect(notice).to_contain_text(re.compile("Try again in (30|29|28) seconds"))
     expect(page.get_by_role("button")).to_be_disabled()
     page.reload()
-    expect(said).to_contain_text("Try again in")
+    expect(notice).to_contain_text("Try again in")
     page.context.set_extra_http_headers({"X-Forwarded-For": "10.1.2.3"})
     page.reload()
-    expect(said).to_have_text("")
+    expect(notice).to_have_text("")
     word.fill("meadow")
     page.keyboard.press("Enter")
-    expect(page.locator("#progress")).to_contain_text("round 100")
+    expect(page.locator("#progress")).to_contain_text("step 100")

@@ -1,6 +1,6 @@
-"""The pictures of the README: an example set, trained and tried for real. Only when SDLORA_SCREENSHOTS names a folder.
+"""The pictures of the README: an example set, trained and tried for real. Only when SDLORA_SCREENSHOTS names a folder:
 
-SDLORA_SCREENSHOTS=assets/screenshots pytest tests/browser/test_screenshots.py
+SDLORA_SCREENSHOTS=FOLDER pytest tests/browser/test_screenshots.py
 """
 
 import os
@@ -61,7 +61,7 @@ def test_the_readme_shows_the_page_as_it_is(studio, page):
 
 
 def blend_two(studio, page: Page, prompt: str) -> None:  # noqa: ANN001
-    """A second style beside the first: shelf, desk and blend on one picture, a grid on another."""
+    """A second LoRA beside the first: shelf, mixer and blend on one picture, a grid on another."""
     train = [sys.executable, "-m", "sdlora", "train", str(ROOT / "assets/examples/woodcut"), "--preset", "quick"]
     subprocess.run([*train, "--name", "Woodcut", "--trigger", "wdcut"], cwd=ROOT, check=True,
                    env={**os.environ, "SDLORA_HOME": str(studio.home)})
@@ -69,21 +69,21 @@ def blend_two(studio, page: Page, prompt: str) -> None:  # noqa: ANN001
     expect(page.locator("#shelf figure")).to_have_count(2, timeout=60_000)
     for name, strength in ((STYLE, "0.6"), ("Woodcut", "0.35")):
         page.locator("#shelf figure").filter(has_text=name).locator(".card").click()
-        amount = page.locator("#desk .row").filter(has_text=name).get_by_role("spinbutton").first
+        amount = page.locator("#mixer .row").filter(has_text=name).get_by_role("spinbutton").first
         amount.fill(strength)
         amount.blur()
     page.locator("#gallery-prompt textarea").fill(prompt)
     page.locator("#gallery-draw").click()
     expect(page.locator("#gallery-results figure")).to_have_count(2, timeout=MINUTES)
-    expect(page.locator("#desk .push output").last).to_contain_text("pushes", timeout=60_000)
-    expect(page.locator("#desk .notice")).to_have_count(0)
+    expect(page.locator("#mixer .change output").last).to_contain_text("change", timeout=60_000)
+    expect(page.locator("#mixer .notice")).to_have_count(0)
     below = page.evaluate("Math.ceil(document.querySelector('#act-blend').getBoundingClientRect().bottom + scrollY) + 18")
     page.set_viewport_size({"width": 1280, "height": below})
     page.evaluate("window.scrollTo(0, 0)")
     shot(page, "gallery")
     page.locator("#grid-x-values textarea, #grid-x-values input").first.fill("0, 0.2, 0.4, 0.6, 0.8")
     page.locator("#grid-y input").first.click()
-    page.get_by_role("option", name="Variation number").click()
+    page.get_by_role("option", name="Seed").click()
     page.locator("#grid-y-values textarea, #grid-y-values input").first.fill("1-3")
     page.locator("#grid-draw").click()
     expect(page.locator("#grid-table td img")).to_have_count(15, timeout=MINUTES)

@@ -21,7 +21,7 @@ def test_the_launch_line_gives_nothing_away(own_home):
         assert line[off] is False, off
     assert line["footer_links"] == [] and line["strict_cors"] is True and line["max_file_size"] == middleware.UPLOAD_BYTES
     gate = line["app_kwargs"]["middleware"][0]
-    assert gate.cls is middleware.Gate and gate.kwargs == {"host": "127.0.0.1", "password": None}
+    assert gate.cls is middleware.AccessControl and gate.kwargs == {"host": "127.0.0.1", "password": None}
 
 
 def test_others_need_a_password():

@@ -13,16 +13,16 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from sdlora.errors import UserError
-from sdlora.ui import lists, polling, theme
+from sdlora.ui import polling, theme
 
 
 async def other(_request):
     return PlainTextResponse("page")
 
 
-def client(**tellers):
+def client(**answers):
     routes = [Route("/{path:path}", other, methods=["GET", "POST"])]
-    return TestClient(Starlette(routes=routes, middleware=[Middleware(polling.Polling, tellers=tellers)]))
+    return TestClient(Starlette(routes=routes, middleware=[Middleware(polling.Polling, answers=answers)]))
 
 
 def test_the_answer_is_by_name_and_id_and_is_not_sent_twice():
@@ -36,7 +36,7 @@ def test_the_answer_is_by_name_and_id_and_is_not_sent_twice():
         assert tab.get("/sdlora/look?run=1", headers={"if-none-match": answer.headers["etag"]}).status_code == 200
         assert tab.get("/other").text == "page" and tab.post("/sdlora/look").text == "page"
         many = "&".join(f"draw={number}" for number in range(50))
-        assert len(tab.get(f"/sdlora/look?{many}").json()["draw"]) == polling.MOST_ASKED
+        assert len(tab.get(f"/sdlora/look?{many}").json()["draw"]) == polling.MOST_QUESTIONS
 
 
 def test_many_tabs_at_once_are_one_question():
@@ -48,7 +48,7 @@ def test_many_tabs_at_once_are_one_question():
         return key
 
     async def crowd():
-        shared = polling.Shared(slow, seconds=60)
+        shared = polling.SharedAnswers(slow, seconds=60)
         first = await asyncio.gather(*(shared.get("a") for _ in range(100)))
         return first, await shared.get("a"), await shared.get("b")
 
@@ -59,7 +59,7 @@ def test_an_answer_is_made_again_after_its_time_and_old_ones_are_dropped(monkeyp
     monkeypatch.setattr(polling, "MOST_ANSWERS", 3)
 
     async def crowd():
-        shared = polling.Shared(lambda key: time.monotonic_ns(), seconds=0)
+        shared = polling.SharedAnswers(lambda key: time.monotonic_ns(), seconds=0)
         answers = [await shared.get("a") for _ in range(3)]
         for key in "bcdefg":
             await shared.get(key)
@@ -73,7 +73,7 @@ def test_a_tab_that_leaves_does_not_take_the_answer_from_the_others():
     release = threading.Event()
 
     async def crowd():
-        shared = polling.Shared(lambda key: release.wait(5) and key)
+        shared = polling.SharedAnswers(lambda key: release.wait(5) and key)
         leaving, staying = (asyncio.ensure_future(shared.get("a")) for _ in range(2))
         await asyncio.sleep(0)
         leaving.cancel()
@@ -86,8 +86,8 @@ def test_a_tab_that_leaves_does_not_take_the_answer_from_the_others():
 def test_a_picture_is_found_by_its_address_and_by_no_other(tmp_path):
     file = tmp_path / "secret name.png"
     Image.new("RGB", (600, 300), (9, 200, 30)).save(file)
-    address = theme.shown(file, 128)
-    assert "secret" not in address and address == theme.shown(file, 128) != theme.shown(file, 64)
+    address = theme.picture_url(file, 128)
+    assert "secret" not in address and address == theme.picture_url(file, 128) != theme.picture_url(file, 64)
     with client() as tab:
         answer = tab.get(f"/{address}")
         assert answer.headers["content-type"] == "image/webp" and "immutable" in answer.headers["cache-control"]
@@ -95,20 +95,20 @@ def test_a_picture_is_found_by_its_address_and_by_no_other(tmp_path):
         for wrong in ("/sdlora/picture/", "/sdlora/picture/../x", f"/sdlora/picture/{file}", f"/{address[:-1]}", f"/{address}0"):
             assert tab.get(wrong).status_code in (200, 404) and b"WEBP" not in tab.get(wrong).content, wrong
         file.write_bytes(b"no picture at all")
-        broken = theme.shown(file, 128)
+        broken = theme.picture_url(file, 128)
         assert broken not in ("", address) and tab.get(f"/{broken}").status_code == 404
-        assert theme.shown(file, 128) == "", "the next list leaves its place empty"
+        assert theme.picture_url(file, 128) == "", "the next list leaves its place empty"
         file.unlink()
-        assert theme.shown(file, 128) == ""
+        assert theme.picture_url(file, 128) == ""
 
 
 def test_addresses_of_pictures_are_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(theme, "MOST_KNOWN", 3)
-    monkeypatch.setattr(theme, "known", type(theme.known)())
+    monkeypatch.setattr(theme, "MOST_ADDRESSES", 3)
+    monkeypatch.setattr(theme, "addresses", type(theme.addresses)())
     for number in range(6):
         Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.png")
-        theme.shown(tmp_path / f"{number}.png", 64)
-    assert len(theme.known) == 3
+        theme.picture_url(tmp_path / f"{number}.png", 64)
+    assert len(theme.addresses) == 3
 
 
 class Queue:
@@ -140,7 +140,7 @@ def tabs(monkeypatch):
 def test_of_closed_tabs_the_last_few_are_kept_and_open_ones_always(tabs):
     middleware, holder, visit = tabs
 
-    async def story():
+    async def visits():
         open_end, end = asyncio.Event(), asyncio.Event()
         end.set()
         staying = asyncio.create_task(visit("0", open_end))
@@ -154,32 +154,32 @@ def test_of_closed_tabs_the_last_few_are_kept_and_open_ones_always(tabs):
         await staying
         assert list(middleware.closed) == ["4", "7", "0"] and not middleware.open
 
-    asyncio.run(story())
+    asyncio.run(visits())
 
 
 def test_lists_are_made_once_while_the_shelf_stays_the_same(own_home):
     made = []
     for _ in range(5):
-        assert lists.shared(("list", "a"), lambda: made.append(1) or len(made)) == 1
-    assert lists.shared(("list", "b"), lambda: "other") == "other" and made == [1]
+        assert polling.shared_list(("list", "a"), lambda: made.append(1) or len(made)) == 1
+    assert polling.shared_list(("list", "b"), lambda: "other") == "other" and made == [1]
     (own_home / "loras").mkdir(exist_ok=True)
     (own_home / "loras" / "new.safetensors").write_bytes(b"x")
-    assert lists.shared(("list", "a"), lambda: made.append(1) or len(made)) == 2, "a file that appears is seen at once"
+    assert polling.shared_list(("list", "a"), lambda: made.append(1) or len(made)) == 2, "a file that appears is seen at once"
 
 
 def test_lists_that_fail_are_not_kept():
     with pytest.raises(ValueError, match="once"):
-        lists.shared(("failing",), lambda: (_ for _ in ()).throw(ValueError("once")))
-    assert lists.shared(("failing",), lambda: 7) == 7
+        polling.shared_list(("failing",), lambda: (_ for _ in ()).throw(ValueError("once")))
+    assert polling.shared_list(("failing",), lambda: 7) == 7
 
 
 def test_a_slow_list_does_not_hold_up_another_kind():
     inside, release = threading.Event(), threading.Event()
-    slow = threading.Thread(target=lists.shared, args=(("slow",), lambda: inside.set() or release.wait(5)))
+    slow = threading.Thread(target=polling.shared_list, args=(("slow",), lambda: inside.set() or release.wait(5)))
     slow.start()
     inside.wait(5)
     began = time.monotonic()
-    lists.shared(("quick",), lambda: 1, apart=True)
+    polling.shared_list(("quick",), lambda: 1, of_shelf=False)
     assert time.monotonic() - began < 1
     release.set()
     slow.join()
@@ -195,7 +195,7 @@ def test_a_file_is_made_when_it_is_downloaded_and_sent_under_its_name(tmp_path):
         (tmp_path / "ink-step-000400.safetensors").write_bytes(b"lora")
         return tmp_path / "ink-step-000400.safetensors"
     routes = [Route("/{path:path}", other, methods=["GET", "POST"])]
-    with TestClient(Starlette(routes=routes, middleware=[Middleware(polling.Polling, tellers={}, file=file)])) as tab:
+    with TestClient(Starlette(routes=routes, middleware=[Middleware(polling.Polling, answers={}, file=file)])) as tab:
         assert not asked
         answer = tab.get("/sdlora/file/run/400")
         assert answer.content == b"lora" and "ink-step-000400.safetensors" in answer.headers["content-disposition"]

@@ -1,9 +1,10 @@
-"""The report of one style file, what the artist writes about it, and its download in another form.
+"""The report of one LoRA file, what the artist writes about it, and its download in another format.
 
-Knows nothing about torch or how a file is read: the drawing process reports, this module says it in the artist's words.
+Knows nothing about how a file is read: the drawing process reports, this module says it in the artist's words.
 """
 
 from pathlib import Path
+from typing import Any
 
 from sdlora.base.catalog import list_bases
 from sdlora.errors import UserError
@@ -11,16 +12,16 @@ from sdlora.families import family_title
 from sdlora.jobs import questions
 from sdlora.library import edit, search
 from sdlora.storage import confine
-from sdlora.ui import gallery_words, words
+from sdlora.ui import words
 from sdlora.ui.gallery.rpc import Question, server_functions
-from sdlora.ui.validation import an_id, fields, guarded_server, one_of, text
+from sdlora.ui.validation import an_id, guarded_server, mapping, one_of, text
 
 MOST_LISTED = 200
 
 
-def asked(data: object) -> dict:
+def asked(data: Any) -> dict:
     """A style id -> the payload of the question for its report."""
-    entry = search.find(an_id(data, "style"))
+    entry = search.find(an_id(data, "LoRA"))
     return {"id": entry.id, "file": str(entry.path)}
 
 
@@ -31,22 +32,22 @@ def told(answer: questions.Answer) -> dict:
     return {
         "rows": rows(found),
         "bars": bars(found.get("blocks") or {}),
-        "bars_title": gallery_words.REPORT_BARS,
+        "bars_title": words.REPORT_BARS,
         "problems": [*found["problems"], *twins(entry)],
         "ignored": [f"{each['name']}: {each['reason']}" for each in found["ignored"][:MOST_LISTED]],
-        "ignored_title": gallery_words.REPORT_IGNORED.format(count=len(found["ignored"])),
+        "ignored_title": words.REPORT_IGNORED.format(count=len(found["ignored"])),
         "fields": facts_of(entry),
         "about": about(found["metadata"]),
-        "about_title": gallery_words.ABOUT_TITLE,
-        "private": gallery_words.PRIVATE.format(count=len(found["private"])) if found["private"] else "",
-        "ways": [{"key": key, "label": label} for key, label in gallery_words.DOWNLOADS.items()],
+        "about_title": words.ABOUT_TITLE,
+        "private": words.PRIVATE.format(count=len(found["private"])) if found["private"] else "",
+        "ways": [{"key": key, "label": label} for key, label in words.DOWNLOADS.items()],
     }
 
 
 def twins(entry: search.LoraEntry) -> list[str]:
     """A sentence for every other file of the shelf that holds the very same tensors."""
     same = next((group for group in search.duplicates() if entry.id in {each.id for each in group}), [])
-    return [gallery_words.TWIN.format(name=each.name) for each in same if each.id != entry.id]
+    return [words.TWIN.format(name=each.name) for each in same if each.id != entry.id]
 
 
 def rows(found: dict) -> list[tuple[str, str]]:
@@ -54,23 +55,23 @@ def rows(found: dict) -> list[tuple[str, str]]:
     family = found["family"]
     families = [family] if isinstance(family, str) else list(family)
     parts = ", ".join(
-        gallery_words.REPORT_PART.format(part=part.upper(), **count) for part, count in found["parts"].items() if count["modules"]
+        words.REPORT_PART.format(part=part.upper(), **count) for part, count in found["parts"].items() if count["modules"]
     )
-    acting = gallery_words.REPORT_OF.format(matched=found["matched"], modules=found["modules"], parts=parts)
+    acting = words.REPORT_OF.format(matched=found["matched"], modules=found["modules"], parts=parts)
     listed = [
-        (gallery_words.REPORT_MATCHED, acting),
-        (gallery_words.REPORT_FAMILY, ", ".join(family_title(each) for each in families) or "–"),
-        (gallery_words.REPORT_KIND, f"{found['kind']} · {found['dialect']}"),
-        (gallery_words.REPORT_RANK, written(found.get("ranks") or found["rank"])),
-        (gallery_words.REPORT_ALPHA, written(found["alpha"])),
-        (gallery_words.REPORT_SCALE, written(found["effective_scale"])),
-        (gallery_words.REPORT_PUSH, f"{found['push'] or 0:.1%}"),
-        (gallery_words.REPORT_SIZE, gallery_words.MEGABYTES.format(size=found["file_bytes"] / 1e6)),
+        (words.REPORT_MATCHED, acting),
+        (words.REPORT_FAMILY, ", ".join(family_title(each) for each in families) or "–"),
+        (words.REPORT_KIND, f"{found['kind']} · {found['dialect']}"),
+        (words.REPORT_RANK, written(found.get("ranks") or found["rank"])),
+        (words.REPORT_ALPHA, written(found["alpha"])),
+        (words.REPORT_SCALE, written(found["effective_scale"])),
+        (words.REPORT_CHANGE, f"{found['push'] or 0:.1%}"),
+        (words.REPORT_SIZE, words.MEGABYTES.format(size=found["file_bytes"] / 1e6)),
     ]
     return [(name, value) for name, value in listed if value]
 
 
-def written(value: object) -> str:
+def written(value: Any) -> str:
     """A number or several as text; a long row by its ends."""
     numbers = value if isinstance(value, list) else [value]
     said = [f"{each:g}" for each in numbers if isinstance(each, int | float)]
@@ -89,7 +90,7 @@ def facts_of(entry: search.LoraEntry) -> list[dict]:
     known = {"name": entry.name, "trigger": entry.trigger, "tags": ", ".join(entry.tags), "notes": entry.notes}
     return [
         {"key": key, "label": label, "value": known[key], "most": 80 if key == "name" else 2000, "long": key == "notes"}
-        for key, label in gallery_words.FACTS.items()
+        for key, label in words.FACTS.items()
     ]
 
 
@@ -98,18 +99,18 @@ def about(metadata: dict[str, str]) -> list[dict]:
     keys = {"author": "modelspec.author", "licence": "modelspec.license", "consent": "sdlora_consent", "note": "sdlora_note"}
     return [
         {"key": key, "label": label, "value": metadata.get(keys[key], ""), "most": 2000, "long": key == "note"}
-        for key, label in gallery_words.ABOUT_FILE.items()
+        for key, label in words.ABOUT_FILE.items()
     ]
 
 
 @guarded_server
-def keep_facts(data: object) -> dict:
+def keep_facts(data: Any) -> dict:
     """Called by gallery.js: [style id, {field: text}] -> {} once they are kept."""
     style, facts = data if isinstance(data, list) and len(data) == 2 else (None, None)
-    entry = search.find(an_id(style, "style"))
-    said = {key: text(fields(facts).get(key)) for key in gallery_words.FACTS if key in fields(facts)}
+    entry = search.find(an_id(style, "LoRA"))
+    said = {key: text(mapping(facts).get(key)) for key in words.FACTS if key in mapping(facts)}
     if not said.get("name", entry.name):
-        raise UserError(gallery_words.NAME_EMPTY)
+        raise UserError(words.NAME_EMPTY)
     if said.get("name", entry.name) != entry.name:
         edit.annotate(entry.id, name=said["name"])
     tags = tuple(tag.strip() for tag in said.get("tags", "").split(",") if tag.strip())
@@ -117,16 +118,16 @@ def keep_facts(data: object) -> dict:
     return {}
 
 
-def conversion(data: object) -> dict:
+def conversion(data: Any) -> dict:
     """[style id, way, what may go out with it] -> the payload of the question for a file in another form."""
     style, way, said = data if isinstance(data, list) and len(data) == 3 else (None, None, None)
-    entry = search.find(an_id(style, "style"))
+    entry = search.find(an_id(style, "LoRA"))
     return {
         "file": str(entry.path),
         "name": entry.name,
         "base": next((base.spec for base in list_bases() if base.family == entry.family and not base.problem), ""),
-        "way": one_of(way, gallery_words.DOWNLOADS),
-        "about": {key: text(fields(said).get(key)) for key in gallery_words.ABOUT_FILE},
+        "way": one_of(way, words.DOWNLOADS),
+        "about": {key: text(mapping(said).get(key)) for key in words.ABOUT_FILE},
         "cover": str(entry.thumbnail) if entry.thumbnail else "",
     }
 
@@ -136,7 +137,7 @@ def converted(answer: questions.Answer) -> dict:
     return {"made": answer.id, "note": answer.result.get("note", "")}
 
 
-def made(ask_id: object) -> Path:
+def made(ask_id: Any) -> Path:
     """The file that was made for a question. Raises UserError."""
     answer = questions.view(an_id(ask_id, "file"))
     if answer.kind != "convert" or answer.state != "done":

@@ -1,6 +1,7 @@
-"""Past runs: what was trained with which settings, its strip, train again, delete. Knows nothing about training."""
+"""Past runs: what was trained with which settings, its strip, train again, delete."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 
@@ -8,13 +9,14 @@ from sdlora.config import presets
 from sdlora.jobs import run as runs
 from sdlora.jobs.run import RunView
 from sdlora.ui import words
-from sdlora.ui.runs.strip import chosen_step, strip_of
-from sdlora.ui.studio import expert
-from sdlora.ui.styles import base_entry
-from sdlora.ui.theme import shown, widget
-from sdlora.ui.validation import QUIET, an_id, fields, guarded
+from sdlora.ui.loras import base_entry
+from sdlora.ui.runs.strip import strip_data
+from sdlora.ui.studio import train
+from sdlora.ui.theme import picture_url, widget
+from sdlora.ui.validation import ACTION, Updates, an_id, event_value, guarded
 
 COVER = 128
+MOST_LISTED = 200
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Past:
     delete: gr.Button
 
     @property
-    def shown(self) -> list:
+    def outputs(self) -> list:
         return [self.run, self.menu, self.facts, self.strip, self.buttons]
 
 
@@ -50,79 +52,72 @@ def layout() -> Past:
 
 
 def connect(past: Past) -> None:
-    past.menu.select(guarded(choose), None, past.shown, **QUIET)
-    past.delete.click(guarded(delete), past.run, past.shown, js=f"(id) => confirm({words.SURE_RUN!r}) ? id : null", **QUIET)
+    past.menu.select(guarded(choose), None, past.outputs, **ACTION)
+    past.delete.click(guarded(delete), past.run, past.outputs, js=f"(id) => confirm({words.SURE_RUN!r}) ? id : null", **ACTION)
 
 
 def show(run_id: str | None = None) -> tuple:
-    """Updates for `Past.shown`: the list, and the run that is opened: this one, else the newest."""
+    """Return updates for `Past.outputs`: the list, and the run that is opened: this one, else the newest."""
     every = runs.list_runs()
     chosen = next((run for run in every if run.id == run_id), every[0] if every else None)
-    cards = [
-        {
-            "id": run.id,
-            "title": run.name,
-            "chosen": run is chosen,
-            "src": cover(run),
-            "line": " · ".join((words.STATES[run.state], words.ROUNDS.format(step=run.step, steps=run.steps), when(run.created))),
-        }
-        for run in every[:200]
-    ]
-    menu = gr.HTML(data={"cards": cards, "none": words.NO_RUNS})
+    menu = gr.HTML(data={"cards": [card(run) | {"chosen": run is chosen} for run in every[:MOST_LISTED]], "none": words.NO_RUNS})
     if chosen is None:
         return None, menu, gr.HTML(data={}), gr.HTML(data={}), gr.Row(visible=False)
-    strip = strip_of(chosen, None) | {"choosable": False, "live": False}
-    for column in strip["columns"]:
-        column["choosable"] = False
+    strip = strip_data(chosen, None, live=False)
     return chosen.id, menu, gr.HTML(data=facts_of(chosen)), gr.HTML(data=strip), gr.Row(visible=True)
 
 
-def when(created: str) -> str:
+def card(run: RunView) -> dict:
+    """Return what page.js draws of a run in the list; the picture is the newest sample of the first prompt."""
+    samples = [sample for sample in run.samples if sample.prompt_index == 0]
+    line = (words.STATES[run.state], words.STEP_OF.format(step=run.step, steps=run.steps), date_of(run.created))
+    return {
+        "id": run.id,
+        "title": run.name,
+        "src": picture_url(run.folder / samples[-1].path, COVER) if samples else "",
+        "line": " · ".join(line),
+    }
+
+
+def date_of(created: str) -> str:
     """ "2026-11-22T03:47:27+0000" -> "2026-11-22 03:47"."""
     return created[:16].replace("T", " ")
 
 
-def cover(run: RunView) -> str:
-    """The newest sample of the first prompt."""
-    samples = [sample for sample in run.samples if sample.prompt_index == 0]
-    return shown(run.folder / samples[-1].path, COVER) if samples else ""
-
-
 def facts_of(run: RunView) -> dict:
-    """Settings and outcome, as the artist reads them."""
+    """Return settings and outcome as rows of (label, value)."""
     base, known = base_entry(run.config.base), presets()
     preset = known[run.config.preset].title if run.config.preset in known else run.config.preset
     rows = [
         (words.FACT_STATE, words.STATES[run.state]),
-        (words.FACT_BEGUN, when(run.created)),
+        (words.FACT_BEGUN, date_of(run.created)),
         (words.TRIGGER, run.config.trigger or "–"),
         (words.BASE, base.title if base else run.config.base),
         (words.PRESET, preset),
     ]
     if run.pictures:
-        rows.append(
-            (words.FACT_PICTURES, str(run.pictures) + (words.FACT_HELD.format(name=run.held_out) if run.held_out else ""))
-        )
+        held_out = words.FACT_HELD.format(name=run.held_out) if run.held_out else ""
+        rows.append((words.FACT_PICTURES, f"{run.pictures}{held_out}"))
     if run.problem:
         rows.append((words.FACT_PROBLEM, run.problem))
-    rows += [(key, expert.written(getattr(run.config, key))) for key in words.FACT_SETTINGS]
+    rows += [(train.label_of(key), train.setting_text(getattr(run.config, key))) for key in words.FACT_SETTINGS]
     rows += [(words.FACT_SKIPPED, f"{name}: {reason}") for name, reason in run.skipped]
     return {"title": words.FACT_TITLE.format(name=run.name), "rows": rows}
 
 
 def choose(event: gr.EventData) -> tuple:
-    return show(an_id(fields(event._data).get("id"), "run"))
+    return show(an_id(event_value(event, "id"), "run"))
 
 
-def delete(run_id: object) -> tuple:
+def delete(run_id: Any) -> Updates:
     if run_id is None:
         return gr.skip()
     runs.delete(an_id(run_id, "run"))
     return show()
 
 
-def again(run_id: object) -> tuple:
-    """(set id, name, trigger, base, preset, expert section opened, expert fields): the form as this run had it."""
+def settings_of(run_id: Any) -> tuple:
+    """Return (set id, name, trigger, base, preset, expert section opened, expert fields): the form as this run had it."""
     run = runs.view(an_id(run_id, "run"))
     base = base_entry(run.config.base)
     return (
@@ -132,11 +127,5 @@ def again(run_id: object) -> tuple:
         base.id if base else "mini",
         run.config.preset if run.config.preset in presets() else gr.skip(),
         gr.Accordion(open=True),
-        *expert.filled(run.config),
+        *train.filled(run.config),
     )
-
-
-def last_point(run_id: object) -> tuple[str, int | None]:
-    """The run and its last point, for showing it in the studio."""
-    run = runs.view(an_id(run_id, "run"))
-    return run.id, chosen_step(run, None)

@@ -1,63 +1,56 @@
-"""The strip of samples and the saved points behind its columns: what can be chosen, tried and downloaded.
+"""The strip of sample pictures, and the checkpoints behind its columns that can be tried and downloaded."""
 
-Knows nothing about buttons or timers.
-"""
-
-import os
-import shutil
-import tempfile
 from pathlib import Path
+from typing import Any
 
 from sdlora.jobs.run import RunView
 from sdlora.train.checkpoint_files import export_checkpoint
 from sdlora.ui import words
-from sdlora.ui.theme import shown
+from sdlora.ui.theme import picture_url
 
 CELL = 256
 
 
-def choosable(view: RunView) -> set[int]:
-    """Steps whose style can be tried and downloaded."""
-    return set(view.checkpoints) | ({view.step} if view.state == "done" and view.file else set())
+def usable_steps(run: RunView) -> set[int]:
+    """Return the steps whose LoRA can be tried and downloaded."""
+    return set(run.checkpoints) | ({run.step} if run.state == "done" and run.file else set())
 
 
-def chosen_step(view: RunView, point: object) -> int | None:
-    """The step that was chosen when it can be, else the last; None when there is none yet."""
-    steps = choosable(view)
-    return point if type(point) is int and point in steps else max(steps, default=None)
+def chosen_step(run: RunView, step: Any) -> int | None:
+    """Return `step` when its checkpoint can be used, else the last that can; None when there is none yet."""
+    steps = usable_steps(run)
+    return step if type(step) is int and step in steps else max(steps, default=None)
 
 
-def strip_facts(view: RunView, step: int | None) -> list:
-    """What decides how the strip looks, small enough to compare every second."""
-    return [
-        view.id,
-        view.state == "done",
-        step,
-        sorted(choosable(view)),
-        [(s.step, s.prompt_index, s.path) for s in view.samples],
-    ]
+def strip_key(run: RunView, step: int | None) -> list:
+    """Return what decides how the strip looks, small enough to compare every second."""
+    samples = [(sample.step, sample.prompt_index, sample.path) for sample in run.samples]
+    return [run.id, run.state == "done", step, sorted(usable_steps(run)), samples]
 
 
-def strip_of(view: RunView, chosen: int | None) -> dict:
-    """The strip: a column per point with samples, a row per prompt."""
-    steps = sorted({sample.step for sample in view.samples})
-    prompts = {sample.prompt_index: sample.prompt for sample in view.samples}
-    cells = {(sample.prompt_index, sample.step): shown(view.folder / sample.path, CELL) for sample in view.samples}
-    can = choosable(view)
+def strip_data(run: RunView, chosen: int | None, *, live: bool = True) -> dict:
+    """Return what page.js draws of the strip: a column per step with samples, a row per prompt.
+
+    live: columns with a checkpoint can be chosen, and the strip follows its last column.
+    """
+    steps = sorted({sample.step for sample in run.samples})
+    prompts = {sample.prompt_index: sample.prompt for sample in run.samples}
+    cells = {(sample.prompt_index, sample.step): picture_url(run.folder / sample.path, CELL) for sample in run.samples}
+    usable = usable_steps(run) if live else set()
     return {
-        "run": view.id,
+        "run": run.id,
         "chosen": chosen,
         "title": words.STRIP,
-        "corner": words.CORNER,
-        "choosable": True,
-        "live": True,
+        "corner": words.STRIP_CORNER,
+        "choosable": live,
+        "live": live,
         "columns": [
             {
                 "step": step,
-                "label": words.BEFORE if step == 0 else words.AFTER.format(step=step),
+                "label": str(step) if step else words.STRIP_BASE,
                 "chosen": step == chosen,
-                "choosable": step in can,
-                "title": words.CHOOSE_POINT.format(step=step),
+                "choosable": step in usable,
+                "title": words.CHOOSE_CHECKPOINT.format(step=step),
             }
             for step in steps
         ],
@@ -68,14 +61,8 @@ def strip_of(view: RunView, chosen: int | None) -> dict:
     }
 
 
-def point_file(view: RunView, step: int) -> Path:
-    """The LoRA file of a saved point; that of the last one is the finished file while it is there."""
-    if view.state == "done" and step == view.step and view.file and Path(view.file).is_file():
-        return Path(view.file)
-    return export_checkpoint(view.folder, step)
-
-
-def download_copy(file: Path) -> str:
-    """A copy in our scratch folder, under the artist's file name: files of the data folder are never served."""
-    folder = Path(tempfile.mkdtemp(prefix="download-", dir=os.environ.get("GRADIO_TEMP_DIR")))
-    return str(shutil.copy(file, folder / file.name))
+def checkpoint_file(run: RunView, step: int) -> Path:
+    """Return the LoRA file of a checkpoint; that of the last one is the finished file while it is there."""
+    if run.state == "done" and step == run.step and run.file and Path(run.file).is_file():
+        return Path(run.file)
+    return export_checkpoint(run.folder, step)

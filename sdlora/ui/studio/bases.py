@@ -1,4 +1,4 @@
-"""Getting another base model: only when the artist presses Download, with size, licence, progress and cancel.
+"""Download another base model, only when the artist asks: size, licence, progress and cancel.
 
 Knows nothing about the network: base/download.py fetches in a process of its own.
 """
@@ -6,6 +6,7 @@ Knows nothing about the network: base/download.py fetches in a process of its ow
 import re
 import threading
 from dataclasses import dataclass, field
+from typing import Any
 
 import gradio as gr
 
@@ -15,7 +16,7 @@ from sdlora.base.catalog import BaseEntry, list_bases
 from sdlora.errors import UserError
 from sdlora.ui import words
 from sdlora.ui.theme import widget
-from sdlora.ui.validation import QUIET, TICK, an_id, guarded, report, silent, text
+from sdlora.ui.validation import ACTION, TICK, an_id, guarded, log_bug, silent, text
 
 
 @dataclass
@@ -45,7 +46,7 @@ class Bases:
     timer: gr.Timer
 
     @property
-    def shown(self) -> list:
+    def outputs(self) -> list:
         return [self.progress, self.fetch, self.cancel, self.timer]
 
 
@@ -64,18 +65,18 @@ def layout() -> Bases:
             )
             ask = gr.Button(words.ASK_BASE, scale=0, min_width=220)
             fetch = gr.Button(words.DOWNLOAD_BASE, scale=0, min_width=120, elem_id="fetch-base")
-        facts = gr.Markdown(told_known(next(iter(catalog.KNOWN))), elem_classes="quiet", elem_id="hub-facts")
+        facts = gr.Markdown(known_facts(next(iter(catalog.KNOWN))), elem_classes="quiet", elem_id="hub-facts")
         progress = widget("progress", elem_id="fetch-progress")
         cancel = gr.Button(words.CANCEL_DOWNLOAD, visible=False, size="sm", scale=0)
     return Bases(hub, facts, ask, fetch, cancel, progress, gr.Timer(1.0, active=False))
 
 
 def connect(act: Bases, base: gr.Dropdown) -> None:
-    act.hub.change(guarded(about_known), act.hub, act.facts, **QUIET)
+    act.hub.change(guarded(show_known), act.hub, act.facts, **ACTION)
     act.ask.click(guarded(about), act.hub, act.facts, api_visibility="private")
-    act.fetch.click(guarded(begin), act.hub, act.shown, **QUIET)
-    act.cancel.click(guarded(stop), None, None, **QUIET)
-    act.timer.tick(silent(look), None, [*act.shown, base], **TICK)
+    act.fetch.click(guarded(begin), act.hub, act.outputs, **ACTION)
+    act.cancel.click(guarded(stop), None, None, **ACTION)
+    act.timer.tick(silent(show), None, [*act.outputs, base], **TICK)
 
 
 def usable_bases() -> list[BaseEntry]:
@@ -83,12 +84,12 @@ def usable_bases() -> list[BaseEntry]:
 
 
 def base_choices() -> list[tuple[str, str]]:
-    """The menu: title and our id."""
+    """Return the menu: (title, our id)."""
     return [(base.title, base.id) for base in usable_bases()]
 
 
-def base_of(base_id: object) -> BaseEntry:
-    """The base with this id; raises UserError."""
+def base_of(base_id: Any) -> BaseEntry:
+    """Return the base model with this id; raise UserError."""
     known = {base.id: base for base in usable_bases()}
     key = an_id(base_id, "base model")
     if key not in known:
@@ -96,15 +97,15 @@ def base_of(base_id: object) -> BaseEntry:
     return known[key]
 
 
-def an_owner_name(value: object) -> str:
-    """A hub id "owner/name"; raises UserError for anything else, a path or an address among them."""
+def valid_hub_id(value: Any) -> str:
+    """Return a hub id "owner/name"; raise UserError for anything else, a path or an address among them."""
     wanted = text(value, 200)
     if not catalog.HUB_ID.fullmatch(wanted) or ".." in wanted:
         raise UserError(words.NOT_A_HUB_ID)
     return wanted
 
 
-def told_known(hub_id: str) -> str:
+def known_facts(hub_id: str) -> str:
     known = catalog.KNOWN.get(hub_id)
     return (
         words.HUB_FACTS.format(title=known.title, size=known.file_bytes / 1e9, licence=known.licence)
@@ -113,28 +114,28 @@ def told_known(hub_id: str) -> str:
     )
 
 
-def about_known(hub_id: object) -> str:
-    return told_known(text(hub_id, 200))
+def show_known(hub_id: Any) -> str:
+    return known_facts(text(hub_id, 200))
 
 
-def about(hub_id: object) -> str:
+def about(hub_id: Any) -> str:
     """Ask the hub (the artist pressed for it) what a download would bring."""
-    offer = download.about(an_owner_name(hub_id))
+    offer = download.about(valid_hub_id(hub_id))
     return words.HUB_FACTS.format(title=offer.id, size=offer.file_bytes / 1e9, licence=re.sub(r"[^\w .+-]", "", offer.licence))
 
 
-def begin(hub_id: object) -> tuple:
+def begin(hub_id: Any) -> tuple:
     """Start the download in the background; a second press while one runs does nothing."""
-    wanted = an_owner_name(hub_id)
+    wanted = valid_hub_id(hub_id)
     with starting:
         if not current or current[-1].ended:
             current[:] = [Fetch(wanted)]
             threading.Thread(target=fetch, args=(current[0],), daemon=True).start()
-    return look()[:4]
+    return show()[:4]
 
 
 def fetch(job: Fetch) -> None:
-    """Runs in its own thread: fetch, then put the base on the menu."""
+    """Fetch, then put the base model on the menu; runs in a thread of its own."""
 
     def progress(done: int, total: int) -> None:
         job.done, job.total = done, total
@@ -145,7 +146,7 @@ def fetch(job: Fetch) -> None:
     except UserError as error:
         job.problem = str(error)
     except Exception as error:  # noqa: BLE001 a thread has nobody else to tell
-        job.problem = words.BUG.format(code=report(error))
+        job.problem = words.BUG.format(code=log_bug(error))
     finally:
         job.ended = True
 
@@ -155,13 +156,13 @@ def stop() -> None:
         current[-1].cancel.set()
 
 
-def look() -> tuple:
-    """Updates of progress, buttons, timer and the base menu."""
+def show() -> tuple:
+    """Return updates of progress, buttons, timer and the base model menu."""
     if not current:
         return gr.HTML(data={}), gr.Button(interactive=True), gr.Button(visible=False), gr.Timer(active=False), gr.skip()
     job = current[-1]
     percent = 100 * job.done / job.total if job.total else 0
-    told = {
+    shown = {
         "state": "running",
         "title": words.FETCHING.format(name=job.id),
         "bar": True,
@@ -169,14 +170,14 @@ def look() -> tuple:
         "left": words.OF_GB.format(done=job.done / 1e9, total=job.total / 1e9) if job.total else words.ASKING,
     }
     if job.ended:
-        told = {
+        shown = {
             "state": "failed" if job.problem else "done",
             "title": words.NOT_FETCHED if job.problem else words.FETCHED.format(name=job.id),
             "note": job.problem,
         }
     menu = gr.Dropdown(choices=base_choices()) if job.ended and not job.problem else gr.skip()
     return (
-        gr.HTML(data=told),
+        gr.HTML(data=shown),
         gr.Button(interactive=job.ended),
         gr.Button(visible=not job.ended),
         gr.Timer(active=not job.ended),

@@ -1,6 +1,7 @@
-"""Act 3: one prompt, the untouched base beside the style, same variation number. Knows nothing about training."""
+"""Act 3: one prompt, the base model alone beside the LoRA, same seed."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 
@@ -11,20 +12,22 @@ from sdlora.jobs import drawings as draws
 from sdlora.jobs import run as runs
 from sdlora.jobs.worker import ensure_worker
 from sdlora.library import search
-from sdlora.ui import drawing, history, styles, words
+from sdlora.ui import drawing, history, loras, words
 from sdlora.ui.runs.strip import chosen_step
 from sdlora.ui.theme import fitted
-from sdlora.ui.validation import QUIET, guarded, number, text, whole
+from sdlora.ui.validation import ACTION, Updates, guarded, number, text, whole_number
 
 SIDE = 768
+MOST_SEED = 2**32 - 1
 LABELS = ("base", "style")
+RANDOM_SEED = "() => Math.floor(Math.random() * 1000000)"
 
 
 @dataclass(frozen=True)
-class Try:
+class Compare:
     """The parts of act 3; `fields` in the order that `draw` takes them."""
 
-    style: gr.Dropdown
+    lora: gr.Dropdown
     prompt: gr.Textbox
     strength: gr.Slider
     seed: gr.Number
@@ -39,112 +42,116 @@ class Try:
 
     @property
     def fields(self) -> list:
-        return [self.style, self.prompt, self.strength, self.seed, self.negative, self.steps, self.guidance]
+        return [self.lora, self.prompt, self.strength, self.seed, self.negative, self.steps, self.guidance]
 
 
-def layout() -> Try:
+def layout() -> Compare:
     with gr.Column(elem_classes="act", elem_id="act-try"):
         gr.Markdown(f"## {words.TRY}\n\n{words.TRY_LEAD}")
         with gr.Row():
             with gr.Column(scale=4, min_width=280):
-                style = gr.Dropdown(styles.menu(), label=words.STYLE, elem_id="try-style")
+                lora = gr.Dropdown(loras.menu(), label=words.LORA, elem_id="try-style")
                 prompt = gr.Textbox(label=words.PROMPT, info=words.PROMPT_INFO, lines=3, max_length=2000, elem_id="try-prompt")
-                strength = gr.Slider(
-                    0, 2, value=1, step=0.05, label=words.STRENGTH, info=words.STRENGTH_INFO, elem_id="try-strength"
-                )
-                seed = gr.Number(
-                    1, precision=0, minimum=0, maximum=2**32 - 1, label=words.SEED, info=words.SEED_INFO, elem_id="try-seed"
-                )
-                another = gr.Button(words.ANOTHER, size="sm", scale=0, elem_id="another")
+                about: Any = {"label": words.STRENGTH, "info": words.STRENGTH_INFO, "elem_id": "try-strength"}
+                strength = gr.Slider(0, 2, value=1, step=0.05, **about)
+                seed = seed_field("try-seed", "another", info=words.SEED_INFO)
                 with gr.Accordion(words.MORE, open=False):
-                    negative = gr.Textbox(label=words.KEEP_OUT, info=words.KEEP_OUT_INFO, max_length=2000)
-                    steps = gr.Slider(1, 60, value=20, step=1, label=words.STEPS)
-                    guidance = gr.Slider(1, 15, value=5, step=0.5, label=words.GUIDANCE, info=words.GUIDANCE_INFO)
+                    negative, steps, guidance = negative_field(), steps_field(), guidance_field()
                 button = gr.Button(words.DRAW, variant="primary", size="lg", elem_id="draw")
             with gr.Column(scale=6, min_width=300):
                 made = drawing.layout("try")
-                slider = gr.ImageSlider(
-                    label=words.COMPARED,
-                    type="pil",
-                    interactive=False,
-                    slider_position=50,
-                    elem_id="compare",
-                    show_label=True,
-                    max_height=620,
-                )
+                slider = comparison(words.COMPARED, elem_id="compare", slider_position=50, show_label=True)
         with gr.Accordion(words.HISTORY, open=True, elem_id="history-box"):
-            shelf = history.layout("history")
-    another.click(None, None, seed, js="() => Math.floor(Math.random() * 1000000)")
-    return Try(style, prompt, strength, seed, negative, steps, guidance, button, made, slider, shelf, gr.State(1))
+            drawn = history.layout("history")
+    return Compare(lora, prompt, strength, seed, negative, steps, guidance, button, made, slider, drawn, gr.State(1))
 
 
-def connect(act: Try) -> None:
-    act.draw.click(guarded(draw), act.fields, act.drawing.shown, **QUIET)
-    act.prompt.submit(guarded(draw), act.fields, act.drawing.shown, **QUIET)
+def seed_field(elem_id: str, button_id: str, info: str | None = None) -> gr.Number:
+    """Return a field for the seed, with a button under it that fills in a random one."""
+    seed = gr.Number(1, precision=0, minimum=0, maximum=MOST_SEED, label=words.SEED, info=info, elem_id=elem_id)
+    gr.Button(words.RANDOM_SEED, size="sm", scale=0, elem_id=button_id).click(None, None, seed, js=RANDOM_SEED)
+    return seed
+
+
+def negative_field() -> gr.Textbox:
+    return gr.Textbox(label=words.NEGATIVE, info=words.NEGATIVE_INFO, max_length=2000)
+
+
+def steps_field() -> gr.Slider:
+    return gr.Slider(1, 60, value=20, step=1, label=words.STEPS, info=words.STEPS_INFO)
+
+
+def guidance_field() -> gr.Slider:
+    return gr.Slider(1, 15, value=5, step=0.5, label=words.CFG, info=words.CFG_INFO)
+
+
+def comparison(label: str, **settings: Any) -> gr.ImageSlider:
+    """Return the two pictures with a divider between them."""
+    return gr.ImageSlider(label=label, type="pil", interactive=False, max_height=620, **settings)
+
+
+def connect(act: Compare) -> None:
+    act.draw.click(guarded(draw), act.fields, act.drawing.outputs, **ACTION)
+    act.prompt.submit(guarded(draw), act.fields, act.drawing.outputs, **ACTION)
     drawing.connect(act.drawing, finished, [act.slider, act.history])
-    act.style.input(guarded(suggest), act.style, act.prompt, **QUIET)
-    act.history.delete(guarded(forget), None, act.history, **QUIET)
-    act.history.expand(guarded(show_older), act.pages, [act.pages, act.history], **QUIET)
-    act.history.select(
-        guarded(use), None, [act.style, act.prompt, act.strength, act.seed, act.negative, act.steps, act.guidance], **QUIET
-    )
+    act.lora.input(guarded(suggest_prompt), act.lora, act.prompt, **ACTION)
+    act.history.delete(guarded(delete_picture), None, act.history, **ACTION)
+    act.history.expand(guarded(show_older), act.pages, [act.pages, act.history], **ACTION)
+    act.history.select(guarded(use_settings), None, act.fields, **ACTION)
 
 
-def draw(
-    style: object, prompt: object, strength: object, seed: object, negative: object, steps: object, guidance: object
-) -> tuple:
+def draw(lora: Any, prompt: Any, strength: Any, seed: Any, negative: Any, steps: Any, guidance: Any) -> tuple:
     """Queue two pictures that differ only in the LoRA."""
-    if not style:
-        raise UserError(words.NO_STYLE_YET)
-    chosen = styles.find(style)
+    if not lora:
+        raise UserError(words.NO_LORA_YET)
+    chosen = loras.find(lora)
     common = {
         "prompts": (text(prompt),),
         "base": chosen.base,
-        "seed": whole(seed, 0, 2**32 - 1, words.SEED),
+        "seed": whole_number(seed, 0, MOST_SEED, words.SEED),
         "negative": text(negative),
-        "steps": whole(steps, 1, 150, words.STEPS),
-        "guidance": number(guidance, 1, 30, words.GUIDANCE),
+        "steps": whole_number(steps, 1, 150, words.STEPS),
+        "guidance": number(guidance, 1, 30, words.CFG),
     }
-    lora = LoraChoice(file=str(chosen.file), strength=number(strength, -4, 4, words.STRENGTH))
-    job = draws.submit_draw([make(DrawConfig, common), make(DrawConfig, {**common, "loras": (lora,)})], labels=LABELS)
+    choice = make(LoraChoice, {"file": str(chosen.file), "strength": number(strength, -4, 4, words.STRENGTH)})
+    job = draws.submit_draw([make(DrawConfig, common), make(DrawConfig, {**common, "loras": (choice,)})], labels=LABELS)
     ensure_worker()
-    return drawing.begin(job)
+    return drawing.show_new(job)
 
 
 def finished(view: draws.DrawView) -> tuple:
-    """The slider and the history once both pictures are there."""
+    """Return the slider and the history once both pictures are there."""
     pair = {picture.item: picture.path for picture in view.pictures}
     both = all(label in pair for label in LABELS)
     return (tuple(fitted(open_picture(pair[label]), SIDE) for label in LABELS) if both else gr.skip(), history.update(again=True))
 
 
-def suggest(style: object) -> object:
-    """The prompt to begin with when another style is chosen."""
-    return styles.find(style).prompt if style else gr.skip()
+def suggest_prompt(lora: Any) -> Any:
+    """Return the prompt to begin with when another LoRA is chosen."""
+    return loras.find(lora).prompt if lora else gr.skip()
 
 
-def forget(event: gr.EventData) -> object:
+def delete_picture(event: gr.EventData) -> gr.HTML:
     history.remove(event)
     return history.update(again=True)
 
 
-def show_older(pages: object) -> tuple:
-    """A longer history."""
-    wanted = whole(pages, 1, 50, words.HISTORY) + 1
+def show_older(pages: Any) -> tuple:
+    """Return a longer history."""
+    wanted = whole_number(pages, 1, 50, words.HISTORY) + 1
     return wanted, history.update(again=True, pages=wanted)
 
 
-def use(event: gr.EventData) -> tuple:
-    """Fill the form with the settings of a kept picture; its style is chosen where it still lies on the shelf."""
-    settings = history.of_event(event).settings
-    lora = next(iter(settings.get("loras", [])), None)
-    entry = search.by_file(lora["file"]) if lora else None
-    style_id = f"lora:{entry.id}" if entry else None
-    style = gr.Dropdown(choices=styles.menu(style_id), value=style_id) if style_id else gr.skip()
+def use_settings(event: gr.EventData) -> tuple:
+    """Fill the form with the settings of a kept picture; its LoRA is chosen where it still lies on the shelf."""
+    settings: dict[str, Any] = history.of_event(event).settings
+    choice = next(iter(settings.get("loras", [])), None)
+    entry = search.by_file(choice["file"]) if choice else None
+    lora = f"lora:{entry.id}" if entry else None
     return (
-        style,
+        gr.Dropdown(choices=loras.menu(lora), value=lora) if lora else gr.skip(),
         settings.get("prompt", ""),
-        lora["strength"] if lora else gr.skip(),
+        choice["strength"] if choice else gr.skip(),
         settings.get("seed", 1),
         settings.get("negative", ""),
         settings.get("steps", 20),
@@ -152,45 +159,43 @@ def use(event: gr.EventData) -> tuple:
     )
 
 
-def show_style(style: str | None) -> tuple:
-    """Updates of (style, prompt, slider): this style with a prompt and, from its run's samples, a first comparison."""
-    chosen = styles.find(style) if style else None
-    menu = gr.Dropdown(choices=styles.menu(style), value=style)
-    return menu, (chosen.prompt or gr.skip()) if chosen else gr.skip(), first_look(chosen) if chosen else gr.skip()
+def show_lora(lora: str | None) -> tuple:
+    """Return updates of (LoRA, prompt, slider): this LoRA with a prompt and, from its run's samples, a first comparison."""
+    chosen = loras.find(lora) if lora else None
+    menu = gr.Dropdown(choices=loras.menu(lora), value=lora)
+    return menu, (chosen.prompt or gr.skip()) if chosen else gr.skip(), first_comparison(chosen) if chosen else gr.skip()
 
 
-def first_look(chosen: styles.Style) -> object:
-    """Step 0 beside this point's sample of the same prompt and seed: there is something to see before anything is drawn."""
+def first_comparison(chosen: loras.Lora) -> Any:
+    """Return step 0 beside this checkpoint's sample of the same prompt and seed: something to see before anything is drawn."""
     kind, _, rest = chosen.id.partition(":")
-    run_id, _, step = rest.partition(":") if kind == "point" else ("", "", "")
-    view = styles.run_of(run_id) if kind == "point" else styles.run_of(search.find(rest).run)
-    if view is None:
+    run_id, _, step = rest.partition(":")
+    run = loras.run_of(run_id if kind == "point" else search.find(rest).run)
+    if run is None:
         return gr.skip()
-    samples = {sample.step: sample for sample in view.samples if sample.prompt_index == 0}
-    wanted = int(step) if step else view.step
+    samples = {sample.step: sample for sample in run.samples if sample.prompt_index == 0}
+    wanted = int(step) if step else run.step
     if 0 not in samples or wanted not in samples or wanted == 0:
         return gr.skip()
-    return tuple(fitted(open_picture(view.folder / samples[at].path), SIDE) for at in (0, wanted))
+    return tuple(fitted(open_picture(run.folder / samples[at].path), SIDE) for at in (0, wanted))
 
 
-def newest_style() -> str | None:
-    """The style to offer when the page loads."""
-    choices = styles.menu()
-    return choices[0][1] if choices else None
+def newest_lora() -> str | None:
+    """Return the LoRA to offer when the page loads."""
+    return next((lora for _, lora in loras.menu()), None)
 
 
-def resume_drawing() -> tuple:
-    """Updates for `Drawing.shown` on load: what was being drawn goes on being watched."""
-    job = drawing.unfinished(drawing.labelled(LABELS))
-    return drawing.again(job) if job else gr.skip()
+def resume() -> Updates:
+    """Return updates for `Drawing.outputs` on load: what is being drawn is followed again."""
+    return drawing.resume(drawing.labelled(*LABELS))
 
 
-def point_style(run_id: object, point: object) -> str:
-    """The style id of the chosen point of a run; of its end that of the file on the shelf, while it lies there."""
-    view = runs.view(str(run_id))
-    step = chosen_step(view, point)
-    if view.file and step == view.step:
-        kept = search.by_file(view.file)
-        if kept:
-            return f"lora:{kept.id}"
-    return f"point:{view.id}:{step}"
+def checkpoint_lora(run_id: Any, step: Any) -> str:
+    """Return the id of the LoRA at this step of a run; of its end that of the file on the shelf, while it lies there."""
+    run = runs.view(str(run_id))
+    step = chosen_step(run, step)
+    if run.file and step == run.step:
+        entry = search.by_file(run.file)
+        if entry:
+            return f"lora:{entry.id}"
+    return f"point:{run.id}:{step}"

@@ -1,23 +1,23 @@
-"""Act 1: picture sets. Files in, thumbnails with captions out; everything is saved as it is dropped and typed.
-
-Knows nothing about training: the act that trains asks for the id of the set that is open.
-"""
+"""Act 1: picture sets. Files in, thumbnails with captions out; everything is saved as it is dropped and typed."""
 
 import html
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
 from sdlora.dataset import sets
 from sdlora.dataset.captions import resolve_caption
+from sdlora.dataset.metadata import SUFFIXES as TABLE_SUFFIXES
+from sdlora.dataset.picture import SUFFIXES
 from sdlora.storage import read_json, shipped
 from sdlora.ui import words
-from sdlora.ui.theme import shown, widget
-from sdlora.ui.validation import QUIET, an_id, fields, guarded, guarded_server, text, uploads
+from sdlora.ui.theme import picture_url, widget
+from sdlora.ui.validation import ACTION, Updates, an_id, event_value, guarded, guarded_server, text, uploads
 
-ENDINGS = [".png", ".jpg", ".jpeg", ".webp", ".avif", ".heic", ".heif", ".zip", ".txt", ".caption", ".jsonl", ".csv", ".tsv",
-           ".json"]
+FILE_TYPES = [*SUFFIXES, ".zip", ".txt", ".caption", *TABLE_SUFFIXES]
 THUMBNAIL = 256
 
 
@@ -34,13 +34,13 @@ class Pictures:
     drop: gr.File
 
     @property
-    def shown(self) -> list:
+    def outputs(self) -> list:
         """What `show` updates."""
         return [self.menu, self.name, self.default, self.grid, self.count, self.notes]
 
 
 def layout() -> Pictures:
-    """Draw the act and connect what concerns only itself."""
+    """Build the act and connect what concerns only itself."""
     with gr.Column(elem_classes="act", elem_id="act-pictures"):
         gr.Markdown(f"## {words.PICTURES}\n\n{words.PICTURES_LEAD}")
         with gr.Row(elem_classes="row-end"):
@@ -48,7 +48,8 @@ def layout() -> Pictures:
             name = gr.Textbox(label=words.SET_NAME, max_length=80, scale=2, elem_id="set-name")
             new = gr.Button(words.NEW_SET, scale=0, min_width=100)
             delete = gr.Button(words.DELETE_SET, scale=0, min_width=110)
-        drop = gr.File(label=words.DROP, file_count="multiple", file_types=ENDINGS, type="filepath", height=132, elem_id="drop")
+        files: Any = {"file_count": "multiple", "file_types": FILE_TYPES, "type": "filepath"}
+        drop = gr.File(label=words.DROP, height=132, elem_id="drop", **files)
         examples = example_sets()
         if examples:
             gr.Markdown(words.EXAMPLES, elem_classes="quiet")
@@ -62,56 +63,51 @@ def layout() -> Pictures:
         )
     act = Pictures(menu, name, grid, count, default, notes, drop)
     for folder, button in zip(examples, buttons if examples else [], strict=True):
-        button.click(guarded(from_example(folder.name)), None, act.shown, **QUIET)
+        button.click(guarded(from_example(folder.name)), None, act.outputs, **ACTION)
     connect(act, new, delete)
     return act
 
 
 def connect(act: Pictures, new: gr.Button, delete: gr.Button) -> None:
-    """Each handler touches the store and shows the set as the store now has it."""
+    """Each handler changes the store and shows the set as the store now has it."""
     act.drop.upload(
         guarded(add),
         [act.menu, act.drop],
-        [*act.shown, act.drop],
+        [*act.outputs, act.drop],
         show_progress_on=act.drop,
         api_visibility="private",
         concurrency_limit=4,
     )
-    act.menu.input(guarded(open_set), act.menu, act.shown, **QUIET)
-    act.name.blur(guarded(rename), [act.menu, act.name], [act.menu, act.name], **QUIET)
-    act.name.submit(guarded(rename), [act.menu, act.name], [act.menu, act.name], **QUIET)
-    act.default.input(guarded(set_default), [act.menu, act.default], act.grid, trigger_mode="always_last", **QUIET)
-    act.default.blur(guarded(set_default_left), [act.menu, act.default], act.grid, **QUIET)  # pasted or cut is not typed
-    act.grid.delete(guarded(remove), act.menu, act.shown, **QUIET)
-    act.notes.delete(guarded(clear_notes), act.menu, act.notes, **QUIET)
-    new.click(guarded(create), None, act.shown, **QUIET)
-    delete.click(guarded(delete_set), act.menu, act.shown, js=f"(id) => confirm({words.SET_SURE!r}) ? id : null", **QUIET)
+    act.menu.input(guarded(open_set), act.menu, act.outputs, **ACTION)
+    act.name.blur(guarded(rename), [act.menu, act.name], [act.menu, act.name], **ACTION)
+    act.name.submit(guarded(rename), [act.menu, act.name], [act.menu, act.name], **ACTION)
+    act.default.input(guarded(set_default), [act.menu, act.default], act.grid, trigger_mode="always_last", **ACTION)
+    act.default.blur(guarded(leave_default), [act.menu, act.default], act.grid, **ACTION)  # pasted or cut is not typed
+    act.grid.delete(guarded(remove), act.menu, act.outputs, **ACTION)
+    act.notes.delete(guarded(clear_notes), act.menu, act.notes, **ACTION)
+    new.click(guarded(create), None, act.outputs, **ACTION)
+    delete.click(guarded(delete_set), act.menu, act.outputs, js=f"(id) => confirm({words.SET_SURE!r}) ? id : null", **ACTION)
 
 
 def example_sets() -> list[Path]:
-    """The folders of assets/examples."""
+    """Return the folders of assets/examples."""
     folder = shipped("assets", "examples")
     return sorted(path.parent for path in folder.glob("*/set.json"))
 
 
 def title(folder: Path) -> str:
-    return read_json(folder / "set.json")["title"]
+    facts: Any = read_json(folder / "set.json")
+    return facts["title"]
 
 
-def latest() -> str | None:
-    """The newest set."""
-    every = sets.list_sets()
-    return every[0].id if every else None
-
-
-def load(opened: object) -> tuple:
-    """The page loads: the set that this browser had open, else the newest."""
-    there = {one.id for one in sets.list_sets()}
-    return show(opened if type(opened) is str and opened in there else latest())
+def load(opened: Any) -> tuple:
+    """Return updates of a page that loads: the set that this browser had open, else the newest."""
+    known = [one.id for one in sets.list_sets()]
+    return show(opened if opened in known else next(iter(known), None))
 
 
 def show(set_id: str | None) -> tuple:
-    """Updates for `Pictures.shown`: the set with this id, or none."""
+    """Return updates for `Pictures.outputs`: the set with this id, or none."""
     every = sets.list_sets()
     chosen = next((one for one in every if one.id == set_id), None)
     menu = gr.Dropdown(choices=[(one.title, one.id) for one in every], value=chosen.id if chosen else None)
@@ -135,7 +131,7 @@ def show(set_id: str | None) -> tuple:
 
 
 def notes_of(chosen: sets.PictureSet) -> dict:
-    """The list under the drop area: what was left out and why, and what else is worth knowing."""
+    """Return the list under the drop area: what was left out and why, and what else is worth knowing."""
     return {
         "title": words.SKIPPED.format(count=len(chosen.skipped)) if chosen.skipped else "",
         "items": [one.reason for one in chosen.skipped],
@@ -145,7 +141,7 @@ def notes_of(chosen: sets.PictureSet) -> dict:
 
 
 def grid_of(chosen: sets.PictureSet) -> dict:
-    """What page.js draws of a set: thumbnails upright, the learned square as fractions, captions."""
+    """Return what page.js draws of a set: thumbnails upright, the trained square as fractions, captions."""
     return {
         "set": chosen.id,
         "words": {
@@ -153,7 +149,7 @@ def grid_of(chosen: sets.PictureSet) -> dict:
             "caption": words.CAPTION,
             "saved": words.CAPTION_SAVED,
             "remove": words.REMOVE_PICTURE,
-            "unsaved": words.UNSAVED,
+            "unsaved": words.NOT_SAVED,
         },
         "pictures": [card(chosen, picture) for picture in chosen.pictures],
     }
@@ -169,13 +165,13 @@ def card(chosen: sets.PictureSet, picture: sets.SetPicture) -> dict:
         "width": width,
         "height": height,
         "fallback": resolve_caption(None, picture.name, chosen.default_caption) or words.CAPTION_EMPTY,
-        "src": shown(picture.thumbnail, THUMBNAIL),
+        "src": picture_url(picture.thumbnail, THUMBNAIL),
         "crop": [left / width, top / height, right / width, bottom / height],
     }
 
 
-def add(set_id: object, files: object) -> tuple:
-    """Files dropped on the page go into the open set, or into a new one."""
+def add(set_id: Any, files: Any) -> Updates:
+    """Put files dropped on the page into the open set, or into a new one."""
     if not files:
         return gr.skip()
     found = uploads(files)
@@ -184,7 +180,7 @@ def add(set_id: object, files: object) -> tuple:
     return (*show(chosen), None)
 
 
-def open_set(set_id: object) -> tuple:
+def open_set(set_id: Any) -> tuple:
     return show(an_id(set_id, "set"))
 
 
@@ -192,8 +188,8 @@ def create() -> tuple:
     return show(sets.create(words.FIRST_SET).id)
 
 
-def from_example(name: str):  # noqa: ANN201 a handler for one button
-    """The handler of an example's button: the set is made once, then opened again."""
+def from_example(name: str) -> Callable[[], tuple]:
+    """Return the handler of an example's button: the set is made once, then opened again."""
 
     def handler() -> tuple:
         folder = next(folder for folder in example_sets() if folder.name == name)
@@ -202,7 +198,7 @@ def from_example(name: str):  # noqa: ANN201 a handler for one button
     return handler
 
 
-def rename(set_id: object, name: object) -> tuple:
+def rename(set_id: Any, name: Any) -> Updates:
     if not set_id:
         return gr.skip()
     chosen, wanted = an_id(set_id, "set"), text(name, 80)
@@ -211,40 +207,40 @@ def rename(set_id: object, name: object) -> tuple:
     return show(chosen)[:2]
 
 
-def set_default(set_id: object, caption: object) -> object:
+def set_default(set_id: Any, caption: Any) -> object:
     chosen = an_id(set_id, "set")
     sets.set_settings(chosen, default_caption=text(caption))
     return show(chosen)[3]
 
 
-def set_default_left(set_id: object, caption: object) -> object:
-    """The field was left: nothing to say where no set is open."""
+def leave_default(set_id: Any, caption: Any) -> object:
+    """As `set_default` when the field was left; no error where no set is open."""
     return set_default(set_id, caption) if set_id else gr.skip()
 
 
-def remove(set_id: object, event: gr.EventData) -> tuple:
+def remove(set_id: Any, event: gr.EventData) -> tuple:
     chosen = an_id(set_id, "set")
-    sets.remove_picture(chosen, an_id(fields(event._data).get("id"), "picture"))
+    sets.remove_picture(chosen, an_id(event_value(event, "id"), "picture"))
     return show(chosen)
 
 
-def clear_notes(set_id: object) -> object:
-    """The list of what was left out has been read."""
+def clear_notes(set_id: Any) -> object:
+    """Forget the list of what was left out: it has been read."""
     chosen = an_id(set_id, "set")
     sets.forget_skipped(chosen)
     return gr.HTML(data={})
 
 
-def delete_set(set_id: object) -> tuple:
+def delete_set(set_id: Any) -> Updates:
     if set_id is None:
         return gr.skip()
     sets.delete(an_id(set_id, "set"))
-    return show(latest())
+    return load(None)
 
 
 @guarded_server
-def save_caption(data: object) -> dict:
-    """Called by page.js while the artist types: [set id, picture id, caption]."""
+def save_caption(data: Any) -> dict:
+    """Save a caption for page.js while the artist types: [set id, picture id, caption]."""
     set_id, picture, caption = data if isinstance(data, list) and len(data) == 3 else (None, None, None)
     sets.set_caption(an_id(set_id, "set"), an_id(picture, "picture"), text(caption))
     return {}

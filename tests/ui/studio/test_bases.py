@@ -25,8 +25,8 @@ def test_only_owner_and_name(name):
 
 def test_known_models_tell_size_and_licence_without_network():
     for known in bases.catalog.KNOWN.values():
-        told = bases.told_known(known.id)
-        assert known.licence in told and "GB" in told
+        facts = bases.known_facts(known.id)
+        assert known.licence in facts and "GB" in facts
 
 
 def test_a_download_tells_how_far_it_is_and_can_be_cancelled(monkeypatch):
