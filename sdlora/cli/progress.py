@@ -1,10 +1,10 @@
-"""Shows the events of a run: as JSON lines for programs, as a bar with the time left for people. Knows nothing else."""
+"""The display of a run: JSON lines for programs, a bar with the time left for people."""
 
 import contextlib
 import json
 import os
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
@@ -17,13 +17,13 @@ STAGES = {"base": "Opening the base model", "pictures": "Reading the pictures", 
           "captions": "Preparing the captions"}
 
 
-def plain_console(**options: object) -> Console:
-    """A console that shows the artist's words, names and paths as they are: no [markup], no :emoji:, no colours by guess."""
+def plain_console(**options: Any) -> Console:
+    """Return a console that prints names and paths as they are: no [markup], no :emoji:, no guessed colours."""
     return Console(markup=False, emoji=False, highlight=False, **options)
 
 
-def bars(**options: object) -> Bar:
-    """Progress bars on such a console."""
+def bars(**options: Any) -> Bar:
+    """Return progress bars on a plain console."""
     return Bar(console=plain_console(), **options)
 
 
@@ -32,7 +32,8 @@ class Lines:
 
     def __init__(self, run: RunView) -> None:
         self.out: TextIO = sys.stdout
-        self.say({"event": "started", "step": run.step, "steps": run.steps, "run": run.id, "folder": str(run.folder)})
+        started = {"event": "started", "step": run.step, "steps": run.steps, "run": run.id, "folder": str(run.folder)}
+        self.write(json.dumps(started, ensure_ascii=False))
 
     def __enter__(self) -> "Lines":
         self.away = contextlib.redirect_stdout(sys.stderr)
@@ -40,16 +41,13 @@ class Lines:
         return self
 
     def __exit__(self, *why: object) -> None:
-        self.away.__exit__(*why)
+        self.away.__exit__(None, None, None)
 
     def __call__(self, event: events.Event) -> None:
         self.write(events.to_json(event))
 
-    def say(self, facts: dict[str, object]) -> None:
-        self.write(json.dumps(facts, ensure_ascii=False))
-
     def write(self, line: str) -> None:
-        """A reader that has gone away does not end the run."""
+        """Write a line; a reader that has gone away does not end the run."""
         try:
             self.out.write(line + "\n")
             self.out.flush()
@@ -58,7 +56,7 @@ class Lines:
 
 
 class Progress:
-    """A bar with step, loss and time left; samples, warnings and the file are told above it."""
+    """A bar with step, loss and time left; samples, warnings and the file are printed above it."""
 
     def __init__(self, run: RunView) -> None:
         self.run = run
@@ -83,27 +81,27 @@ class Progress:
             case events.Prepared():
                 self.bar.update(self.task, description="Training", total=event.steps, completed=event.step)
                 held = f", {event.held_out} is held out to measure" if event.held_out else ""
-                self.tell(f"{event.pictures} pictures{held}")
+                self.print(f"{event.pictures} pictures{held}")
                 for name, reason in event.skipped:
-                    self.tell(f"Skipped {name}: {reason}")
+                    self.print(f"Skipped {name}: {reason}")
             case events.Step():
                 note = f"loss {event.loss_average:.4f}, {clock(event.seconds_left)} left"
                 self.bar.update(self.task, description="Training", total=event.steps, completed=event.step, note=note)
             case events.Sample() if event.prompt_index == 0:
-                self.tell(f"Sample pictures of step {event.step}: {(self.run.folder / event.path).parent}")
+                self.print(f"Sample pictures of step {event.step}: {(self.run.folder / event.path).parent}")
             case events.Rewound():
-                self.tell(f"Step {event.step}: {event.reason} Back to step {event.to_step}.")
+                self.print(f"Step {event.step}: {event.reason} Back to step {event.to_step}.")
             case events.Notice():
-                self.tell(event.message)
+                self.print(event.message)
             case events.Done():
                 self.bar.update(self.task, description="Done", note="")
-                self.tell(f"{event.file}\nwritten, read back and tried after {clock(event.seconds)}")
+                self.print(f"{event.file}\nwritten, read back and tried after {clock(event.seconds)}")
 
-    def tell(self, text: str) -> None:
+    def print(self, text: str) -> None:
         self.console.print(text, soft_wrap=True)
 
 
 def clock(seconds: float) -> str:
-    """3725 -> "1:02:05"."""
+    """Format seconds: 3725 -> "1:02:05"."""
     minutes, left = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{left:02}" if minutes >= 60 else f"{minutes}:{left:02}"

@@ -1,7 +1,4 @@
-"""`sdlora studio` and `sdlora doctor`: opening the page, and saying what keeps this computer from working well.
-
-Knows nothing about how the page is made.
-"""
+"""`sdlora studio` and `sdlora doctor`: open the page, and check this computer."""
 
 import json
 import os
@@ -18,7 +15,6 @@ from sdlora import __version__
 from sdlora.errors import UserError
 
 PACKAGES = ("torch", "diffusers", "transformers", "gradio", "safetensors", "pillow")
-LITTLE_MB = 2000
 
 
 def register(app: typer.Typer) -> None:
@@ -47,7 +43,7 @@ def studio(
 
 @dataclass(frozen=True)
 class Check:
-    """One finding. `state`: "ok", "warning" (works, but less well) or "problem"; `mend` is what to do about it."""
+    """One finding. `state`: "ok", "warning" (works, but less well) or "problem"; `mend` is how to fix it."""
     name: str
     state: str
     text: str
@@ -63,12 +59,12 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="One JSON object
     else:
         for check in checks:
             print(f"{check.state:<8} {check.name}: {check.text}" + (f"\n         {check.mend}" if check.mend else ""))
-        print("Everything that sdlora needs is here." if healthy else "Mend what is marked as a problem, then ask again.")
+        print("Everything that sdlora needs is here." if healthy else "Fix what is marked as a problem, then run this again.")
     raise typer.Exit(0 if healthy else 1)
 
 
 def attempt(check: Callable[[], Check]) -> Check:
-    """The finding of a check; what it could not even look at is a problem, told as such."""
+    """Return the finding of a check; one that raises is a problem."""
     name = check.__name__.replace("_", " ")
     try:
         return check()
@@ -96,7 +92,7 @@ def graphics_card() -> Check:
 
 
 def device() -> Check:
-    """A small product on the device that would be used, compared with the one on the CPU."""
+    """Compare a small matrix product on the device that would be used with the one on the CPU."""
     import torch
 
     from sdlora.base.load import pick_device
@@ -122,7 +118,7 @@ def data_folder() -> Check:
 
 
 def job_list() -> Check:
-    """Opens the list of runs and drawings, as the worker would; a damaged one is told with what to do."""
+    """Open the list of runs and drawings, as the worker would."""
     from sdlora.jobs.table import Table
 
     with Table().connected() as db:
@@ -134,11 +130,12 @@ def job_list() -> Check:
 
 
 def disk_space() -> Check:
+    from sdlora.jobs.execute import LITTLE_DISK_MB
     from sdlora.storage import home
 
     free_mb = shutil.disk_usage(home()).free / 2**20
-    if free_mb < LITTLE_MB:
-        return Check("disk space", "warning", f"{free_mb:.0f} MB are free at {home()}.", "Free some: runs keep saved points.")
+    if free_mb < LITTLE_DISK_MB:
+        return Check("disk space", "warning", f"{free_mb:.0f} MB are free at {home()}.", "Free some: runs keep checkpoints.")
     return Check("disk space", "ok", f"{free_mb / 1024:.0f} GB are free at {home()}")
 
 
@@ -151,7 +148,7 @@ def cache() -> Check:
 
 
 def embedded_base() -> Check:
-    """Opens the header of every weight file of mini and reads its family, as training would."""
+    """Open the header of every weight file of mini and read its family, as training would."""
     from sdlora.base import catalog
 
     folder = catalog.resolve("mini")

@@ -1,6 +1,6 @@
 """`sdlora train resume plan runs worker`: training from the command line, in this very process.
 
-Knows nothing about how training works: it makes a run folder, executes it and shows its events.
+`train` makes a run folder, executes it and shows its events.
 """
 
 import json
@@ -22,7 +22,7 @@ Images = Annotated[Path, typer.Argument(metavar="IMAGES", help="Folder or zip of
 Base = Annotated[str, typer.Option(help="mini, a diffusers folder, a .safetensors file or a hub id")]
 Preset = Annotated[str, typer.Option(help="quick, normal or thorough")]
 Name = Annotated[str | None, typer.Option(help="Name of the style; default: the folder's name")]
-Trigger = Annotated[str | None, typer.Option(help="The word that calls the style in a prompt")]
+Trigger = Annotated[str | None, typer.Option(help="The trigger word: it calls the style in a prompt")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, e.g. rank=8; may be repeated")]
 Seed = Annotated[int | None, typer.Option(help="Seed of the training run")]
 Device = Annotated[str | None, typer.Option(help="auto, cuda, mps or cpu")]
@@ -42,7 +42,7 @@ def train(
     out: Annotated[Path | None, typer.Option(help="The LoRA file to write; default: onto the shelf of the studio")] = None,
     sets: Sets = None, seed: Seed = None, device: Device = None, download: Download = False, as_json: AsJson = False,
 ) -> None:
-    """Teach a base model the style of your pictures. Ctrl-C saves; `sdlora resume` goes on.
+    """Train a LoRA on the style of your pictures. Ctrl-C saves; `sdlora resume` resumes.
 
     A file of ours that --out already names is replaced, whole, at the very end.
     """
@@ -53,7 +53,7 @@ def train(
     if download:
         from sdlora.cli.bases import fetch
         fetch(base, ask=not as_json)
-    config, dataset, _ = settle(images, base, preset, sets or [], name=name, trigger=trigger, seed=seed, device=device)
+    config, dataset, _ = read_inputs(images, base, preset, sets or [], name=name, trigger=trigger, seed=seed, device=device)
     if out is not None:
         check_out(out, [images])
     refuse_full_disk(dry_run(config, dataset), home())
@@ -64,23 +64,25 @@ def resume(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Id of a run, or how it begins; see `sdlora runs`")],
     as_json: AsJson = False,
 ) -> None:
-    """Continue a stopped run where it was saved. Writes the file that --out named."""
+    """Resume a stopped run from its last checkpoint. Writes the file that --out named."""
     from sdlora.jobs.run import clear_commands, list_runs
     from sdlora.jobs.table import Table
 
     if not run.strip():
         raise UserError("Which run?", "Give its id, or how it begins. See them with: sdlora runs")
-    meant = [seen for seen in list_runs() if seen.id == run] or [seen for seen in list_runs() if seen.id.startswith(run)]
-    if len(meant) != 1:
-        raise UserError(f"{'There is no run' if not meant else 'Several runs begin with'} {run}.", "See them with: sdlora runs")
-    if meant[0].state == "done":
-        raise UserError(f"{meant[0].id} is finished: {meant[0].file}", "Start a new run to train further.")
-    if meant[0].state == "running":
-        raise UserError(f"{meant[0].id} is running already.", "Watch it with: sdlora runs")
+    every = list_runs()
+    found = [seen for seen in every if seen.id == run] or [seen for seen in every if seen.id.startswith(run)]
+    if len(found) != 1:
+        raise UserError(f"{'There is no run' if not found else 'Several runs begin with'} {run}.", "See them with: sdlora runs")
+    seen = found[0]
+    if seen.state == "done":
+        raise UserError(f"{seen.id} is finished: {seen.file}", "Start a new run to train further.")
+    if seen.state == "running":
+        raise UserError(f"{seen.id} is running already.", "Watch it with: sdlora runs")
     # one that waits for the worker is taken over by this process
-    Table().cancel("train", meant[0].id, "stopped")
-    clear_commands(meant[0].folder)
-    foreground(meant[0].folder, as_json)
+    Table().cancel("train", seen.id, "stopped")
+    clear_commands(seen.folder)
+    foreground(seen.folder, as_json)
 
 
 def plan(
@@ -90,7 +92,7 @@ def plan(
     """What training would take: steps, minutes, memory. Nothing is trained."""
     from dataclasses import asdict
 
-    config, dataset, family = settle(images, base, preset, sets or [], name=name, trigger=trigger, seed=seed, device=device)
+    config, dataset, family = read_inputs(images, base, preset, sets or [], name=name, trigger=trigger, seed=seed, device=device)
     made = dry_run(config, dataset)
     if as_json:
         print(json.dumps({**asdict(made), "pictures": len(dataset.examples), "skipped": len(dataset.skipped), "base": config.base,
@@ -141,8 +143,8 @@ def drawer() -> None:
     raise typer.Exit(serve())
 
 
-def settle(images: Path, base: str, preset: str, sets: list[str], **chosen: object) -> "tuple[TrainConfig, Dataset, str]":
-    """(settings, pictures, base family) of a run; everything that can be wrong is found here, before torch is loaded.
+def read_inputs(images: Path, base: str, preset: str, sets: list[str], **chosen: object) -> "tuple[TrainConfig, Dataset, str]":
+    """Return (settings, pictures, base family) of a run; everything that can be wrong is found here, before torch is loaded.
 
     `chosen` holds the settings that have flags of their own; those that are not None win over --set.
     """
@@ -159,7 +161,7 @@ def settle(images: Path, base: str, preset: str, sets: list[str], **chosen: obje
     values.setdefault("name", clean_text(images.absolute().stem.replace("-", " ").replace("_", " "), MAX_NAME) or "My style")
     found = catalog.resolve(base)
     family = catalog.read_family(found).key
-    # a run may be continued from another folder: paths are kept whole
+    # a run may be resumed from another folder: paths are absolute
     values["base"] = str(found) if base != "mini" and Path(base).expanduser().exists() else base
     side = from_preset(preset, family, 1, **values).resolution or FAMILIES[family].resolution
     dataset = read_dataset(images, trigger=str(values.get("trigger", "")), default_caption=str(values.get("default_caption", "")),
@@ -168,7 +170,7 @@ def settle(images: Path, base: str, preset: str, sets: list[str], **chosen: obje
 
 
 def dry_run(config: "TrainConfig", dataset: "Dataset") -> "Plan":
-    """The plan of a run on the device it will probably get (whether a card works is only known with torch)."""
+    """Return the plan of a run on the device it will probably get (whether a card works is only known with torch)."""
     from sdlora.base import catalog
     from sdlora.jobs.machine import likely_device
     from sdlora.train.plan import plan as make_plan
@@ -178,7 +180,7 @@ def dry_run(config: "TrainConfig", dataset: "Dataset") -> "Plan":
 
 
 def foreground(folder: Path, as_json: bool) -> None:
-    """Execute a run in this process and show it; leaves with the run's exit code."""
+    """Execute a run in this process and show it; exit with the run's exit code."""
     from sdlora.cli.progress import Lines, Progress
     from sdlora.jobs.execute import STOPPED, execute
     from sdlora.jobs.run import view
@@ -194,5 +196,5 @@ def foreground(folder: Path, as_json: bool) -> None:
     if ended.problem:
         typer.echo("\n".join(filter(None, (ended.problem, ended.hint))), err=True)
     if code == STOPPED:
-        typer.echo(f"Saved at step {ended.step} of {ended.steps}. Go on with: sdlora resume {ended.id}", err=True)
+        typer.echo(f"Saved at step {ended.step} of {ended.steps}. Resume it with: sdlora resume {ended.id}", err=True)
     raise typer.Exit(code)

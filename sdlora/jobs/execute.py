@@ -1,7 +1,7 @@
-"""The one run command: a run folder in, events and a file out, an exit code that says how it ended.
+"""The run command: a run folder in, events and a file out, an exit code that says how it ended.
 
-Knows nothing about training (it asks `train.session`), queues or pages: the command line, the worker and a cluster
-all call `execute`. The folder's lock is held for as long as this process works on it.
+The command line, the worker and a cluster all call `execute`; training itself is `train.session`. The folder's lock is held
+for as long as this process works on it.
 """
 
 import errno
@@ -29,26 +29,27 @@ LOG = "run.log"
 DRAWING_LOCK = "drawing.lock"
 FENCE_SECONDS = 5.0
 LOCK_SECONDS = 1.0
+LITTLE_DISK_MB = 2000  # with less free, a run may not be able to save
 
 Training = Callable[..., Iterator[events.Event]]
 
 
 class Interrupted(BaseException):
-    """A wish to pause that came before there was anything to save. Not an Exception: no handler may keep it."""
+    """A request to pause that came before there was anything to save. Not an Exception: no handler may catch it."""
 
 
 class Control:
-    """What the run is to do next, asked before every step; blocks while a picture is being drawn."""
+    """Tells the run before every step what to do next; blocks while a picture is being drawn."""
 
     def __init__(self, folder: Path, fence: int = 0) -> None:
         self.folder, self.fence = folder, fence
         self.drawing = home() / DRAWING_LOCK
         self.signalled = False
         self.stepping = False
-        self.fence_looked_at = time.monotonic()
+        self.fence_read_at = time.monotonic()
 
-    def wish(self) -> str | None:
-        """None: go on; "pause": save and rest; "stop": write the file of this moment."""
+    def command(self) -> str | None:
+        """Return None: train on; "pause": save and exit; "stop": write the file of this moment."""
         if self.signalled or self.fenced_off() or (self.folder / SUSPEND).exists():
             return "pause"
         if (self.folder / STOP).exists():
@@ -56,27 +57,27 @@ class Control:
         return "pause" if (self.folder / PAUSE).exists() else None
 
     def fenced_off(self) -> bool:
-        """Whether another claim of this run exists by now; looked up every 5 s, on the machines of a queue only."""
-        if not self.fence or time.monotonic() - self.fence_looked_at < FENCE_SECONDS:
+        """Whether another claim of this run exists by now; read every 5 s, and only when the run came from a queue."""
+        if not self.fence or time.monotonic() - self.fence_read_at < FENCE_SECONDS:
             return False
-        self.fence_looked_at = time.monotonic()
+        self.fence_read_at = time.monotonic()
         return Table().fence("train", self.folder.name) > self.fence
 
     def __call__(self) -> str | None:
         self.stepping = True
-        while (wish := self.wish()) is None and is_held(self.drawing):
+        while (command := self.command()) is None and is_held(self.drawing):
             time.sleep(0.02)
-        return wish
+        return command
 
     @contextmanager
     def signals(self) -> Iterator[None]:
-        """Ctrl-C, SIGTERM and SIGBREAK become a pause; the second one ends the process at once."""
+        """Turn Ctrl-C, SIGTERM and SIGBREAK into a pause; the second one ends the process at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         names = ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP")
         before = {number: signal.getsignal(number) for name in names if (number := getattr(signal, name, None))}
-        # a run started with nohup goes on when its terminal is closed
+        # a run started with nohup continues when its terminal is closed
         caught = [number for number, old in before.items() if number == signal.SIGINT or old != signal.SIG_IGN]
         try:
             for number in caught:
@@ -95,7 +96,7 @@ class Control:
 
 
 class Journal:
-    """events.jsonl: one line an event, flushed at once; the same event goes to whoever watches in this process."""
+    """events.jsonl: one line an event, flushed at once; `on_event` gets the same event in this process."""
 
     def __init__(self, folder: Path, on_event: Callable[[events.Event], object], step: int) -> None:
         self.path, self.on_event, self.step = folder / EVENTS, on_event, step
@@ -109,17 +110,17 @@ class Journal:
             self.append(b"\n")
 
     def write(self, event: events.Event) -> None:
-        """Raises DiskFull; a line that was cut short by a full disk is passed over by whoever reads."""
+        """Append an event. Raises DiskFull; readers skip a line that was cut short by a full disk."""
         self.append(events.to_json(event).encode() + b"\n")
         self.last = event
         self.step = self.step if isinstance(event, events.Preparing) else event.step
         try:
             self.on_event(event)
-        except Exception as error:  # noqa: BLE001  who watches must not end what is watched
+        except Exception as error:  # noqa: BLE001  a display must not end the run
             self.on_event = lambda event: None
             message, hint = log_bug(error, self.path.with_name(LOG))
             if type(event) not in CODES:  # the last event stays the last
-                self.write(events.Notice(event.step, f"Showing this run failed, so it goes on unseen. {message} {hint}"))
+                self.write(events.Notice(event.step, f"Showing this run failed, so it continues unseen. {message} {hint}"))
 
     def append(self, line: bytes) -> None:
         try:
@@ -128,9 +129,9 @@ class Journal:
         except OSError as error:
             raise disk_error(error, self.path) from error
 
-    def last_words(self, *told: events.Event) -> None:
-        """Tell these events, and write down as many as the disk still takes."""
-        for event in told:
+    def write_last(self, *last: events.Event) -> None:
+        """Pass these events to `on_event`, and write as many of them as the disk still takes."""
+        for event in last:
             try:
                 self.write(event)
             except UserError:
@@ -139,7 +140,7 @@ class Journal:
 
 def execute(folder: Path, fence: int = 0, on_event: Callable[[events.Event], object] = lambda event: None,
             training: Training | None = None) -> int:
-    """Train the run of `folder` from where it stands. Returns 0 done, 3 stopped and resumable, 2 the artist's mistake, 1 bug.
+    """Train the run of `folder` from its last checkpoint. Return 0 done, 3 stopped and resumable, 2 the artist's mistake, 1 bug.
 
     `fence`: the claim this process works under, 0 when nobody else can claim it. `training` stands in for
     train.session.run_training. Raises UserError when another process has the run, or when it is finished.
@@ -159,57 +160,57 @@ def execute(folder: Path, fence: int = 0, on_event: Callable[[events.Event], obj
 
 
 def follow(folder: Path, journal: Journal, control: Control, training: Training | None) -> int:
-    """Write down the events of the training until it ends, and how it ended when it could not say so itself."""
+    """Write the events of the training until it ends, and the last event when the training raised instead of ending."""
     seen = view(folder)
     if seen.file:
         raise UserError(f"The run {folder.name} is finished: {seen.file}", "Start a new run to train further.")
     try:
         if training is None:
-            # the libraries take seconds to load: whoever watches is told that something happens
+            # the libraries take seconds to load: the first event comes before them
             journal.write(events.Preparing(seen.step, "base", 0, 1))
             from sdlora.train.session import run_training as training
         for event in training(folder, control=control):
             journal.write(event)
-            if not control.stepping and control.wish() == "pause":
+            if not control.stepping and control.command() == "pause":
                 raise Interrupted
         return CODES[type(journal.last)]
     except (Interrupted, KeyboardInterrupt):
-        journal.last_words(events.Stopped(journal.step, seen.steps))
+        journal.write_last(events.Stopped(journal.step, seen.steps))
         return STOPPED
     except Exception as error:  # noqa: BLE001  this is the outermost frame of the run
         return end_with(error, folder, journal, seen.steps)
 
 
 def end_with(error: Exception, folder: Path, journal: Journal, steps: int) -> int:
-    """Tell the error as the run's last event. A full disk only stops the run; a bug is told by a code, its traceback logged."""
+    """Write the error as the run's last event. A full disk only stops the run; a bug becomes a code, its traceback is logged."""
     if isinstance(error, DiskFull) or isinstance(error, OSError) and error.errno in DISK_FULL:
-        journal.last_words(events.Notice(journal.step, "The disk is full. Free 2 GB and continue the run."),
-                           events.Stopped(journal.step, steps))
+        advice = f"The disk is full. Free {LITTLE_DISK_MB / 1000:g} GB and resume the run."
+        journal.write_last(events.Notice(journal.step, advice), events.Stopped(journal.step, steps))
         return STOPPED
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         error = UserError("The memory of this computer or its graphics card is too small for these settings.",
-                          "Lower batch_size or resolution, or close other programs, then continue the run.")
+                          "Lower batch_size or resolution, or close other programs, then resume the run.")
     if isinstance(error, UserError):
-        journal.last_words(events.Failed(journal.step, steps, error.message, error.hint))
+        journal.write_last(events.Failed(journal.step, steps, error.message, error.hint))
         return MISTAKE
     message, hint = log_bug(error, folder / LOG)
-    journal.last_words(events.Failed(journal.step, steps, message, f"What was saved is kept. {hint}"))
+    journal.write_last(events.Failed(journal.step, steps, message, f"What was saved is kept. {hint}"))
     return BUG
 
 
 def explained(error: Exception, log: Path) -> UserError:
-    """The error as a sentence for an artist: a bug of ours by its code, with its traceback in `log`."""
+    """Return the error as a sentence for an artist: a bug of ours by its code, with its traceback in `log`."""
     return error if isinstance(error, UserError) else UserError(*log_bug(error, log))
 
 
 def log_bug(error: BaseException, log: Path) -> tuple[str, str]:
-    """Append the traceback of a bug of ours to `log`; what to show instead: (sentence with a code, where to look)."""
+    """Append the traceback of a bug of ours to `log` and return what to show: (sentence with a code, where to look)."""
     code = secrets.token_hex(2).upper()
-    told = f"{time.strftime('%Y-%m-%d %H:%M:%S')} code {code}\n{''.join(traceback.format_exception(error))}\n"
+    entry = f"{time.strftime('%Y-%m-%d %H:%M:%S')} code {code}\n{''.join(traceback.format_exception(error))}\n"
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a", encoding="utf-8") as file:
-            file.write(told)
+            file.write(entry)
     except OSError as refusal:
         reason = f"{type(error).__name__}: {str(error)[:200]}"
         return f"Something went wrong in sdlora ({reason}).", f"The details could not be written to {log} ({refusal.strerror})."

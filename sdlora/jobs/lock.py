@@ -1,7 +1,4 @@
-"""Locks that the operating system drops when their holder dies. Knows nothing about what they guard.
-
-No time-outs and no stale files: a lock file may lie around for ever, only a living process holds it.
-"""
+"""Locks that the operating system drops when their holder dies: no time-outs, and a file that is left over locks nothing."""
 
 import os
 from pathlib import Path
@@ -12,7 +9,7 @@ from sdlora.storage import disk_error
 
 
 class Held:
-    """A lock that is held: until release(), the end of its `with` block, or the end of this object."""
+    """A lock that is held until release(), the end of its `with` block, or the end of this object."""
 
     def __init__(self, lock: FileLock) -> None:
         self.lock = lock
@@ -29,9 +26,9 @@ class Held:
 
 
 def hold(path: Path, wait_seconds: float = 0.5) -> Held | None:
-    """Take the lock, or None when another process has it. Keep the result: the lock goes with it.
+    """Take the lock; None when another process has it. Keep the result: the lock is released with it.
 
-    The short wait lets an `is_held` of someone else pass. Raises UserError when the disk does not take the lock file.
+    The short wait lets an `is_held` of another process pass. Raises UserError when the disk does not take the lock file.
     """
     # thread_local off: signal handlers and worker threads of one process are one holder
     lock = FileLock(path, thread_local=False)
@@ -55,7 +52,7 @@ def is_held(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        # shared: two who look at the same time do not see each other
+        # shared: two that ask at the same time do not see each other
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -1,6 +1,6 @@
-"""What this computer has, found out without torch: which build of torch is installed and whether a card goes unused.
+"""Which build of torch is installed and whether a graphics card goes unused, found without importing torch.
 
-Knows nothing about models or pages; `sdlora doctor` and the page show what it says.
+`sdlora doctor` and the page show it.
 """
 
 import functools
@@ -19,8 +19,10 @@ CUDA_INDEX = "https://download.pytorch.org/whl/cu128"
 
 @dataclass(frozen=True)
 class Advice:
-    """`build`: "cpu", "cuda 12.8", "rocm 6.4", "mps" or "" (torch is not installed). `problem` is None when all is well,
-    else a sentence, and `command` the one line that mends it."""
+    """The torch that is installed. `build`: "cpu", "cuda 12.8", "rocm 6.4", "mps" or "" (torch is not installed).
+
+    `problem` is None when all is well, else a sentence; `command`: the one line that fixes it.
+    """
     torch: str
     build: str
     card: str | None
@@ -30,7 +32,7 @@ class Advice:
 
 @functools.cache
 def device_advice() -> Advice:
-    """Whether the torch that is installed can use the graphics card that is there. Takes milliseconds, is asked once."""
+    """Find whether the installed torch can use the graphics card of this computer. Takes milliseconds, once per process."""
     version, build, card = torch_version(), torch_build(), nvidia_card()
     if not version:
         return Advice("", "", card, "torch is not installed.", f'"{sys.executable}" -m pip install "torch>=2.10,<2.14"')
@@ -42,7 +44,7 @@ def device_advice() -> Advice:
 
 
 def torch_version() -> str:
-    """"2.13.0+cpu", or "" when torch is not installed."""
+    """Return "2.13.0+cpu", say, or "" when torch is not installed."""
     try:
         return metadata.version("torch")
     except metadata.PackageNotFoundError:
@@ -50,7 +52,7 @@ def torch_version() -> str:
 
 
 def torch_build() -> str:
-    """What torch was built for, read from its version.py: importing torch takes seconds, and the page must never do it."""
+    """Return what torch was built for, read from its version.py: importing torch takes seconds, and the page never does it."""
     found = importlib.util.find_spec("torch")
     if found is None or not found.origin:
         return ""
@@ -62,7 +64,7 @@ def torch_build() -> str:
 
 
 def nvidia_card() -> str | None:
-    """The name of the first NVIDIA card, as its driver tells it; None without a card or a driver."""
+    """Return the name of the first NVIDIA card, from its driver; None without a card or a driver."""
     for facts in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
         if model := re.search(r"^Model:\s*(.+)$", facts.read_text(encoding="utf-8", errors="replace"), re.M):
             return model[1].strip()
@@ -79,7 +81,7 @@ def nvidia_card() -> str | None:
 
 
 def likely_device(asked: str = "auto") -> str:
-    """The device a run will get, as far as can be told without torch: "cuda", "mps" or "cpu"."""
+    """Return the device a run will get, as far as is known without torch: "cuda", "mps" or "cpu"."""
     if asked != "auto":
         return asked
     build = torch_build()

@@ -1,7 +1,6 @@
 """One worker per data folder: claims training jobs, watches one process per run, keeps the drawing process alive.
 
-Knows nothing about torch or pages. It may be killed at any moment: runs go on in their own processes, and the next
-worker finds them by their locks.
+It may be killed at any moment: runs continue in their own processes, and the next worker finds them by their locks.
 """
 
 import logging
@@ -41,7 +40,7 @@ started: list[subprocess.Popen] = []
 
 
 def announce_web() -> None:
-    """Say that a web process is there, for as long as this process lives: the worker stays while one does."""
+    """Hold a lock for as long as this web process lives: the worker stays while there is one."""
     lock = hold(data_folder("web") / f"{os.getpid()}.lock")
     if lock is not None:
         held_for_life.append(lock)
@@ -53,7 +52,7 @@ def web_is_there(folder: Path) -> bool:
 
 
 def ensure_worker() -> bool:
-    """Start the worker of this data folder unless there is one; True when it was started. Costs microseconds else.
+    """Start the worker of this data folder unless there is one. Takes microseconds when there is.
 
     Two that start at the same time are no harm: the second one finds the lock taken and leaves.
     """
@@ -67,9 +66,9 @@ def ensure_worker() -> bool:
 
 
 def keep_worker() -> None:
-    """What an open page does every second: start the worker again when it died, at most once in RESTART_SECONDS.
+    """Start the worker again when it died, at most once in RESTART_SECONDS. Every open page calls this each second.
 
-    Raises UserError for as long as it cannot be started: every tick tries again, so the page does not forget it in between.
+    Raises UserError as long as it cannot be started: every call tries again, so that the page keeps showing why.
     """
     now = time.monotonic()
     if now - kept_at[0] > RESTART_SECONDS:
@@ -79,7 +78,7 @@ def keep_worker() -> None:
 
 def work(backend: Local | None = None, linger_seconds: float = LINGER_SECONDS,
          drawer: Callable[[Path], subprocess.Popen] | None = None) -> int:
-    """Be the worker until nobody needs one any more; 0, also when there is one already.
+    """Run as the worker until nobody needs one any more; 0, also when there is one already.
 
     Ends after `linger_seconds` without a web process, a run or a waiting job; at once when the data folder is gone; and
     on SIGTERM or Ctrl-C, after the runs were saved (they are queued, the next worker continues them).
@@ -88,7 +87,7 @@ def work(backend: Local | None = None, linger_seconds: float = LINGER_SECONDS,
         with lock:
             worker = Worker(backend or Local(), linger_seconds, drawer or start_drawer)
             worker.run()
-        # what was submitted between the last look and the release found the lock held and started no other worker
+        # a run submitted between the last turn and the release found the lock held and started no other worker
         if worker.ending or not worker.home.exists() or not worker.table.jobs("train", "queued"):
             return 0
     return 0
@@ -100,14 +99,14 @@ def start_drawer(folder: Path) -> subprocess.Popen:
 
 
 class Worker:
-    """The state of a working worker: its jobs in hand, and when somebody was last there."""
+    """The running jobs, the drawing process, and when a worker was last needed."""
 
     def __init__(self, backend: Local, linger_seconds: float, drawer: Callable[[Path], subprocess.Popen]) -> None:
         self.home = home()
         self.table = Table()
         self.backend, self.linger_seconds, self.start_drawer = backend, linger_seconds, drawer
         self.active: dict[Handle, Job] = {}
-        self.ended: list[tuple[Job, int]] = []  # runs whose end could not be written down yet
+        self.ended: list[tuple[Job, int]] = []  # runs whose end is not written into the table yet, with exit codes
         self.start_again_at = 0.0
         self.drawer: subprocess.Popen | None = None
         self.drawer_started = -DRAWER_RESTART_SECONDS
@@ -121,23 +120,23 @@ class Worker:
         remove_temporaries(self.home)
         prune_cache()
         self.recover()
-        told = ""
+        logged = ""
         while not self.ending and (self.home / WORKER_LOCK).exists():
             try:
                 needed, problem = self.turn(), ""
             except (UserError, OSError) as error:
-                # a full disk, a damaged job list, a vanished folder: the runs go on, the next turn looks again
+                # a full disk, a damaged job list, a vanished folder: the runs continue, the next turn tries again
                 needed, problem = self.needed(), str(error)
-            if problem not in ("", told):
+            if problem not in ("", logged):
                 logging.getLogger("sdlora").warning("%s", problem)
-            told = problem
+            logged = problem
             if not needed:
                 break
             time.sleep(POLL_SECONDS)
         self.leave()
 
     def listen(self) -> None:
-        """The first signal ends the worker after the runs were saved, the second one at once."""
+        """Let the first signal end the worker after the runs were saved, the second one at once."""
         def on_signal(*_: object) -> None:
             if self.ending:
                 os._exit(0)
@@ -149,7 +148,7 @@ class Worker:
                     signal.signal(number, on_signal)
 
     def recover(self) -> None:
-        """Take over what an earlier worker left: runs that are alive are watched, the others queued again."""
+        """Take over what an earlier worker left: watch the runs that are alive, queue the others again."""
         for job in self.table.jobs("train", "running"):
             folder = self.home / "runs" / job.target
             if is_held(folder / LOCK):
@@ -162,7 +161,7 @@ class Worker:
                 self.table.give_back(job)
 
     def turn(self) -> bool:
-        """One look at everything; False when nobody needs a worker any more."""
+        """Note which runs ended, start waiting ones; False when nobody needs a worker any more."""
         drawing = bool(self.table.jobs(DRAWER_KINDS, "queued", "running"))  # first: it raises when the job list is damaged
         self.keep_drawer()
         for handle, job in list(self.active.items()):
@@ -201,15 +200,10 @@ class Worker:
                 return
             self.table.finish(job, "failed", error.message)
             seen = view(folder)
-            self.tell(folder, events.Failed(seen.step, seen.steps, error.message, error.hint))
-
-    def tell(self, folder: Path, event: events.Event) -> None:
-        """Add an event to a run whose process is gone."""
-        with (folder / EVENTS).open("a", encoding="utf-8", newline="\n") as journal:
-            journal.write("\n" + events.to_json(event) + "\n")
+            append_event(folder, events.Failed(seen.step, seen.steps, error.message, error.hint))
 
     def conclude(self, job: Job, code: int) -> None:
-        """Write down how a run's process ended; one that died is tried again, unless it died twice at the same step."""
+        """Write into the table how a run ended; one whose process died is tried again, unless it died twice at the same step."""
         folder = self.home / "runs" / job.target
         if code in (DONE, BUG, MISTAKE, STOPPED):
             if code == STOPPED and self.ending and not (folder / PAUSE).exists():
@@ -224,14 +218,13 @@ class Worker:
         if job.crashes + 1 >= MOST_CRASHES or (job.crashes and job.crash_step == seen.step):
             reason = f"The training process died again at step {seen.step}"
             self.table.finish(job, "failed", reason)
-            failed = events.Failed(seen.step, seen.steps, f"{reason} (code {code}).",
-                                   "What was saved is kept. Close other programs or choose smaller settings, then continue.")
-            self.tell(folder, failed)
+            hint = "What was saved is kept. Close other programs or choose smaller settings, then resume."
+            append_event(folder, events.Failed(seen.step, seen.steps, f"{reason} (code {code}).", hint))
         else:
             self.table.give_back(job, crashed_at=seen.step)
 
     def keep_drawer(self) -> None:
-        """Start the drawing process when there is none; one that keeps dying is tried every 5 s, its draws fail."""
+        """Start the drawing process when there is none. When it keeps dying, every 5 s, what waits for it fails."""
         code = self.drawer.poll() if self.drawer is not None else 0
         if code is None or is_held(self.home / DRAWER_LOCK):
             return
@@ -244,7 +237,7 @@ class Worker:
             self.drawer = self.start_drawer(self.home)
 
     def leave(self) -> None:
-        """Let the runs save themselves and end; nothing is waited for when the data folder is gone."""
+        """Let the runs save and end; wait for nothing when the data folder is gone."""
         gone = not (self.home / WORKER_LOCK).exists()
         deadline = time.monotonic() + (0 if gone else SAVE_SECONDS)
         for handle in list(self.active):
@@ -257,13 +250,13 @@ class Worker:
                 code = self.backend.poll(handle)
                 if code is not None or late:
                     del self.active[handle]
-                    self.settle(job, code)
+                    self.conclude_while_leaving(job, code)
             time.sleep(0.05)
         if self.drawer is not None and self.drawer.poll() is None:
             self.drawer.terminate()
 
-    def settle(self, job: Job, code: int | None) -> None:
-        """Note the end of a run while leaving: what was cut off is continued by the next worker."""
+    def conclude_while_leaving(self, job: Job, code: int | None) -> None:
+        """Write into the table how a run ended; one that was cut off is resumed by the next worker."""
         try:
             if code in (DONE, BUG, MISTAKE, STOPPED):
                 self.conclude(job, code)
@@ -272,3 +265,9 @@ class Worker:
         except UserError:
             # the job stays "running" with no living process: the next worker recovers it
             return
+
+
+def append_event(folder: Path, event: events.Event) -> None:
+    """Add an event to a run whose process is gone; a line it may have torn is ended first."""
+    with (folder / EVENTS).open("a", encoding="utf-8", newline="\n") as journal:
+        journal.write("\n" + events.to_json(event) + "\n")

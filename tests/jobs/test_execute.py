@@ -59,7 +59,7 @@ def test_a_listener_that_raises_does_not_end_the_run(run, broken):
     assert execute(run, on_event=listen, training=run_training) == DONE
     lines = told(run)
     assert lines[-1]["event"] == "done" and isinstance(heard[-1], broken) and "terminal is gone" in (run / "run.log").read_text()
-    assert sum("goes on unseen" in line.get("message", "") for line in lines) == (broken is events.Step)
+    assert sum("continues unseen" in line.get("message", "") for line in lines) == (broken is events.Step)
 
 
 def test_a_whole_run(run, tmp_path):

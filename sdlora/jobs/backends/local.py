@@ -1,6 +1,6 @@
 """Runs on this computer: one process per run, in a session of its own, so that it outlives whoever started it.
 
-Knows nothing about queues. A backend is four methods: `slots start poll stop`.
+A backend is four methods: `slots start poll stop`.
 """
 
 import subprocess
@@ -12,12 +12,13 @@ from sdlora.jobs.lock import is_held
 from sdlora.jobs.run import LOCK, SUSPEND, view
 from sdlora.storage import spawn
 
-CODES = {"done": DONE, "failed": MISTAKE, "stopped": STOPPED}
+CODES = {"done": DONE, "failed": MISTAKE, "stopped": STOPPED}  # of a run whose process was not ours, by its events
+DIED = -1
 
 
 @dataclass(frozen=True)
 class Handle:
-    """A run that was started here, or (process None) one found alive after this worker's predecessor died."""
+    """A run that was started here, or (process None) one that an earlier worker started."""
     folder: Path
     process: subprocess.Popen | None
 
@@ -30,7 +31,7 @@ class Local:
         self.handles: list[Handle] = []
 
     def slots(self) -> int:
-        """How many more runs can be started now."""
+        """Return how many more runs can be started now."""
         return 1 - len(self.handles)
 
     def start(self, folder: Path, fence: int) -> Handle:
@@ -42,22 +43,17 @@ class Local:
         return handle
 
     def poll(self, handle: Handle) -> int | None:
-        """None while it runs, else 0 done, 3 stopped, 2 or 1 failed; any other code: its process died."""
+        """Return None while it runs, else 0 done, 3 stopped, 2 or 1 failed; any other code: its process died."""
         if handle.process is not None:
             code = handle.process.poll()
         elif is_held(handle.folder / LOCK):
             code = None
         else:
-            code = self.ending(handle.folder)
+            seen = view(handle.folder)
+            code = CODES.get(seen.state, DIED) if seen.ended or seen.state != "stopped" else DIED
         if code is not None:
             self.handles.remove(handle)
         return code
-
-    def ending(self, folder: Path) -> int:
-        """How a run ended whose process was not ours: as its events say; -1 when they break off."""
-        seen = view(folder)
-        told = seen.state != "stopped" or seen.ended
-        return CODES.get(seen.state, -1) if told else -1
 
     def stop(self, handle: Handle, now: bool = False) -> None:
         """Ask the run to save and end (exit 3), resumable; `now` ends a process of ours at once."""
