@@ -3,12 +3,12 @@
 import json
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import Progress
@@ -27,8 +27,23 @@ if TYPE_CHECKING:
     from sdlora.base.load import Base
     from sdlora.draw.pipeline import Picture, Preview
 
-SHOWN = 60  # letters of a prompt in a sentence about it
+QUOTED = 60  # characters of a prompt in a sentence about it
 LORA_KEYS = {"te": "text_strength", "blocks": "blocks", "start": "start", "end": "end"}
+
+BaseOption = Annotated[str, typer.Option(help="mini, a diffusers folder, a .safetensors file or a hub id")]
+Method = Annotated[str, typer.Option(
+    help="How several LoRAs act: sum, switch, composite, or style-subject (give the style first)")]
+SwitchEvery = Annotated[int, typer.Option(help="Steps until the next LoRA takes over (switch)")]
+Sampler = Annotated[str, typer.Option(help="Such as 'DPM++ 2M Karras'; default: the base's own")]
+Init = Annotated[Path | None, typer.Option(metavar="PICTURE", help="Begin from this picture")]
+Mask = Annotated[Path | None, typer.Option(metavar="PICTURE", help="White where --init is redrawn")]
+Strength = Annotated[float, typer.Option(help="How far --init is changed, up to 1")]
+Negative = Annotated[str, typer.Option(help="Negative prompt: what to avoid")]
+Size = Annotated[str, typer.Option(metavar="WxH", help="px; default: the base's own size")]
+Steps = Annotated[int, typer.Option(help="Denoising steps")]
+Guidance = Annotated[float, typer.Option(help="CFG scale: how closely the prompt is followed; 1: no guidance")]
+Device = Annotated[str, typer.Option(help="auto, cuda, mps or cpu")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line")]
 
 
 def register(app: typer.Typer) -> None:
@@ -39,27 +54,26 @@ def draw(
     prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPT...", help="What to draw")] = None,
     prompts_file: Annotated[Path | None, typer.Option(
         help="A text file with one prompt a line; # begins a comment, --n --w --h --d --s --l are settings of a line")] = None,
-    base: Annotated[str, typer.Option(help="mini, a diffusers folder, a .safetensors file or a hub id")] = "mini",
+    base: BaseOption = "mini",
     lora: Annotated[list[str] | None, typer.Option(
         metavar="FILE[:STRENGTH][,te=,blocks=,start=,end=]", help="A LoRA; may be given again. te: its strength in the text "
         "encoders; blocks: a preset such as 'style only', or a number per block; start, end: shares of the steps")] = None,
-    method: Annotated[str, typer.Option(
-        help="How several LoRAs act: sum, switch, composite, or style-subject (give the style first)")] = "sum",
-    switch_every: Annotated[int, typer.Option(help="Steps until the next LoRA takes over (switch)")] = 5,
-    sampler: Annotated[str, typer.Option(help="Such as 'DPM++ 2M Karras'; default: the base's own")] = "",
-    init: Annotated[Path | None, typer.Option(metavar="PICTURE", help="Begin from this picture")] = None,
-    mask: Annotated[Path | None, typer.Option(metavar="PICTURE", help="White where --init is drawn anew")] = None,
-    strength: Annotated[float, typer.Option(help="How far --init is changed, up to 1")] = 0.6,
-    negative: Annotated[str, typer.Option(help="What to keep out")] = "",
-    size: Annotated[str, typer.Option(metavar="WxH", help="px; default: the base's own size")] = "",
+    method: Method = "sum",
+    switch_every: SwitchEvery = 5,
+    sampler: Sampler = "",
+    init: Init = None,
+    mask: Mask = None,
+    strength: Strength = 0.6,
+    negative: Negative = "",
+    size: Size = "",
     seed: Annotated[int, typer.Option(help="Picture j of every prompt uses seed + j")] = 1,
     count: Annotated[int, typer.Option(help="Pictures per prompt")] = 1,
-    steps: Annotated[int, typer.Option(help="Denoising steps")] = 20,
-    guidance: Annotated[float, typer.Option(help="How closely the prompt is followed; 1: no guidance")] = 5.0,
+    steps: Steps = 20,
+    guidance: Guidance = 5.0,
     out: Annotated[Path, typer.Option(help="Folder for the pictures")] = Path(),
-    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu")] = "auto",
+    device: Device = "auto",
     download: Annotated[bool, typer.Option("--download", help="Fetch the base from the hub when it is not here")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Draw pictures with a base model and any number of LoRAs. Prompt i, picture j is written to OUT/iii-jj.png."""
     lines, notes = read_prompts(prompts_file) if prompts_file else ([], [])
@@ -75,30 +89,27 @@ def draw(
         "init_strength": strength, "seed": seed, "count": count, "steps": steps, "guidance": guidance, "width": width,
         "height": height, "device": device}
     make(DrawConfig, shared)  # what is wrong for all prompts is no prompt's fault
-    asked = drawings(lines, shared)
-    bad = [each for each in asked if each.problem]
-    if len(bad) == len(asked):
-        raise bad[0].problem
-    good = [each for each in asked if each.config]
-    say_notes(each.config for each in good)
+    jobs, problems = jobs_of(lines, shared)
+    if not jobs:
+        raise next(iter(problems.values()))
+    print_notes([job.config for job in jobs])
     if sampler:
-        samplers.official(sampler)  # a misspelt name is said before the base is loaded
-    check_pictures(out, [f"{each.index:03d}-{image:02d}.png" for each in good for image in range(count)], [init, mask])
-    for each in bad:
-        typer.echo(str(each.problem), err=True)
+        samplers.official(sampler)  # a misspelt name is reported before the base is loaded
+    check_pictures(out, [f"{job.index:03d}-{image:02d}.png" for job in jobs for image in range(count)], [init, mask])
+    for index, problem in problems.items():
+        typer.echo(str(problem), err=True)
         if as_json:
-            typer.echo(json.dumps(failure(each, each.problem), ensure_ascii=False))
+            typer.echo(json.dumps(failure({"prompt_index": index, "prompt": lines[index].prompt}, problem), ensure_ascii=False))
     if download:
         from sdlora.cli.bases import fetch
         fetch(base, ask=not as_json)
-    if write_pictures(good, [each.problem for each in bad], out, as_json):
+    if write_pictures(jobs, list(problems.values()), out, as_json):
         raise typer.Exit(MISTAKE)
 
 
-def say_notes(configs: Iterable[DrawConfig]) -> None:
-    """Tell on stderr what in prompts and settings does not act."""
-    configs = list(configs)
-    texts = list(dict.fromkeys(text for config in configs for text in (*config.prompts, config.negative)))
+def print_notes(configs: Sequence[DrawConfig]) -> None:
+    """Print on stderr what in prompts and settings does not act."""
+    texts = dict.fromkeys(text for config in configs for text in (*config.prompts, config.negative))
     late = [f"A LoRA takes over after {config.switch_every} steps, and there are {config.steps}: the others never act."
             for config in configs if config.method == "switch" and len(config.loras) > 1 and config.switch_every >= config.steps]
     for note in dict.fromkeys([*grammar.notes(*texts), *late]):
@@ -106,93 +117,96 @@ def say_notes(configs: Iterable[DrawConfig]) -> None:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One prompt in its place among all: how it is drawn, or why it cannot be. name: what it is called where it fails."""
+class Job:
+    """One prompt in its place among all, and how it is drawn. title: what it is called where it fails."""
     index: int
     prompt: str
-    name: str
-    config: DrawConfig | None = None
-    problem: UserError | None = None
+    title: str
+    config: DrawConfig
 
-    def named(self, error: UserError) -> UserError:
-        """The error with the prompt that it belongs to."""
-        return UserError(f"{self.name}{error.message}", error.hint)
+    @property
+    def place(self) -> dict[str, Any]:
+        return {"prompt_index": self.index, "prompt": self.prompt}
 
 
-def drawings(lines: list[Line], shared: dict[str, object]) -> list[Asked]:
-    """Every prompt with its settings; one that names an unknown style, say, or is no prompt has a problem instead."""
+def jobs_of(lines: Sequence[Line], shared: dict[str, Any]) -> tuple[list[Job], dict[int, UserError]]:
+    """Return every prompt with its settings, and {index: why} of those that cannot be drawn, say with an unknown LoRA."""
     from sdlora.library.lora_tags import with_tags  # the shelf opens pictures: nothing for --help
 
-    found = []
+    jobs, problems = [], {}
     for index, line in enumerate(lines):
-        name = f'The prompt "{clean_text(line.prompt, SHOWN)}" cannot be drawn. ' if len(lines) > 1 else ""
-        each = Asked(index, line.prompt, f"Line {line.number} of the prompts: " if line.number else name)
+        title = f'The prompt "{clean_text(line.prompt, QUOTED)}" cannot be drawn. ' if len(lines) > 1 else ""
+        title = f"Line {line.number} of the prompts: " if line.number else title
         try:
             config = with_tags(make(DrawConfig, shared | line.settings | {"prompts": (line.prompt,)}))
             for text in (*config.prompts, config.negative):
                 grammar.parse(text)
-            found.append(replace(each, config=config))
+            jobs.append(Job(index, line.prompt, title, config))
         except UserError as error:
-            found.append(replace(each, problem=each.named(error)))
-    return found
+            problems[index] = titled(title, error)
+    return jobs, problems
 
 
-def failure(each: Asked, problem: UserError) -> dict[str, object]:
-    """The line about a prompt that is not drawn, for a program."""
-    return {"event": "failed", "prompt_index": each.index, "prompt": each.prompt, "message": problem.message,
-            "hint": problem.hint}
+def titled(title: str, error: UserError) -> UserError:
+    return UserError(f"{title}{error.message}", error.hint)
 
 
-def every_picture(loaded: "Base", asked: list[Asked]) -> "Iterator[tuple[Asked, Preview | Picture | UserError]]":
-    """What is drawn for each prompt. Neighbours of equal settings are drawn together; after one that fails the next goes on."""
+def failure(place: dict[str, Any], problem: UserError) -> dict[str, Any]:
+    """Return the JSON line about a picture that is not drawn. place: the prompt or cell that it belongs to."""
+    return {"event": "failed", **place, "message": problem.message, "hint": problem.hint}
+
+
+def draw_jobs(base: "Base", jobs: Sequence[Job]) -> "Iterator[tuple[Job, Preview | Picture | UserError]]":
+    """Yield what is drawn for each job. Neighbours of equal settings are drawn together; a failure ends only its own."""
     from sdlora.draw import pipeline
 
-    for _, group in groupby(asked, lambda each: each.config.model_copy(update={"prompts": ()})):
+    for _, group in groupby(jobs, lambda job: job.config.model_copy(update={"prompts": ()})):
         waiting = list(group)
         while waiting:
-            config = waiting[0].config.model_copy(update={"prompts": tuple(each.config.prompts[0] for each in waiting)})
-            done = 0
+            config = waiting[0].config.model_copy(update={"prompts": tuple(job.config.prompts[0] for job in waiting)})
+            drawn = 0
             try:
-                for event in pipeline.draw(loaded, config):
+                for event in pipeline.draw(base, config):
                     yield waiting[event.prompt_index], event
-                    done += hasattr(event, "settings")
+                    drawn += isinstance(event, pipeline.Picture)
                 break
             except DiskFull:
                 raise
             except Exception as error:  # noqa: BLE001  one bad prompt costs its pictures only
-                at = min(done // config.count, len(waiting) - 1)
-                yield waiting[at], waiting[at].named(explained(error, home() / "logs" / "sdlora.log"))
+                at = min(drawn // config.count, len(waiting) - 1)
+                yield waiting[at], titled(waiting[at].title, explained(error, home() / "logs" / "sdlora.log"))
                 waiting = waiting[at + 1:]
 
 
-def write_pictures(asked: list[Asked], problems: list[UserError], out: Path, as_json: bool) -> int:
-    """Draw these prompts, which share base and device, into `out`, telling of each picture as it is written.
+def write_pictures(jobs: Sequence[Job], problems: list[UserError], out: Path, as_json: bool) -> int:
+    """Draw these jobs, which share base and device, into `out`, and print a line for each picture as it is written.
 
-    problems: of the prompts that are known not to be drawn. They are told again at the end; returns how many were not drawn.
+    problems: of the prompts that cannot be drawn. They are printed again at the end; returns how many were not drawn.
     """
     from sdlora.base.load import load_base
     from sdlora.draw.infotext.picture import write_picture
+    from sdlora.draw.pipeline import Picture
 
     began = time.monotonic()
-    loaded = load_base(asked[0].config.base, asked[0].config.device)
-    total, drawn, failed = sum(each.config.count for each in asked), 0, []
+    base = load_base(jobs[0].config.base, jobs[0].config.device)
+    total, drawn, failed = sum(job.config.count for job in jobs), 0, []
     # a training that runs beside waits meanwhile, as it does for the page
     with hold(home() / DRAWING_LOCK, 10) or nullcontext(), bars(transient=True, disable=as_json) as progress:
         bar = progress.add_task(f"Drawing {counted(total, 'picture')}", total=total)
-        for each, event in every_picture(loaded, asked):
+        for job, event in draw_jobs(base, jobs):
             if isinstance(event, UserError):
                 failed.append(event)
-                tell(failure(each, event), str(event), progress, as_json)
-            elif not hasattr(event, "settings"):
-                progress.update(bar, completed=drawn + event.step / event.steps)
-            else:
-                path = out / f"{each.index:03d}-{event.image_index:02d}.png"
+                print_line(failure(job.place, event), str(event), progress, as_json)
+            elif isinstance(event, Picture):
+                path = out / f"{job.index:03d}-{event.image_index:02d}.png"
                 write_picture(path, event.image, event.settings)
                 drawn += 1
                 progress.update(bar, completed=drawn)
-                facts = {"event": "picture", "prompt_index": each.index, "image_index": event.image_index,
+                facts = {"event": "picture", "prompt_index": job.index, "image_index": event.image_index,
                          "file": str(path.resolve()), **event.settings}
-                tell(facts, f"{path}  {event.prompt}", progress, as_json)
+                print_line(facts, f"{path}  {event.prompt}", progress, as_json)
+            else:
+                progress.update(bar, completed=drawn + event.step / event.steps)
     if failed and not drawn:
         raise failed[0]
     seconds, failed = round(time.monotonic() - began, 2), problems + failed
@@ -208,16 +222,16 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
 
 
-def tell(facts: dict[str, object], words: str, progress: Progress, as_json: bool) -> None:
-    """One line about a picture, for a program or for a person."""
+def print_line(facts: dict[str, Any], text: str, progress: Progress, as_json: bool) -> None:
+    """Print one line about a picture: JSON for programs, `text` for people."""
     if as_json:
         typer.echo(json.dumps(facts, ensure_ascii=False))
     else:
-        progress.console.print(words, soft_wrap=True)
+        progress.console.print(text, soft_wrap=True)
 
 
-def parse_lora(text: str) -> dict[str, object]:
-    r"""`style.safetensors:0.8,te=0.5,blocks=style only,start=0.2,end=0.9` -> the fields of a LoraChoice.
+def parse_lora(text: str) -> dict[str, Any]:
+    r"""Return the fields of a LoraChoice for `style.safetensors:0.8,te=0.5,blocks=style only,start=0.2,end=0.9`.
 
     The last colon counts only where a number follows (C:\loras\a is a path), a comma only before one of the four names.
     """
@@ -236,7 +250,7 @@ def named_file(path: Path | None) -> str:
 
 
 def parse_size(text: str) -> tuple[int | None, int | None]:
-    """`768x512` -> (768, 512); "" -> the base's own size."""
+    """Return (768, 512) for `768x512`; (None, None), the base's own size, for ""."""
     if not text:
         return None, None
     sides = re.fullmatch(r"(\d{1,5})\s*[xX×]\s*(\d{1,5})", text.strip())

@@ -5,15 +5,33 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import Progress
 
 from sdlora.base import catalog
-from sdlora.cli.draw import named_file, parse_lora, parse_size, say_notes, tell
+from sdlora.cli.draw import (
+    AsJson,
+    BaseOption,
+    Device,
+    Guidance,
+    Init,
+    Mask,
+    Method,
+    Negative,
+    Sampler,
+    Size,
+    Steps,
+    Strength,
+    SwitchEvery,
+    failure,
+    named_file,
+    parse_lora,
+    parse_size,
+    print_line,
+    print_notes,
+)
 from sdlora.cli.files import check_pictures
 from sdlora.cli.progress import bars
 from sdlora.config import DrawConfig, LoraChoice, make
@@ -27,9 +45,9 @@ from sdlora.train.checkpoint_files import LORA, checkpoint_folder, checkpoint_st
 if TYPE_CHECKING:
     from sdlora.draw.pipeline import Picture, Preview
 
-STRIP = "strength=0-1 (+0.25)"
-NONE = ("none", "base", "")
-SHOWN = 6  # labels of cells in one sentence
+DEFAULT_AXIS = "strength=0-1 (+0.25)"
+NO_LORA = ("none", "base", "")
+MAX_LABELS = 6  # labels of cells in one sentence
 
 
 def register(app: typer.Typer) -> None:
@@ -41,23 +59,22 @@ def draw_grid(
     x: Annotated[str, typer.Option("--x", metavar="AXIS=VALUES", help="What the columns vary, such as strength=0,0.5,1")] = "",
     y: Annotated[str, typer.Option("--y", metavar="AXIS=VALUES", help="What the rows vary, such as seed=1-4")] = "",
     pairs: Annotated[bool, typer.Option("--pairs", help="Columns: the base alone, and with the LoRAs")] = False,
-    base: Annotated[str, typer.Option(help="mini, a diffusers folder, a .safetensors file or a hub id")] = "mini",
+    base: BaseOption = "mini",
     lora: Annotated[list[str] | None, typer.Option(metavar="FILE[:STRENGTH]", help="A LoRA; may be given again")] = None,
-    method: Annotated[str, typer.Option(
-        help="How several LoRAs act: sum, switch, composite, or style-subject (give the style first)")] = "sum",
-    switch_every: Annotated[int, typer.Option(help="Steps until the next LoRA takes over (switch)")] = 5,
-    init: Annotated[Path | None, typer.Option(metavar="PICTURE", help="Begin from this picture")] = None,
-    mask: Annotated[Path | None, typer.Option(metavar="PICTURE", help="White where --init is drawn anew")] = None,
-    strength: Annotated[float, typer.Option(help="How far --init is changed, up to 1")] = 0.6,
-    negative: Annotated[str, typer.Option(help="What to keep out")] = "",
-    sampler: Annotated[str, typer.Option(help="Such as 'DPM++ 2M Karras'; default: the base's own")] = "",
-    size: Annotated[str, typer.Option(metavar="WxH", help="px; default: the base's own size")] = "",
-    seed: Annotated[int, typer.Option(help="Variation number of every picture")] = 1,
-    steps: Annotated[int, typer.Option(help="Denoising steps")] = 20,
-    guidance: Annotated[float, typer.Option(help="How closely the prompt is followed; 1: no guidance")] = 5.0,
+    method: Method = "sum",
+    switch_every: SwitchEvery = 5,
+    init: Init = None,
+    mask: Mask = None,
+    strength: Strength = 0.6,
+    negative: Negative = "",
+    sampler: Sampler = "",
+    size: Size = "",
+    seed: Annotated[int, typer.Option(help="Seed of every picture")] = 1,
+    steps: Steps = 20,
+    guidance: Guidance = 5.0,
     out: Annotated[Path, typer.Option(help="Folder for the pictures and the sheet")] = Path(),
-    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line")] = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """Draw a grid: OUT/rr-cc.png for row r, column c, and all of them with labels on OUT/grid.png.
 
@@ -74,22 +91,23 @@ def draw_grid(
         "init_strength": strength, "seed": seed, "steps": steps, "guidance": guidance, "width": width, "height": height,
         "device": device})
     if sampler:
-        samplers.official(sampler)  # a misspelt name is said before the base is loaded
+        samplers.official(sampler)  # a misspelt name is reported before the base is loaded
     if pairs and x:
         raise UserError("--pairs are the columns already.", "Leave out --x, or give it as --y.")
-    columns = grid.pairs(with_tags(config)) if pairs else axis(x or STRIP)
+    columns = grid.pairs(with_tags(config)) if pairs else axis(x or DEFAULT_AXIS)
     rows = axis(y) if y else None
     cells = grid.cells(config, columns, rows, with_tags, catalog.read_family(catalog.resolve(base)).key)
-    good = [cell for cell in cells if cell.config]
-    say_notes(cell.config for cell in good)
-    check_pictures(out, ["grid.png", *(f"{cell.name}.png" for cell in good)], [init, mask])
-    failed = draw_cells(good, say_bad([cell for cell in cells if cell.problem], as_json), (columns, rows), out, as_json)
+    good = [(cell, cell.config) for cell in cells if cell.config]
+    print_notes([config for _, config in good])
+    check_pictures(out, ["grid.png", *(f"{cell.name}.png" for cell, _ in good)], [init, mask])
+    problems = print_problems([(cell, cell.problem) for cell in cells if cell.problem], as_json)
+    failed = draw_cells(good, problems, (columns, rows), out, as_json)
     if failed:
         raise typer.Exit(MISTAKE)
 
 
 def axis(text: str) -> grid.Axis:
-    """An axis as written, with the files that its values of lora or point name. Raises UserError."""
+    """Read an axis, with the files that its values of lora or point name. Raises UserError."""
     parsed = grid.parse(text)
     if parsed.kind == "lora":
         return grid.lora_axis("lora", grid.tried(parsed.values, chosen))
@@ -102,18 +120,18 @@ def chosen(text: str) -> list[tuple[str, LoraChoice | None]]:
     """`FILE`, `FILE:0.8` and what else --lora takes, the name of a style on the shelf, or "none" -> [(label, choice)]."""
     from sdlora.library.lora_tags import find_named
 
-    if text.lower() in NONE:
+    if text.lower() in NO_LORA:
         return [("base alone", None)]
     if re.search(r"\.safetensors\b", text):
         choice = make(LoraChoice, parse_lora(text))
         return [(Path(choice.file).stem + text.rpartition(".safetensors")[2], choice)]
     entry = find_named(text)
-    return [(entry.name, LoraChoice(file=str(entry.path)))]
+    return [(entry.name, make(LoraChoice, {"file": str(entry.path)}))]
 
 
 def points(text: str) -> list[tuple[str, LoraChoice | None]]:
     """`RUN` (all its saved points) or `RUN:STEP` -> [(label, choice)]; a run is its folder or its id; "none" is the base."""
-    if text.lower() in NONE:
+    if text.lower() in NO_LORA:
         return [("base alone", None)]
     run, colon, step = text.rpartition(":")
     run, step = (run, step) if colon and step.isdecimal() else (text, "")
@@ -124,81 +142,77 @@ def points(text: str) -> list[tuple[str, LoraChoice | None]]:
     if not wanted or not set(wanted) <= set(there):
         raise UserError(f"{run} has no saved point{f' at step {step}' if step else ''}.",
                         f"It has: {', '.join(map(str, there))}." if there else "Give the folder of a run, or its id.")
-    return [(f"step {number}", LoraChoice(file=str(checkpoint_folder(folder, number) / LORA))) for number in wanted]
+    return [(f"step {number}", make(LoraChoice, {"file": str(checkpoint_folder(folder, number) / LORA)})) for number in wanted]
 
 
-def say_bad(cells: list[grid.Cell], as_json: bool) -> dict[tuple[int, int], str]:
-    """Tell, before anything is drawn, which cells cannot be drawn and why; {place: why} for the sheet."""
-    for cell in cells if as_json else ():
-        typer.echo(json.dumps(failure(cell, cell.problem), ensure_ascii=False))
-    for why in dict.fromkeys(str(cell.problem) for cell in cells):
-        places = [cell.label for cell in cells if str(cell.problem) == why]
-        more = f" and {len(places) - SHOWN} more" if len(places) > SHOWN else ""
-        typer.echo(f"{', '.join(places[:SHOWN])}{more} cannot be drawn. {why}", err=True)
-    return {(cell.column, cell.row): cell.problem.message for cell in cells}
+def print_problems(bad: list[tuple[grid.Cell, UserError]], as_json: bool) -> dict[tuple[int, int], str]:
+    """Print, before anything is drawn, which cells cannot be drawn and why; return {place: why} for the sheet."""
+    for cell, problem in bad if as_json else ():
+        typer.echo(json.dumps(failure(place_of(cell), problem), ensure_ascii=False))
+    for why in dict.fromkeys(str(problem) for _, problem in bad):
+        labels = [cell.label for cell, problem in bad if str(problem) == why]
+        more = f" and {len(labels) - MAX_LABELS} more" if len(labels) > MAX_LABELS else ""
+        typer.echo(f"{', '.join(labels[:MAX_LABELS])}{more} cannot be drawn. {why}", err=True)
+    return {(cell.column, cell.row): problem.message for cell, problem in bad}
 
 
-def failure(cell: grid.Cell, problem: UserError) -> dict[str, object]:
-    """The line about a cell that is not drawn, for a program."""
-    return {"event": "failed", "column": cell.column, "row": cell.row, "label": cell.label, "message": problem.message,
-            "hint": problem.hint}
+def place_of(cell: grid.Cell) -> dict[str, Any]:
+    return {"column": cell.column, "row": cell.row, "label": cell.label}
 
 
-def draw_cells(cells: list[grid.Cell], bad: dict[tuple[int, int], str], axes: tuple[grid.Axis, grid.Axis | None], out: Path,
-               as_json: bool) -> int:
-    """Draw the cells with one loaded base, telling of each as it is written, and the sheet of them all.
+def draw_cells(cells: list[tuple[grid.Cell, DrawConfig]], problems: dict[tuple[int, int], str],
+               axes: tuple[grid.Axis, grid.Axis | None], out: Path, as_json: bool) -> int:
+    """Draw the cells with one loaded base, print a line for each as it is written, and write the sheet of them all.
 
-    bad: {place: why} of those that are known not to be drawn. Returns how many were not.
+    problems: {place: why} of the cells that cannot be drawn. Returns how many were not drawn.
     """
     from sdlora.base.load import load_base
     from sdlora.draw import pipeline, sheet
     from sdlora.draw.infotext.picture import write_picture
 
     began = time.monotonic()
-    loaded = load_base(cells[0].config.base, cells[0].config.device)
-    drawn: dict[tuple[int, int], Path | str] = dict(bad)
-    settings, problems = [], []
+    first = cells[0][1]
+    base = load_base(first.base, first.device)
+    drawn: dict[tuple[int, int], Path | str] = dict(problems)
+    settings, errors = [], []
     # a training that runs beside waits meanwhile, as it does for the page
     with hold(home() / DRAWING_LOCK, 10) or nullcontext(), bars(transient=True, disable=as_json) as progress:
         bar = progress.add_task(f"Drawing {len(cells)} pictures", total=len(cells))
-        for done, cell in enumerate(cells):
-            place = {"column": cell.column, "row": cell.row, "label": cell.label}
+        for done, (cell, config) in enumerate(cells):
             try:
-                made = last_of(pipeline.draw(loaded, cell.config), partial(advance, progress, bar, done))
+                made = last_of(pipeline.draw(base, config), lambda share, done=done: progress.update(bar, completed=done + share))
                 path = drawn[cell.column, cell.row] = write_picture(out / f"{cell.name}.png", made.image, made.settings)
                 settings.append(made.settings)
-                tell({"event": "picture", **place, "file": str(path.resolve()), **made.settings}, f"{path}  {cell.label}",
-                     progress, as_json)
+                print_line({"event": "picture", **place_of(cell), "file": str(path.resolve()), **made.settings},
+                           f"{path}  {cell.label}", progress, as_json)
             except DiskFull:
                 raise
             except Exception as error:  # noqa: BLE001  one bad cell costs one cell
-                problems.append(explained(error, home() / "logs" / "sdlora.log"))
-                drawn[cell.column, cell.row] = problems[-1].message
-                tell(failure(cell, problems[-1]), f"{cell.label} could not be drawn. {problems[-1]}", progress, as_json)
+                errors.append(explained(error, home() / "logs" / "sdlora.log"))
+                drawn[cell.column, cell.row] = errors[-1].message
+                text = f"{cell.label} could not be drawn. {errors[-1]}"
+                print_line(failure(place_of(cell), errors[-1]), text, progress, as_json)
     if not settings:
-        raise problems[0]
+        raise errors[0]
     columns, rows = (side.labels if side else ("",) for side in axes)
-    title = "" if any(side and side.kind in ("prompt", "replace") for side in axes) else cells[0].config.prompts[0]
+    title = "" if any(side and side.kind in ("prompt", "replace") for side in axes) else first.prompts[0]
     path = write_picture(out / "grid.png", sheet.sheet(drawn, columns, rows, title), grid.sheet_settings(settings, *axes))
-    boxes = sheet.unreadable([*columns, *rows, title])
-    if boxes:
-        typer.echo(f"On the sheet these letters are boxes, for no font here has them: {' '.join(boxes)}", err=True)
+    if boxes := sheet.unreadable([*columns, *rows, title]):
+        typer.echo(f"On the sheet these characters are boxes, for no font here has them: {' '.join(boxes)}", err=True)
     seconds = round(time.monotonic() - began, 2)
-    failed = len(problems) + len(bad)
+    failed = len(errors) + len(problems)
     done = {"event": "done", "pictures": len(settings), "failed": failed, "sheet": str(path.resolve()), "seconds": seconds}
     not_drawn = f", {failed} could not be drawn: the sheet says why" if failed else ""
     typer.echo(json.dumps(done) if as_json else f"{path}: {len(settings)} pictures in {seconds:.1f} s{not_drawn}")
     return failed
 
 
-def advance(progress: Progress, bar: int, done: int, share: float) -> None:
-    progress.update(bar, completed=done + share)
-
-
 def last_of(events: "Iterator[Preview | Picture]", show: Callable[[float], object]) -> "Picture":
-    """The one picture of a cell; show(share of its steps that are done) before."""
+    """Return the one picture of a cell; before, call show(share of its steps that are done)."""
+    from sdlora.draw.pipeline import Picture
+
     for event in events:
-        if hasattr(event, "settings"):
+        if isinstance(event, Picture):
             return event
         show(event.step / event.steps)
     raise AssertionError("a drawing ends with its picture")

@@ -23,8 +23,8 @@ from sdlora.lora.math.blend import Ingredient, bias_change, change, parts_of, ro
 from sdlora.lora.tools.report import refuse_other_build
 
 Parts = dict[str, list]
-BASE_MOST = 0.9
-BASE_TOLD = 0.1  # rounding to an fp16 base loses some hundredths of a LoRA; to a bf16 base, some tenths
+MAX_LOST = 0.9
+REPORTED_LOST = 0.1  # rounding to an fp16 base loses some hundredths of a LoRA; to a bf16 base, some tenths
 
 
 def bake(base: Path, choices: Sequence[LoraChoice], out: Path,
@@ -32,8 +32,8 @@ def bake(base: Path, choices: Sequence[LoraChoice], out: Path,
     """Write a copy of the resolved `base` to `out`, its weights those of the live blend of `choices`.
 
     Report: out, weights (how many changed), matched ({LoRA: [modules found, of how many]}), lost (what rounding lost of the
-    change, 0..1), notes. Raises UserError: a LoRA that
-    fits no module or was made for another family, a weight that the base's number format cannot hold, no room on the disk.
+    change, 0..1), notes. Raises UserError: a LoRA that fits no module or was made for another family, a weight that the base's
+    number format cannot hold, no room on the disk.
     """
     weights = Weights(base)
     check_form(base, out)
@@ -42,11 +42,11 @@ def bake(base: Path, choices: Sequence[LoraChoice], out: Path,
     for choice, found in zip(choices, files, strict=True):
         name = Path(choice.file).stem
         refuse_misfit(name, found, weights)
-        there = [path for path in found.adapters if f"{path}.weight" in weights]
-        if not there:
+        present = [path for path in found.adapters if f"{path}.weight" in weights]
+        if not present:
             raise UserError(f"{name} changes nothing in {base.name}: none of its {len(found.adapters)} modules is there.",
                             "Choose a LoRA that was made for this kind of base.")
-        matched[name] = [len(there), len(found.adapters)]
+        matched[name] = [len(present), len(found.adapters)]
     ingredients = [Ingredient(found.adapters, choice.strength, choice.text_strength, blocks.parse(choice.blocks, weights.family),
                               name=Path(choice.file).stem, family=weights.family)
                    for choice, found in zip(choices, files, strict=True)]
@@ -55,31 +55,31 @@ def bake(base: Path, choices: Sequence[LoraChoice], out: Path,
     write_copy(weights, counted(changed(weights, parts, lost), done, len(parts), progress), out, recipe(base, choices))
     timed = [Path(choice.file).name for choice in choices if (choice.start, choice.end) != (0.0, 1.0)]
     notes = [f"Start and end cannot be in a base: {', '.join(timed)} acts all the time in it."] if timed else []
-    if lost.share > BASE_TOLD:
+    if lost.share > REPORTED_LOST:
         notes.append(f"The number format of the base loses {lost.share:.0%} of the change by rounding. An fp32 base keeps it.")
     return {"out": str(out), "weights": len(done), "matched": matched, "lost": lost.share, "notes": notes}
 
 
 @dataclass
 class Loss:
-    """What rounding to the base's number format lost of a blend: |W' - W - dW| and |dW| (Frobenius norms), squared."""
-    off: float = 0.0
+    """What rounding to the base's number format lost of a blend: ||W' - W - dW||^2 and ||dW||^2 (Frobenius norms)."""
+    lost: float = 0.0
     whole: float = 0.0
 
     @property
     def share(self) -> float:
-        return (self.off / self.whole) ** 0.5 if self.whole else 0.0
+        return (self.lost / self.whole) ** 0.5 if self.whole else 0.0
 
     def add(self, before: Tensor, change_of: Tensor, after: Tensor) -> Tensor:
-        """Count one weight; `after`, as it came."""
+        """Count one weight; return `after`."""
         change_of = change_of.reshape(before.shape)
-        self.off += float((after.float() - before.float() - change_of).square().sum(dtype=torch.float64))
+        self.lost += float((after.float() - before.float() - change_of).square().sum(dtype=torch.float64))
         self.whole += float(change_of.square().sum(dtype=torch.float64))
         return after
 
 
 def changed(weights: Weights, parts: Parts, lost: Loss) -> Iterator[tuple[str, Tensor]]:
-    """(name, new weight or bias) of everything the blend changes. Raises UserError when rounding loses nearly all of it."""
+    """Yield (name, new weight or bias) of everything the blend changes. Raises UserError when rounding loses nearly all of it."""
     for path, each in parts.items():
         name, bias_name = f"{path}.weight", f"{path}.bias"
         if any(adapter.tensors.keys() - {"diff_b"} for adapter, _ in each):
@@ -93,13 +93,13 @@ def changed(weights: Weights, parts: Parts, lost: Loss) -> Iterator[tuple[str, T
         bias = bias_change(each)
         if bias is not None and bias_name in weights:
             yield bias_name, checked(bias_name, rounded(weights[bias_name], bias))
-    if lost.share > BASE_MOST:
+    if lost.share > MAX_LOST:
         raise UserError(f"Nothing was baked: the number format of the base loses {lost.share:.0%} of the change by rounding.",
                         "Raise the strengths, or bake into an fp32 base.")
 
 
 def checked(name: str, value: Tensor) -> Tensor:
-    """Raises UserError for a weight that has left the range of its number format."""
+    """Return the weight. Raises UserError where it has left the range of its number format."""
     ends = (value if value.dtype.itemsize > 1 else value.float()).aminmax()  # one pass; a NaN is found by it too
     if not (ends.min.isfinite() and ends.max.isfinite()):
         raise UserError(f"{name} leaves the range of the base's number format: the blend is too strong.",
@@ -116,7 +116,7 @@ def counted(changes: Iterator[tuple[str, Tensor]], done: list[str], total: int,
 
 
 def check_form(base: Path, out: Path) -> None:
-    """Raises UserError where `out` does not name the same kind of thing as `base`, or names the base itself."""
+    """Raise UserError where `out` does not name a file or folder as `base` is one, or names the base itself."""
     if out.resolve() == base.resolve():
         raise UserError(f"{out.name} is the base itself, which is never changed.", "Give the copy another name with --out.")
     if base.is_file() != (out.suffix.lower() == ".safetensors"):
@@ -125,7 +125,7 @@ def check_form(base: Path, out: Path) -> None:
 
 
 def refuse_misfit(name: str, found: LoraFile, weights: Weights) -> None:
-    """Raises UserError for a LoRA of another family, or of another build of mini."""
+    """Raise UserError for a LoRA of another family, or of another build of mini."""
     if found.families and weights.family not in found.families:
         titles = " or ".join(FAMILIES[family].title for family in found.families)
         raise UserError(f"{name} was made for {titles}, and {weights.path.name} is {FAMILIES[weights.family].title}.",
@@ -135,7 +135,7 @@ def refuse_misfit(name: str, found: LoraFile, weights: Weights) -> None:
 
 
 def recipe(base: Path, choices: Sequence[LoraChoice]) -> dict[str, str]:
-    """What the copy says about itself."""
+    """Return the metadata of the copy."""
     sources = [{"name": Path(choice.file).stem, "strength": choice.strength, "text_strength": choice.text_strength,
                 "blocks": choice.blocks, "hash": catalog.identity(Path(choice.file))} for choice in choices]
     names = [base.stem, *(Path(choice.file).stem for choice in choices)]

@@ -1,4 +1,4 @@
-"""The grammar of a prompt: `(word:1.2)`, `[word]` and BREAK act; what other programs put into prompts besides is named.
+"""The grammar of a prompt: `(word:1.2)`, `[word]` and BREAK act; the grammar of other programs is named.
 
 Knows nothing about torch, LoRAs or files. The grammar is A1111's: modules/prompt_parser.py (parse_prompt_attention, its prompt
 editing and AND) and modules/extra_networks.py (`<name:...>`).
@@ -13,11 +13,11 @@ from sdlora.storage import clean_text
 
 TOKEN = re.compile(r"\\([\\()\[\]])|([(\[])|(:\s*([+-]?[.\d]+)\s*\))|([)\]])|([^\\()\[\]:]+|[\\:])")
 BREAK = re.compile(r"\bBREAK\b")
-PARTS = {  # words that part a prompt, and into what
+DIVIDERS = {  # words that divide a prompt, and into what
     re.compile(r"\bAND(?:_[A-Z\d]+)*\b"): "several pictures that are mixed",
     re.compile(r"\bADD(?:BASE|COL|COMM|ROW)\b"): "regions of the picture",
 }
-CAPITALS = re.compile("|".join([BREAK.pattern, *(form.pattern for form in PARTS)]))
+CAPITALS = re.compile("|".join([BREAK.pattern, *(form.pattern for form in DIVIDERS)]))
 LAST_WEIGHT = re.compile(r" ?: ?[+-]?[.\d]{1,10}$")
 HEAD = r"<(?=[a-z_])([\w-]+)(?:\[[^\[\]<>]*\])?(\s*):"  # as of <lora:x:1>, SwarmUI's <fromto[0.5]:a,b>
 TAG_PIECE = re.compile(HEAD + "|[^<>]+|[<>]", re.IGNORECASE)
@@ -26,7 +26,7 @@ PIECE = re.compile(r"\\.|[\[\]():|]|[^\\\[\]():|]+|\\", re.DOTALL)
 NUMBER = re.compile(r"\s*[+-]?(?:\d+[.,]?\d*|[.,]\d+)\s*")
 TAGS = {"lora": "LoRAs are named in the prompt of a picture only", "lyco": "LoRAs are named in the prompt of a picture only",
         "hypernet": "sdlora does not use hypernetworks"}
-OTHERS = {  # grammar of other programs that stays what it is: words. What one line takes the next ones do not see
+OTHERS = {  # grammar of other programs that is drawn as words. What one pattern matches the next ones do not see
     "a choice of Dynamic Prompts or NovelAI's emphasis": re.compile(r"(?<!\\)\{[^{}]{0,500}\}"),
     "a wildcard": re.compile(r"(?<!\w)__[\w/*.-]{1,100}__(?!\w)"),
     "an embedding": re.compile(r"\bembedding:[\w./-]{1,100}|<[a-z][\w-]{1,60}>", re.IGNORECASE),
@@ -44,32 +44,32 @@ OTHERS = {  # grammar of other programs that stays what it is: words. What one l
     "a weight as Midjourney writes it": re.compile(
         r"(?:(?<!\w)\w{1,60}|[)\"'])::(?=\s|$|[+-]?\.?\d)(?!\s*[+-]?[.\d]+\s*\))[+-]?[\d.]{0,6}"),
 }
-WORTH = {"(": 1.1, "[": 1 / 1.1}
+FACTORS = {"(": 1.1, "[": 1 / 1.1}
 PLAIN_BRACKETS = r"Write (word:1.2), or \( for a plain bracket."
-HEAVIEST, MOST_LETTERS, SHOWN = 10.0, 10_000, 60
+HEAVIEST, MAX_CHARACTERS, QUOTED = 10.0, 10_000, 60
 Fragment = tuple[str, float]
 
 
 def parse(prompt: str) -> list[list[Fragment]]:
-    """A prompt -> for each part between BREAKs its fragments (text, weight); neighbours of one weight are one fragment.
+    """Return for each part of a prompt between BREAKs its fragments (text, weight); neighbours of one weight are one fragment.
 
     A bracket that is never closed reaches to the end of its part; one that was never opened is text, and so is `\\(`.
-    Raises UserError for a weight outside 0..10, and for more letters than anybody writes.
+    Raises UserError for a weight outside 0..10, and for more than MAX_CHARACTERS characters.
     """
-    if len(prompt) > MOST_LETTERS:
-        raise UserError(f"The prompt is too long: {len(prompt)} letters, at most {MOST_LETTERS}.", "Make it shorter.")
+    if len(prompt) > MAX_CHARACTERS:
+        raise UserError(f"The prompt is too long: {len(prompt)} characters, at most {MAX_CHARACTERS}.", "Make it shorter.")
     first, *more = BREAK.split(simplified(prompt)[0])
     if not more:
-        return [weighed(first)]
+        return [weighted(first)]
     parts = [part.strip() for part in (first, *more)]
-    return [weighed(part) for part in (parts if parts[-1] else parts[:-1])]  # nothing follows a BREAK at the end
+    return [weighted(part) for part in (parts if parts[-1] else parts[:-1])]  # nothing follows a BREAK at the end
 
 
-def weighed(part: str) -> list[Fragment]:
-    """The fragments of a prompt without BREAK."""
+def weighted(part: str) -> list[Fragment]:
+    """Return the fragments of a prompt without BREAK."""
     texts: list[str] = []
     weights: list[float] = []
-    opened: dict[str, list[int]] = {"(": [], "[": []}  # where those begin that are still open
+    opened: dict[str, list[int]] = {"(": [], "[": []}  # where open brackets begin
 
     def close(bracket: str, factor: float) -> None:
         begin = opened[bracket].pop()
@@ -83,13 +83,13 @@ def weighed(part: str) -> list[Fragment]:
         elif number_end and opened["("]:
             close("(", as_weight(number))
         elif closing and opened[bracket]:
-            close(bracket, WORTH[bracket])
+            close(bracket, FACTORS[bracket])
         else:
             texts.append(escaped or number_end or closing or plain)
             weights.append(1.0)
     for bracket, places in opened.items():
         while places:
-            close(bracket, WORTH[bracket])
+            close(bracket, FACTORS[bracket])
     pairs = zip(texts, (checked(weight) for weight in weights), strict=True)
     return [("".join(text for text, _ in group), weight) for weight, group in groupby(pairs, lambda pair: pair[1])]
 
@@ -102,7 +102,7 @@ def as_weight(number: str) -> float:
 
 
 def checked(weight: float) -> float:
-    """A weight without the dust of its factors; UserError outside 0..10."""
+    """Return a weight without the rounding errors of its factors. Raises UserError outside 0..10."""
     if not 0 <= weight <= HEAVIEST:
         shown, _ = distinct_decimals(weight, HEAVIEST if weight > 0 else 0)
         raise UserError(f"A word in the prompt has the weight {shown}; it must be from 0 to {HEAVIEST:g}.", PLAIN_BRACKETS)
@@ -110,50 +110,49 @@ def checked(weight: float) -> float:
 
 
 def literal(text: str) -> str:
-    """Plain text as a prompt: `parse` gives it back as it is, and a text encoder reads the same tokens.
+    """Return plain text as a prompt: `parse` gives it back as it is, and a text encoder reads the same tokens.
 
-    CLIP's tokenizer knows no upper case and takes no notice of a space between "<" and a word.
+    CLIP's tokenizer ignores case, and a space between "<" and a word.
     """
     text = CAPITALS.sub(lambda found: found[0].lower(), text)
     return re.sub(r"([\\()\[\]])", r"\\\1", re.sub(f"(?={HEAD})<", "< ", text, flags=re.IGNORECASE))
 
 
 def notes(*prompts: str) -> list[str]:
-    """A sentence for everything in these prompts that does not act as it does elsewhere; each once."""
-    return list(dict.fromkeys(note for prompt in prompts for note in simplified(prompt[:MOST_LETTERS])[1]))
+    """Return a sentence for everything in these prompts that does not act as in other programs; each once."""
+    return list(dict.fromkeys(note for prompt in prompts for note in simplified(prompt[:MAX_CHARACTERS])[1]))
 
 
 def problem(prompt: str) -> UserError | None:
-    """What keeps a prompt from being drawn, None when nothing does; whether it is too long only the base knows."""
+    """Return why a prompt cannot be drawn, None when it can; whether it has too many tokens only the base knows."""
     try:
         parse(prompt)
     except UserError as error:
-        return UserError(f'The prompt "{clean_text(prompt, SHOWN)}" cannot be drawn. {error.message}', error.hint)
+        return UserError(f'The prompt "{clean_text(prompt, QUOTED)}" cannot be drawn. {error.message}', error.hint)
     return None
 
 
 def simplified(prompt: str) -> tuple[str, list[str]]:
-    """The prompt without what sdlora does not do, and a sentence about each: tags, prompt editing, alternation, AND."""
-    said: list[str] = []
-
-    prompt = without_tags(prompt, said.append)
-    said += [f"{clean_text(found[0], SHOWN)} is never closed with >: it is drawn as words."
+    """Return the prompt without what sdlora does not do, and a sentence about each: tags, prompt editing, alternation, AND."""
+    remarks: list[str] = []
+    prompt = without_tags(prompt, remarks.append)
+    remarks += [f"{clean_text(found[0], QUOTED)} is never closed with >: it is drawn as words."
              for found in list(OPEN_TAG.finditer(prompt))[:3]]
-    prompt = steady(prompt, lambda group, kept: said.append(
-        f"{clean_text(group, SHOWN)} changes words while the picture is drawn, which sdlora does not do: "
-        f'"{clean_text(kept, SHOWN)}" is drawn from the first step to the last.'))
-    prompt = whole(prompt, said.append)
+    prompt = without_editing(prompt, lambda group, kept: remarks.append(
+        f"{clean_text(group, QUOTED)} changes words while the picture is drawn, which sdlora does not do: "
+        f'"{clean_text(kept, QUOTED)}" is drawn from the first step to the last.'))
+    prompt = without_and(prompt, remarks.append)
     unseen = prompt
     for kind, form in OTHERS.items():
         hint = " Write (word:1.2) for a weight." if kind.startswith("a weight") else ""
-        said += [f"{clean_text(found[0], SHOWN)} looks like {kind}, which sdlora does not do: it is drawn as words.{hint}"
+        remarks += [f"{clean_text(found[0], QUOTED)} looks like {kind}, which sdlora does not do: it is drawn as words.{hint}"
                  for found in list(form.finditer(unseen))[:8]]
         unseen = form.sub(" ", unseen)
-    return prompt, said
+    return prompt, remarks
 
 
-def without_tags(prompt: str, tell: Callable[[str], object]) -> str:
-    """The prompt without `<name:...>`, the inner one first where one stands in another."""
+def without_tags(prompt: str, remark: Callable[[str], object]) -> str:
+    """Return the prompt without `<name:...>`, the inner one first where one stands in another."""
     made: list[str] = []
     opened: list[tuple[int, re.Match[str]]] = []
     for found in TAG_PIECE.finditer(prompt):
@@ -166,33 +165,36 @@ def without_tags(prompt: str, tell: Callable[[str], object]) -> str:
             del made[begin:]
             why = known or "sdlora does not know what it means"
             if known and head[2]:
-                why = f"write it as {clean_text(tag.replace(head[2], '', 1), SHOWN)}"
-            tell(f"{clean_text(tag, SHOWN)} is left out: {why}.")
+                why = f"write it as {clean_text(tag.replace(head[2], '', 1), QUOTED)}"
+            remark(f"{clean_text(tag, QUOTED)} is left out: {why}.")
     return "".join(made)
 
 
-def whole(prompt: str, tell: Callable[[str], object]) -> str:
-    """The parts between AND and its like as one prompt, without their weights; a part that is to be kept away is left out."""
-    for form, into in PARTS.items():
+def without_and(prompt: str, remark: Callable[[str], object]) -> str:
+    """Return the parts between AND and the like as one prompt, without their weights; a part of negative weight is left out."""
+    for form, into in DIVIDERS.items():
         dividers = dict.fromkeys(form.findall(prompt))
         for divider in dividers:
-            tell(f"{divider} parts a prompt into {into}, which sdlora does not do: all of it is one prompt.")
+            remark(f"{divider} divides a prompt into {into}, which sdlora does not do: all of it is one prompt.")
         kept = []
         for part in form.split(prompt) if dividers else ():
             part = part.strip(", \n")
             weight = LAST_WEIGHT.search(part) if into != "regions of the picture" else None
             text = part[:weight.start()] if weight else part
             if weight and "-" in weight[0]:
-                tell(f'"{clean_text(text, SHOWN)}" is left out: its weight is below 0.')
+                remark(f'"{clean_text(text, QUOTED)}" is left out: its weight is below 0.')
             else:
                 kept += [text] if text else []
         prompt = ", ".join(kept) if dividers else prompt
     return prompt
 
 
-def steady(prompt: str, tell: Callable[[str, str], object]) -> str:
-    """`[from:to:when]`, `[to:when]`, `[from::when]` and `[a|b]` become the first words in them. tell(the group, what is kept)."""
-    made: list[str] = []  # finished groups are one entry, so ":" and "|" within them do not part the group around them
+def without_editing(prompt: str, remark: Callable[[str, str], object]) -> str:
+    """Return the prompt with the first words of `[from:to:when]`, `[to:when]`, `[from::when]` and `[a|b]` in their place.
+
+    remark(the group, what is drawn).
+    """
+    made: list[str] = []  # finished groups are one entry, so ":" and "|" within them do not divide the group around them
     opened: list[int] = []
     for piece in PIECE.findall(prompt):
         made.append(piece)
@@ -203,12 +205,12 @@ def steady(prompt: str, tell: Callable[[str, str], object]) -> str:
             while opened and made[begin] != ("[" if piece == "]" else "("):
                 begin = opened.pop()
             group = made[begin:]
-            made[begin:] = [kept_of(group, tell) if made[begin] == "[" and piece == "]" else "".join(group)]
+            made[begin:] = [drawn_words(group, remark) if made[begin] == "[" and piece == "]" else "".join(group)]
     return "".join(made)
 
 
-def kept_of(group: list[str], tell: Callable[[str, str], object]) -> str:
-    """The words of one group in square brackets that are drawn; the group itself where it only weakens its words."""
+def drawn_words(group: list[str], remark: Callable[[str, str], object]) -> str:
+    """Return the words of one group in square brackets that are drawn; the group itself where it only weakens its words."""
     inside = group[1:-1]
     whole = "".join(group)
     divider = "|" if "|" in inside else ":"
@@ -216,5 +218,5 @@ def kept_of(group: list[str], tell: Callable[[str, str], object]) -> str:
     if divider == ":" and not (1 < len(parts) <= 3 and NUMBER.fullmatch(parts[-1])):
         return whole
     kept = next((part.strip() for part in (parts if divider == "|" else parts[:-1]) if part.strip()), "")
-    tell(whole, kept)
+    remark(whole, kept)
     return kept

@@ -1,4 +1,4 @@
-"""A grid of pictures that differ in one thing or two: its axes, its cells, the order to draw them in, what its sheet says.
+"""A grid of pictures that differ in one or two settings: its axes, its cells, the order of drawing, the infotext of its sheet.
 
 Knows nothing about torch, the shelf or layout: axes over LoRAs are given files, and `sheet.py` puts the pictures together.
 """
@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from sdlora.config import DrawConfig, LoraChoice, make
 from sdlora.draw import grammar, samplers
@@ -33,36 +34,36 @@ OF_PICTURE = {"method": "method", "negative": "negative", "seed": "seed", "steps
               "sampler": "sampler", "denoise": "init_strength"}
 OF_LORA = {"strength": "strength", "text": "text_strength", "blocks": "blocks", "start": "start", "end": "end"}
 OF_WORDS = ("prompt", "negative", "replace")
-SAID = {"text": "text strength", "denoise": "denoising"}  # before a number on the sheet, where not the kind
+NUMBER_LABELS = {"text": "text strength", "denoise": "denoising"}  # before a number on the sheet, where it is not the kind
 NUMBER = r"([+-]?\d{1,10}(?:\.\d{1,10})?)"
 RANGE = re.compile(rf"{NUMBER}\s*-\s*{NUMBER}\s*(?:\({NUMBER}\)|\[(\d{{1,3}})\])?")
 
 
 @dataclass(frozen=True)
-class Wrong:
-    """A value of an axis as it was written, and why nothing can be drawn with it: that costs its cells only."""
+class BadValue:
+    """A value of an axis as it was written, and why nothing can be drawn with it. Only its cells are not drawn."""
     text: str
     why: UserError
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One side of a grid. values: what `kind` takes, in order, or Wrong; labels: as the sheet shows them.
+    """One side of a grid. values: of the type of `kind`, in order, or BadValue; labels: as the sheet shows them.
 
-    which: for what belongs to a LoRA, its number from 1; 0: all of them. Values of "lora" and "point" are LoraChoice or None.
+    which: for the settings of a LoRA, its number from 1; 0: all of them. Values of "lora" and "point" are LoraChoice or None.
     """
     kind: str
-    values: tuple[object, ...]
+    values: tuple[Any, ...]
     labels: tuple[str, ...]
     which: int = 0
 
 
-Choice = tuple[str, LoraChoice | Wrong | None]
+Choice = tuple[str, LoraChoice | BadValue | None]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture of a grid: its place, counted from 0, what it is called, and how it is drawn (one prompt, one picture).
+    """One picture of a grid: its place, counted from 0, its label, and how it is drawn (one prompt, one picture).
 
     problem: why it cannot be drawn; it has no config then.
     """
@@ -74,12 +75,12 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """A name for its file or its part of a job: "01-03" is row 1, column 3."""
+        """Return a name for its file or its part of a job: "01-03" is row 1, column 3."""
         return f"{self.row:02d}-{self.column:02d}"
 
 
 def parse(text: str) -> Axis:
-    """`strength=0,0.5,1`, `seed=1-4`, `strength2=0-1 (+0.25)`, `steps=10-30 [3]`, `prompt=a house|a boat` -> an axis.
+    """Read an axis: `strength=0,0.5,1`, `seed=1-4`, `strength2=0-1 (+0.25)`, `steps=10-30 [3]`, `prompt=a house|a boat`.
 
     Ranges as in A1111's X/Y/Z plot. Texts are split by `texts`. Values of lora and point stay texts: `lora_axis` makes
     the axis of them. Raises UserError, for values only where none of them can be used.
@@ -90,31 +91,31 @@ def parse(text: str) -> Axis:
     if not kind or (which and kind not in OF_LORA):
         raise UserError(f"{clean_text(text, 60)!r} is no axis of a grid.",
                         f"Write it as strength=0,0.5,1 or seed=1-4. There are: {', '.join(dict.fromkeys(NAMES.values()))}.")
-    values = texts(tail) if KINDS[kind][0] is str else numbers(kind, tail)
-    refuse_values(kind, values)
+    values: list[Any] = texts(tail) if KINDS[kind][0] is str else numbers(kind, tail)
+    check_values(kind, values)
     return Axis(kind, tuple(values), tuple(label(kind, value, which) for value in values), which)
 
 
-def refuse_values(kind: str, values: Sequence[object]) -> None:
+def check_values(kind: str, values: Sequence[object]) -> None:
     """Raise UserError when there are too many values, or none that can be used."""
     if len(values) > MAX_VALUES:
         raise UserError(f"The axis {kind} has more than {MAX_VALUES} values.", "Leave some out, or draw several grids.")
-    bad = [value.why for value in values if isinstance(value, Wrong)]
+    bad = [value.why for value in values if isinstance(value, BadValue)]
     if bad and len(bad) == len(values):
         raise bad[0]
 
 
 def texts(tail: str) -> list[str]:
-    """`a|b, c` -> ["a", "b, c"]; `a,"b, c"` -> the same, as A1111 reads it. What stands in brackets is not split."""
+    """Split `a|b, c` into ["a", "b, c"], as also `a,"b, c"`, which A1111 reads so. Text in brackets is not split."""
     parts = split_list(tail, "|")
     if len(parts) > 1:
         return parts
     return [part[1:-1].replace('""', '"') if re.fullmatch(r'"(?:[^"]|"")*"', part) else part for part in split_list(tail, ",")]
 
 
-def numbers(kind: str, tail: str) -> list[int | float | Wrong]:
-    """`1,2-4,0-1 (+0.25),0-1 [5]` -> the numbers, in that order. Decimals are exact: 0.1 + 0.2 is 0.3."""
-    found: list[int | float | Wrong] = []
+def numbers(kind: str, tail: str) -> list[int | float | BadValue]:
+    """Return the numbers of `1,2-4,0-1 (+0.25),0-1 [5]`, in that order. Decimals are exact: 0.1 + 0.2 is 0.3."""
+    found: list[int | float | BadValue] = []
     for part in filter(None, map(str.strip, tail.split(","))):
         between = RANGE.fullmatch(part)
         if between:
@@ -130,28 +131,28 @@ def numbers(kind: str, tail: str) -> list[int | float | Wrong]:
     return found
 
 
-def wrong(text: str, message: str, hint: str) -> Wrong:
-    return Wrong(clean_text(text, 60), UserError(message, hint))
+def wrong(text: str, message: str, hint: str) -> BadValue:
+    return BadValue(clean_text(text, 60), UserError(message, hint))
 
 
-def typed(kind: str, value: Decimal) -> int | float | Wrong:
-    """A number as `kind` takes it."""
+def typed(kind: str, value: Decimal) -> int | float | BadValue:
+    """Return a number in the type of `kind`."""
     if KINDS[kind][0] is int and value != int(value):
         return wrong(format(value, "f"), f"{kind} takes whole numbers.", written(kind))
     return KINDS[kind][0](value)
 
 
 def written(kind: str) -> str:
-    """How an axis of numbers is written: a hint with values that it takes."""
+    """Return how an axis of numbers is written: a hint with valid values."""
     if kind in ("start", "end", "denoise"):
         return f"Write it as {kind}=0.5,1 or {kind}=0.5-1 (+0.25)."
     return f"Write it as {kind}=1,2 or {kind}=1-4."
 
 
-def spread(kind: str, first: str, last: str, step: str | None, count: str | None) -> list[int | float | Wrong]:
-    """From first to last, both included, in steps of `step` (1 unless given) or in `count` even steps.
+def spread(kind: str, first: str, last: str, step: str | None, count: str | None) -> list[int | float | BadValue]:
+    """Return the numbers from first to last, both included, in steps of `step` (1 unless given) or in `count` even steps.
 
-    More than MAX_VALUES are cut to one more than that.
+    They are cut at MAX_VALUES + 1.
     """
     begin, end, most = Decimal(first), Decimal(last), MAX_VALUES + 1
     if count:
@@ -167,21 +168,21 @@ def spread(kind: str, first: str, last: str, step: str | None, count: str | None
     return [typed(kind, place) for place in places]
 
 
-def text_of(value: object) -> str:
-    """A value as it is written, a number plainly."""
-    return value.text if isinstance(value, Wrong) else value if isinstance(value, str) else decimal(value)
+def text_of(value: Any) -> str:
+    """Return a value as it is written, a number without exponent."""
+    return value.text if isinstance(value, BadValue) else value if isinstance(value, str) else decimal(value)
 
 
 def label(kind: str, value: object, which: int = 0) -> str:
-    """What the sheet calls a value: numbers with what they are, texts as they are."""
+    """Return what the sheet calls a value: numbers with the name of the setting, texts as they are."""
     of = f"LoRA {which} " if which else ""
     if KINDS[kind][0] is not str:
-        return f"{of}{SAID.get(kind, kind)} {text_of(value)}"
+        return f"{of}{NUMBER_LABELS.get(kind, kind)} {text_of(value)}"
     return of + clean_text(str(value), 300) or {"blocks": "all blocks", "sampler": "the base's sampler"}.get(kind, "(nothing)")
 
 
 def pairs(config: DrawConfig) -> Axis:
-    """The axis of base-vs-LoRA pairs: without the LoRAs of `config`, and with them. Raises UserError when it has none."""
+    """Return the axis of base-vs-LoRA pairs: without the LoRAs of `config`, and with them. Raises UserError when it has none."""
     if not config.loras:
         raise UserError("There is no LoRA to compare the base with.", "Give one with --lora FILE.")
     names = " + ".join(Path(choice.file).stem for choice in config.loras)
@@ -189,22 +190,22 @@ def pairs(config: DrawConfig) -> Axis:
 
 
 def tried(values: Sequence[str], choices_of: Callable[[str], Sequence[Choice]]) -> list[Choice]:
-    """What lora_axis takes: choices_of() each value, Wrong where that raises UserError."""
+    """Return choices_of() each value, for lora_axis; BadValue where that raises UserError."""
     found: list[Choice] = []
     for value in values:
         try:
             found += choices_of(value)
         except UserError as error:
-            found.append((value, Wrong(value, error)))
+            found.append((value, BadValue(value, error)))
     return found
 
 
 def lora_axis(kind: str, choices: Sequence[Choice]) -> Axis:
-    """An axis over LoRA files or saved points ("lora" or "point"): (label, file or None for none) each.
+    """Return an axis over LoRA files or checkpoints ("lora" or "point"); choices: (label, file, or None for no LoRA).
 
-    Files that share a label are told apart by the name of the file, and those that share that by their folder.
+    Files that share a label get the name of the file as label, and those that share that their folder too.
     """
-    refuse_values(kind, [choice for _, choice in choices])
+    check_values(kind, [choice for _, choice in choices])
     labels = [name for name, _ in choices]
     for depth in (1, 2):
         labels = [Path(*Path(choice.file).with_suffix("").parts[-depth:]).as_posix()
@@ -214,18 +215,18 @@ def lora_axis(kind: str, choices: Sequence[Choice]) -> Axis:
 
 
 def same_label(labels: Sequence[str], label: str, choices: Sequence[Choice], choice: LoraChoice) -> bool:
-    """Whether another file has this label too."""
+    """Return whether another file has this label too."""
     return any(other == label and (not isinstance(theirs, LoraChoice) or theirs.file != choice.file)
                for other, (_, theirs) in zip(labels, choices, strict=True))
 
 
 def cells(config: DrawConfig, x: Axis, y: Axis | None = None,
           resolve: Callable[[DrawConfig], DrawConfig] = lambda config: config, family: str = "") -> list[Cell]:
-    """The cells of a grid: those that cannot be drawn, then the others in an order that makes drawing cheap (see `in_order`).
+    """Return the cells of a grid: those that cannot be drawn, then the others in an order that makes drawing cheap (`in_order`).
 
     config: what all have in common, with one prompt. resolve() turns the tags of a prompt into LoRAs: after the axes that change
-    its words, before those that change its LoRAs. family: of the base, to know its block weights; "": they are not looked at.
-    A value out of range, a LoRA number that is none, words to replace that do not occur: such a cell has a problem. Raises
+    its text, before those that change its LoRAs. family: of the base, to check block weights; "": they are not checked.
+    A value out of range, a missing LoRA, a text to replace that does not occur: such a cell has a problem. Raises
     UserError for more than 400 cells, and the problem of the first where none can be drawn.
     """
     if len(config.prompts) != 1 or config.count != 1:
@@ -243,15 +244,15 @@ def cells(config: DrawConfig, x: Axis, y: Axis | None = None,
                 made.append(Cell(column, row, name, drawing(config, sides, resolve, family)))
             except UserError as error:
                 made.append(Cell(column, row, name, None, error))
-    bad = [cell for cell in made if cell.problem]
-    if len(bad) == len(made):
-        raise bad[0].problem
-    return bad + in_order([cell for cell in made if cell.config])
+    problems = [cell.problem for cell in made if cell.problem]
+    if len(problems) == len(made):
+        raise problems[0]
+    return [cell for cell in made if cell.problem] + in_order([cell for cell in made if cell.config])
 
 
 def drawing(config: DrawConfig, sides: Sequence[tuple[Axis, int]], resolve: Callable[[DrawConfig], DrawConfig],
             family: str) -> DrawConfig:
-    """How one cell is drawn. sides: its axes and which of their values. Raises UserError where it cannot be drawn."""
+    """Return how one cell is drawn. sides: its axes and which of their values. Raises UserError where it cannot be drawn."""
     sides = sorted(sides, key=lambda side: (side[0].kind not in OF_WORDS, list(KINDS).index(side[0].kind)))
     of_words = [side for side in sides if side[0].kind in OF_WORDS]
     values = config.model_dump()
@@ -268,9 +269,9 @@ def drawing(config: DrawConfig, sides: Sequence[tuple[Axis, int]], resolve: Call
     return made
 
 
-def applied(values: dict[str, object], axis: Axis, value: object) -> dict[str, object]:
-    """The fields of a DrawConfig that a value of an axis changes."""
-    if isinstance(value, Wrong):
+def applied(values: dict[str, Any], axis: Axis, value: Any) -> dict[str, Any]:
+    """Return the fields of a DrawConfig that a value of an axis changes."""
+    if isinstance(value, BadValue):
         raise value.why
     loras = list(values["loras"])
     if axis.kind in OF_PICTURE:
@@ -290,43 +291,43 @@ def applied(values: dict[str, object], axis: Axis, value: object) -> dict[str, o
     return {"loras": [lora | changes if axis.which in (0, number) else lora for number, lora in enumerate(loras, start=1)]}
 
 
-def replaced(values: dict[str, object], old: str, new: str) -> dict[str, object]:
-    """Prompt S/R: the first value of the axis is what the others take the place of."""
+def replaced(values: dict[str, Any], old: str, new: str) -> dict[str, Any]:
+    """Return prompts with `old` replaced (Prompt S/R): the first value of the axis is replaced by the others."""
     prompt, negative = values["prompts"][0], values["negative"]
     if not old or (old not in prompt and old not in negative):
         raise UserError(f"{clean_text(old, 60)!r} is not in the prompt.",
-                        "The first value of replace= is what the others take the place of.")
+                        "The first value of replace= is the text that the others replace.")
     return {"prompts": (prompt.replace(old, new),), "negative": negative.replace(old, new)}
 
 
 def in_order(made: Sequence[Cell]) -> list[Cell]:
-    """The cells so that equal blends come together, and within them equal texts: weights are merged and texts read once each.
+    """Sort the cells by blend and then by prompts: each blend is merged once, and each text encoded once for it.
 
-    Only the order of drawing: no picture depends on it.
+    It is only the order of drawing: no picture depends on it.
     """
-    def blend(cell: Cell) -> str:
-        return json.dumps([cell.config.model_dump(mode="json")[key] for key in ("loras", "method", "switch_every")])
+    blends: dict[str, int] = {}
+    texts: dict[str, int] = {}
 
-    def words(cell: Cell) -> tuple[tuple[str, ...], str]:
-        return cell.config.prompts, cell.config.negative
+    def place(cell: Cell) -> tuple[int, int, int, int]:
+        config = cell.config.model_dump(mode="json") if cell.config else {}
+        blend = json.dumps([config.get(key) for key in ("loras", "method", "switch_every")])
+        text = json.dumps([config.get(key) for key in ("prompts", "negative")])
+        return blends.setdefault(blend, len(blends)), texts.setdefault(text, len(texts)), cell.row, cell.column
 
-    blends = {key: rank for rank, key in enumerate(dict.fromkeys(map(blend, made)))}
-    known = {key: rank for rank, key in enumerate(dict.fromkeys(map(words, made)))}
-    return sorted(made, key=lambda cell: (blends[blend(cell)], known[words(cell)], cell.row, cell.column))
+    return sorted(made, key=place)
 
 
-def sheet_settings(drawn: Sequence[dict[str, object]], x: Axis, y: Axis | None = None) -> dict[str, object]:
-    """What the sheet says of itself: all that the cells (settings of pipeline.Picture) have in common, and its axes.
+def sheet_settings(drawn: Sequence[dict[str, Any]], x: Axis, y: Axis | None = None) -> dict[str, Any]:
+    """Return the settings of the sheet: all that those of the cells (of pipeline.Picture) have in common, and its axes.
 
-    The axes stand in the words of A1111's X/Y/Z plot, which takes them up where it knows the kind. LoRAs are those of any cell.
+    The axes are written as by A1111's X/Y/Z plot, which reads them where it knows the kind. LoRAs are those of any cell.
     """
     common = {key: value for key, value in drawn[0].items() if all(other.get(key) == value for other in drawn)}
     loras = {(lora["name"], lora.get("hash")): lora for settings in drawn for lora in settings.get("loras", [])}
     axes = {"Script": "X/Y/Z plot"}
     for name, axis in (("X", x), ("Y", y)):
         if axis:
-            plain = KINDS[axis.kind][0] is str
-            said = axis.labels if plain else [text_of(value) for value in axis.values]
+            values = axis.labels if KINDS[axis.kind][0] is str else [text_of(value) for value in axis.values]
             axes[f"{name} Type"] = KINDS[axis.kind][1] + (f" {axis.which}" if axis.which else "")
-            axes[f"{name} Values"] = ", ".join(json.dumps(part, ensure_ascii=False) if "," in part else part for part in said)
+            axes[f"{name} Values"] = ", ".join(json.dumps(part, ensure_ascii=False) if "," in part else part for part in values)
     return {"prompt": drawn[0]["prompt"]} | common | {"loras": list(loras.values()), "other": axes}

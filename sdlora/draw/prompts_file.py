@@ -7,6 +7,7 @@ Knows nothing about drawing. One prompt a line, `# comment` lines, and the optio
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sdlora.dataset.encoding import lines_of, read_text
 from sdlora.draw import samplers
@@ -24,51 +25,51 @@ KOHYA_SAMPLERS = {"pndm": "PLMS", "dpm_2": "DPM2", "dpm_2_a": "DPM2 a", "dpmsolv
 
 @dataclass(frozen=True)
 class Line:
-    """A prompt and the fields of DrawConfig that its line gives; `number` counts all lines of the file from 1."""
+    """A prompt and the fields of DrawConfig that its line sets; `number` counts all lines of the file from 1."""
     number: int
     prompt: str
-    settings: dict[str, object] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 def read_prompts(path: Path) -> tuple[list[Line], list[str]]:
-    """(the prompts of a file, sentences about what was guessed or is not used). Raises UserError."""
+    """Return the prompts of a file, and sentences about what was guessed or is not used. Raises UserError."""
     if path.suffix.lower() in (".json", ".toml", ".yaml", ".yml"):
         raise UserError(f"{path.name} is not a text file with one prompt a line.", "Write its prompts into a .txt file.")
     text, guessed = read_text(path, path.name, MAX_BYTES, f"{path.name} is larger than 4 MB.")
     lines, notes = [], []
     if guessed:
         notes.append(f"{path.name} is not marked as any encoding and was read as {guessed}.")
-    for number, said in enumerate(lines_of(text), start=1):
-        said = clean_text(said, MAX_BYTES)
-        if said and not said.startswith("#"):
-            line, told = read_line(number, said)
+    for number, written in enumerate(lines_of(text), start=1):
+        written = clean_text(written, MAX_BYTES)
+        if written and not written.startswith("#"):
+            line, remarks = read_line(number, written)
             if line.prompt:
                 lines.append(line)
             else:
-                told.append("it holds no prompt and is left out")
-            notes += [f"Line {number} of {path.name}: {note}." for note in told]
+                remarks.append("it has no prompt and is left out")
+            notes += [f"Line {number} of {path.name}: {remark}." for remark in remarks]
     return lines, notes
 
 
-def read_line(number: int, said: str) -> tuple[Line, list[str]]:
-    """(the prompt of one line with its settings, what is to be told of its options)."""
-    prompt, *options = OPTION.split(said)
-    settings: dict[str, object] = {"prompt": prompt.strip()}
-    notes = []
+def read_line(number: int, text: str) -> tuple[Line, list[str]]:
+    """Return the prompt of one line with its settings, and remarks about its options."""
+    prompt, *options = OPTION.split(text)
+    settings: dict[str, Any] = {"prompt": prompt.strip()}
+    remarks = []
     for option in options:
         key, _, value = option.partition(" ")
         name, value = FIELDS.get(key.lower(), ""), value.strip()
         try:
             settings[name] = typed(name, value)
             if name in ("width", "height") and settings[name] != int(value):
-                notes.append(f"--{option.strip()} is taken as {settings[name]}")
+                remarks.append(f"--{option.strip()} is taken as {settings[name]}")
         except (ValueError, UserError):
-            notes.append(f"--{option.strip()} is not used")
-    return Line(number, str(settings.pop("prompt")), settings), notes
+            remarks.append(f"--{option.strip()} is not used")
+    return Line(number, settings.pop("prompt"), settings), remarks
 
 
 def typed(name: str, value: str) -> object:
-    """The value of an option for a field of DrawConfig. Raises ValueError or UserError for one that is none."""
+    """Return the value of an option for a field of DrawConfig. Raises ValueError or UserError for a wrong one."""
     if name in ("prompt", "negative"):
         return value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
     if name == "sampler":

@@ -11,6 +11,12 @@ from collections.abc import Mapping
 
 from sdlora.errors import UserError
 
+
+def normalized(text: str) -> str:
+    """Return letters and digits only, in lower case; "++" as "pp"."""
+    return re.sub(r"[^a-z0-9]", "", text.lower().replace("++", "pp"))
+
+
 SOLVERS: dict[str, tuple[str, dict[str, object]]] = {
     "DPM++ 2M": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
     "DPM++ 2M SDE": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
@@ -30,14 +36,14 @@ SOLVERS: dict[str, tuple[str, dict[str, object]]] = {
 }
 SCHEDULES = {"Karras": "use_karras_sigmas", "Exponential": "use_exponential_sigmas"}
 ONE_SCHEDULE = {"Euler a", "DDIM", "PLMS", "LCM", "DDPM"}  # their schedulers have no other spacing of the noise levels
-EVEN = {"DDIMScheduler", "PNDMScheduler"}  # they walk in equal strides, whatever the spacing says: "linspace" leads them astray
+EVEN = {"DDIMScheduler", "PNDMScheduler"}  # they step evenly: the spacing "linspace" gives them wrong steps
 NAMES = tuple(f"{solver} {schedule}".strip() for solver in SOLVERS
               for schedule in ("", *(() if solver in ONE_SCHEDULE else SCHEDULES)))
 KNOWN = {name.lower(): name for name in NAMES}
 
-# Other programs' spellings, letters and digits only, "++" as "pp". k-diffusion names: comfy/samplers.py of ComfyUI (SwarmUI and
+# Other programs' spellings, normalized. k-diffusion names: comfy/samplers.py of ComfyUI (SwarmUI and
 # Fooocus use them), NovelAI with "k_" before them, InvokeAI's schedulers.py and its 2.3's args.py, Easy Diffusion's list.
-SPELLINGS = {re.sub(r"[^a-z0-9]", "", name.lower().replace("++", "pp")): name for name in SOLVERS}
+SPELLINGS = {normalized(name): name for name in SOLVERS}
 SPELLINGS |= {kind.lower(): name for name, (kind, _) in reversed(SOLVERS.items())}  # a class alone means its usual solver
 SPELLINGS |= {
     "eulerancestral": "Euler a", "kdpm2": "DPM2", "kdpm2a": "DPM2 a", "dpm2ancestral": "DPM2 a", "kdpm2ancestral": "DPM2 a",
@@ -54,9 +60,9 @@ KARRAS_BY_DEFAULT = {"DPM++ 2M", "DPM++ SDE", "DPM2", "DPM2 a"}  # A1111's modul
 
 
 def find(name: str) -> tuple[str, dict[str, object]]:
-    """A sampler's name -> (diffusers' class, the settings that make it so).
+    """Return diffusers' class of a sampler, and the settings that make it that one.
 
-    Any case; the spellings of InvokeAI and ComfyUI too. Raises UserError, with the nearest name, for one that is none.
+    Any case; the spellings of InvokeAI and ComfyUI too. Raises UserError, with the nearest name, for an unknown one.
     """
     solver, schedule = split(official(name))
     kind, options = SOLVERS[solver]
@@ -65,7 +71,7 @@ def find(name: str) -> tuple[str, dict[str, object]]:
 
 
 def official(name: str) -> str:
-    """`name` as this table writes it: "dpmpp_2m_k" -> "DPM++ 2M Karras". Raises UserError with the nearest name."""
+    """Return `name` as this table writes it: "dpmpp_2m_k" -> "DPM++ 2M Karras". Raises UserError with the nearest name."""
     plain = title(name)
     if plain not in NAMES:
         close = difflib.get_close_matches(plain.lower(), KNOWN, n=1, cutoff=0.5)
@@ -75,49 +81,44 @@ def official(name: str) -> str:
 
 
 def title(sampler: str, schedule: str = "") -> str:
-    """Any program's name of a sampler and of its schedule -> one name as artists say it; words nobody knows stay as they are.
+    """Return one name as artists know it for any program's names of sampler and schedule; unknown words stay as they are.
 
     ("dpmpp_2m", "karras") and ("DPM++ 2M Karras", "") -> "DPM++ 2M Karras", ("euler", "sgm_uniform") -> "Euler SGM Uniform".
     """
     sampler, schedule = sampler.strip()[:80], schedule.strip()[:40]
     solver, spacing = solver_of(sampler)
-    if schedule and letters(schedule) not in USUAL:
-        spacing = SPACINGS.get(letters(schedule), schedule)
+    if schedule and normalized(schedule) not in USUAL:
+        spacing = SPACINGS.get(normalized(schedule), schedule)
     if not solver:
         return f"{sampler} {schedule}".strip()
-    if letters(spacing) == "automatic":
+    if normalized(spacing) == "automatic":
         spacing = "Karras" if solver in KARRAS_BY_DEFAULT else ""
     return f"{solver} {spacing}".strip()
 
 
 def solver_of(sampler: str) -> tuple[str, str]:
-    """("DPM++ 2M", "Karras") of "dpmpp_2m_sde_gpu", "k_dpmpp_2m", "DPM++ 2M Karras" and the like; ("", "") for an unknown one."""
-    plain = letters(re.sub(r"[_ ]gpu$", "", re.sub(r"[_ ]k$", " karras", re.sub(r"^(sample_)?(k_)?", "", sampler.lower()))))
+    """Return ("DPM++ 2M", "Karras") for "k_dpmpp_2m_karras", "DPM++ 2M Karras" and the like; ("", "") for an unknown one."""
+    plain = normalized(re.sub(r"[_ ]gpu$", "", re.sub(r"[_ ]k$", " karras", re.sub(r"^(sample_)?(k_)?", "", sampler.lower()))))
     for end, spacing in [("", ""), *SPACINGS.items()]:
         if plain.endswith(end) and plain.removesuffix(end) in SPELLINGS:
             return SPELLINGS[plain.removesuffix(end)], spacing
     return "", ""
 
 
-def letters(text: str) -> str:
-    """Letters and digits only, in lower case; "++" as "pp"."""
-    return re.sub(r"[^a-z0-9]", "", text.lower().replace("++", "pp"))
-
-
 def without_schedule(name: str) -> tuple[str, str]:
-    """("Euler a", "Karras") of "Euler a Karras": a sampler of ours and a schedule that it cannot have; ("", name) for others."""
+    """Return ("Euler a", "Karras") for "Euler a Karras": a sampler with a schedule it cannot have; ("", name) for others."""
     solver, spacing = solver_of(name)
     return (solver, spacing) if solver else ("", name)
 
 
 def split(name: str) -> tuple[str, str]:
-    """"DPM++ 2M Karras" -> ("DPM++ 2M", "Karras"), as A1111 writes it since 1.9; ("DDIM", "") where the type is the usual one."""
+    """Return ("DPM++ 2M", "Karras") for "DPM++ 2M Karras", as A1111 writes it since 1.9; ("DDIM", "") for the usual schedule."""
     schedule = next((title for title in SCHEDULES if name.endswith(f" {title}")), "")
     return name.removesuffix(f" {schedule}") if schedule else name, schedule
 
 
 def name_of(config: Mapping[str, object]) -> str:
-    """What artists call the scheduler of a scheduler_config.json; its class where they have no name for it."""
+    """Return what artists call the scheduler of a scheduler_config.json; its class where they have no name for it."""
     kind = str(config.get("_class_name", ""))
     solver = next((name for name, (ours, options) in SOLVERS.items() if ours == kind
                    and config.get("algorithm_type", options.get("algorithm_type")) == options.get("algorithm_type")), kind)

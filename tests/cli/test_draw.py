@@ -111,7 +111,7 @@ def test_prompts_may_name_different_styles(run, tmp_path):
 def test_a_prompt_that_fails_while_it_is_drawn_does_not_end_the_others(run, tmp_path, monkeypatch):
     from sdlora.draw import pipeline
 
-    real = pipeline.every_picture
+    real = pipeline.draw_all
 
     def breaks(base, config, *rest):
         for event in real(base, config, *rest):
@@ -119,7 +119,7 @@ def test_a_prompt_that_fails_while_it_is_drawn_does_not_end_the_others(run, tmp_
                 raise ZeroDivisionError("a bug of ours")
             yield event
 
-    monkeypatch.setattr(pipeline, "every_picture", lambda base, config, *rest: (
+    monkeypatch.setattr(pipeline, "draw_all", lambda base, config, *rest: (
         breaks if "a cat" in config.prompts else real)(base, config, *rest))
     result = run("draw", "a dog", "a cat", "a fox", "--count", 2, "--out", tmp_path, "--json", *SMALL)
     lines = [json.loads(line) for line in result.stdout.splitlines()]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdlora.draw.grammar import MOST_LETTERS, literal, notes, parse, problem, simplified
+from sdlora.draw.grammar import MAX_CHARACTERS, literal, notes, parse, problem, simplified
 
 
 def words(prompt):
@@ -23,7 +23,7 @@ def words(prompt):
     ("a [red|blue|green] house", "a red house", "[red|blue|green] changes words"),
     ("a [(red:1.2):[blue|green]:5] house", "a red house", "[(red:1.2):blue:5] changes words"),
     ("a [a (red|big) cat:dog:3]", "a a red|big cat", "changes words"),
-    ("a cat :1.2 AND a dog:0.5", "a cat, a dog", "AND parts a prompt"),
+    ("a cat :1.2 AND a dog:0.5", "a cat, a dog", "AND divides a prompt"),
     ("a {red|blue} house", "a {red|blue} house", "{red|blue} looks like a choice of Dynamic Prompts"),
     ("a __colour__ house", "a __colour__ house", "__colour__ looks like a wildcard"),
     ("a house, embedding:bad_hands", "a house, embedding:bad_hands", "looks like an embedding"),
@@ -39,17 +39,17 @@ def test_what_does_not_act_is_named(prompt, drawn, named):
 
 
 @pytest.mark.parametrize(("prompt", "drawn", "named"), [
-    ("a cat AND_PERP a dog:0.5", "a cat, a dog", "AND_PERP parts a prompt into several pictures"),
-    ("a cat AND_SALT_WIDE a dog", "a cat, a dog", "AND_SALT_WIDE parts a prompt"),
-    ("a AND_TOPK b AND c", "a, b, c", "AND_TOPK parts a prompt"), ("a AND_ALIGN_4_8 b", "a, b", "AND_ALIGN_4_8 parts a prompt"),
+    ("a cat AND_PERP a dog:0.5", "a cat, a dog", "AND_PERP divides a prompt into several pictures"),
+    ("a cat AND_SALT_WIDE a dog", "a cat, a dog", "AND_SALT_WIDE divides a prompt"),
+    ("a AND_TOPK b AND c", "a, b, c", "AND_TOPK divides a prompt"), ("a AND_ALIGN_4_8 b", "a, b", "AND_ALIGN_4_8 divides a prompt"),
     ("a cat AND_PERP fog :-0.5", "a cat", '"fog" is left out: its weight is below 0'),
-    ("a AND", "a", "AND parts a prompt"), ("AND a", "a", "AND parts a prompt"), ("a AND  AND b", "a, b", "AND parts"),
-    ("AND", "", "AND parts"),
-    ("at 12:30 ADDCOL sea", "at 12:30, sea", "ADDCOL parts"), ("a cat, AND a dog, ", "a cat, a dog", "AND parts"),
-    ("sky ADDCOL sea", "sky, sea", "ADDCOL parts a prompt into regions"), ("sky ADDROW", "sky", "ADDROW parts"),
-    ("best ADDCOMM sky ADDBASE sea", "best, sky, sea", "ADDBASE parts a prompt into regions"),
+    ("a AND", "a", "AND divides a prompt"), ("AND a", "a", "AND divides a prompt"), ("a AND  AND b", "a, b", "AND divides"),
+    ("AND", "", "AND divides"),
+    ("at 12:30 ADDCOL sea", "at 12:30, sea", "ADDCOL divides"), ("a cat, AND a dog, ", "a cat, a dog", "AND divides"),
+    ("sky ADDCOL sea", "sky, sea", "ADDCOL divides a prompt into regions"), ("sky ADDROW", "sky", "ADDROW divides"),
+    ("best ADDCOMM sky ADDBASE sea", "best, sky, sea", "ADDBASE divides a prompt into regions"),
 ])
-def test_what_parts_a_prompt_is_named_and_all_of_it_is_one(prompt, drawn, named):
+def test_what_divides_a_prompt_is_named_and_all_of_it_is_one(prompt, drawn, named):
     assert words(prompt) == drawn and named in " ".join(notes(prompt))
 
 
@@ -147,11 +147,11 @@ def test_no_prompt_is_a_crash(text):
 
 def test_deep_and_long_prompts_are_read_at_once():
     for piece in ("[", "(", "[a|", "a:", "<a:", "|", "{", "__", "\\", "AND ", "a+", "a-"):
-        problem(piece * (MOST_LETTERS // len(piece)))
+        problem(piece * (MAX_CHARACTERS // len(piece)))
     for piece in ("1::", "a::1 ", "--", " --a", "(a:1,", "<a[", "<a <a:b>", ".and(", ")1.", "ADDCOL", "AND_", "：", "::"):
-        notes(piece * (MOST_LETTERS // len(piece)))
-    notes("<a:" * (MOST_LETTERS // 4) + ">" * (MOST_LETTERS // 4))
-    assert "too long" in problem("a" * (MOST_LETTERS + 1)).message
+        notes(piece * (MAX_CHARACTERS // len(piece)))
+    notes("<a:" * (MAX_CHARACTERS // 4) + ">" * (MAX_CHARACTERS // 4))
+    assert "too long" in problem("a" * (MAX_CHARACTERS + 1)).message
 
 
 def test_a_prompt_that_cannot_be_drawn_is_quoted():

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdlora.config import DrawConfig, LoraChoice
-from sdlora.draw.grid import KINDS, Wrong, cells, lora_axis, pairs, parse, sheet_settings, tried
+from sdlora.draw.grid import KINDS, BadValue, cells, lora_axis, pairs, parse, sheet_settings, tried
 from sdlora.draw.infotext.a1111 import from_text, to_text
 from sdlora.errors import UserError
 from tests.draw.a1111_reader import parse_generation_parameters
@@ -115,8 +115,8 @@ def test_a_bad_value_costs_its_cells_and_comes_first():
                                           ("steps=1-2 (+0.5)", (1, None, 2)), ("guidance=1e3,2", (None, 2.0))])
 def test_what_is_no_number_is_one_value(text, values):
     axis = parse(text)
-    assert tuple(None if isinstance(value, Wrong) else value for value in axis.values) == values and all(axis.labels)
-    assert all(value.why.hint for value in axis.values if isinstance(value, Wrong))
+    assert tuple(None if isinstance(value, BadValue) else value for value in axis.values) == values and all(axis.labels)
+    assert all(value.why.hint for value in axis.values if isinstance(value, BadValue))
 
 
 def test_a_file_that_cannot_be_used_is_one_value():

@@ -79,4 +79,4 @@ def test_what_is_no_such_file_is_refused(read, name, data, said):
 def test_options_without_a_prompt_are_named(read):
     lines, notes = read("a cat\n--w 128 --h 128\n--n bad\n")
     assert [line.prompt for line in lines] == ["a cat"]
-    assert notes == [f"Line {number} of prompts.txt: it holds no prompt and is left out." for number in (2, 3)]
+    assert notes == [f"Line {number} of prompts.txt: it has no prompt and is left out." for number in (2, 3)]
