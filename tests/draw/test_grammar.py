@@ -41,7 +41,8 @@ def test_what_does_not_act_is_named(prompt, drawn, named):
 @pytest.mark.parametrize(("prompt", "drawn", "named"), [
     ("a cat AND_PERP a dog:0.5", "a cat, a dog", "AND_PERP divides a prompt into several pictures"),
     ("a cat AND_SALT_WIDE a dog", "a cat, a dog", "AND_SALT_WIDE divides a prompt"),
-    ("a AND_TOPK b AND c", "a, b, c", "AND_TOPK divides a prompt"), ("a AND_ALIGN_4_8 b", "a, b", "AND_ALIGN_4_8 divides a prompt"),
+    ("a AND_TOPK b AND c", "a, b, c", "AND_TOPK divides a prompt"),
+    ("a AND_ALIGN_4_8 b", "a, b", "AND_ALIGN_4_8 divides a prompt"),
     ("a cat AND_PERP fog :-0.5", "a cat", '"fog" is left out: its weight is below 0'),
     ("a AND", "a", "AND divides a prompt"), ("AND a", "a", "AND divides a prompt"), ("a AND  AND b", "a, b", "AND divides"),
     ("AND", "", "AND divides"),
