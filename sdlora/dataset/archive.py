@@ -1,6 +1,6 @@
-"""The reader for zips from outside: every entry under a name of ours in the cache folder, its own name only as text.
+"""Unpack untrusted zips: every entry gets a file name of ours in the cache folder, its own name is only text.
 
-Knows nothing about pictures but their suffixes. Counts while it reads, because what a zip says about itself may be a lie.
+Knows nothing about pictures but their suffixes. Counts bytes while it reads, because what a zip says about itself may be false.
 """
 
 import re
@@ -13,11 +13,11 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from sdlora.dataset.captions import MAX_CAPTION_BYTES, MAX_METADATA_BYTES
+from sdlora.dataset.captions import CAPTION_SUFFIXES, MAX_CAPTION_BYTES
 from sdlora.dataset.encoding import LABELS, NAME_CODECS, plausible_readings
-from sdlora.dataset.listing import MAX_FILES, MAX_PICTURES, Listing, Skipped, is_picture, set_apart, shown
-from sdlora.dataset.metadata import SUFFIXES as TABLES
-from sdlora.dataset.picture import MAX_BYTES, SUFFIXES
+from sdlora.dataset.listing import MAX_FILES, MAX_PICTURES, Listing, Skipped, display_name, is_picture, select_files
+from sdlora.dataset.metadata import MAX_TABLE_BYTES, TABLE_SUFFIXES
+from sdlora.dataset.picture import MAX_BYTES, PICTURE_SUFFIXES
 from sdlora.errors import UserError
 from sdlora.storage import MAX_NAME, clean_text, data_folder, open_regular, read_json, write_cached, write_json
 
@@ -26,10 +26,11 @@ MAX_DIRECTORY_BYTES = 8 * 2**20  # the zip's own table of contents
 MAX_TOTAL_BYTES = 4 * 2**30
 MAX_RATIO = 200
 MAX_DEPTH = 60  # folders of a name that are looked at one by one
-SLACK_BYTES = 2**20  # small files may shrink better than MAX_RATIO and still be honest
-LIMITS = {".txt": MAX_CAPTION_BYTES, ".caption": MAX_CAPTION_BYTES, **dict.fromkeys(TABLES, MAX_METADATA_BYTES)}
+SLACK_BYTES = 2**20  # small files may compress better than MAX_RATIO
+TEXT_LIMITS: dict[str, int] = {**dict.fromkeys(CAPTION_SUFFIXES, MAX_CAPTION_BYTES),
+                               **dict.fromkeys(TABLE_SUFFIXES, MAX_TABLE_BYTES)}  # bytes
 ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst")
-INDEX = "index-3.json"  # the number grows with what it holds: what an older sdlora unpacked is unpacked anew
+INDEX = "index-3.json"  # raise the number when its content changes: older zips are then unpacked again
 BROKEN = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, OSError, RuntimeError, NotImplementedError, EOFError, ValueError,
           OverflowError, struct.error)
 
@@ -56,8 +57,8 @@ def unpack(path: Path) -> Listing:
     return Listing(clean_text(path.stem), files, [Skipped(*pair) for pair in facts["skipped"]], facts["notes"])
 
 
-def forget(listing: Listing) -> None:
-    """Remove what `unpack` put into the cache for this listing, once its pictures and texts are kept elsewhere."""
+def forget_unpacked(listing: Listing) -> None:
+    """Remove what `unpack` put into the cache for this listing."""
     zips = data_folder("cache", "zips")
     for folder in {file if file.parent == zips else file.parent for file, _ in listing.files}:
         if folder.parent == zips:
@@ -65,15 +66,15 @@ def forget(listing: Listing) -> None:
 
 
 def is_stored(file: Path, size: int) -> bool:
-    """Whether an entry lies in the cache as it was unpacked, as far as its size tells: a power cut leaves files empty."""
+    """Whether an unpacked entry still has its size: a power cut leaves files empty."""
     try:
         return file.is_dir() or file.stat().st_size == size
     except OSError:
         return False
 
 
-def keep(file: Path, data: bytes) -> None:
-    """Write an entry into the cache; `is_stored` tells later whether it is still whole."""
+def store(file: Path, data: bytes) -> None:
+    """Write an entry into the cache. Raises UserError."""
     try:
         write_cached(file, data)
     except OSError as error:
@@ -82,7 +83,7 @@ def keep(file: Path, data: bytes) -> None:
 
 
 def hash_of(handle: BinaryIO, name: str) -> str:
-    """SHA-256 of the zip itself, so that the same zip is unpacked once."""
+    """Return the SHA-256 of the zip itself, so that the same zip is unpacked once."""
     digest = sha256()
     try:
         while block := handle.read(2**20):
@@ -104,25 +105,25 @@ def read_entries(handle: BinaryIO, name: str, folder: Path) -> dict[str, list]:
             # not is_dir(), which breaks over an entry without a name
             entries = [entry for entry in archive.infolist() if not entry.filename.endswith(("/", "\\"))]
             names, notes = names_of(entries)
-            kept, skipped = set_apart(names)
+            kept, skipped = select_files(names)
             check_count(name, [names[number] for number in kept])
             for number in kept:
                 entry, inside = entries[number], names[number]
-                why = reason_to_skip(entry, inside)
-                if why:
-                    skipped.append(Skipped(shown(inside), why))
+                reason = reason_to_skip(entry, inside)
+                if reason:
+                    skipped.append(Skipped(display_name(inside), reason))
                     continue
-                if inside.suffix.lower() not in (*LIMITS, *SUFFIXES):
-                    files.append(("", str(inside), 0))  # pair tells of it by its name
+                if inside.suffix.lower() not in (*TEXT_LIMITS, *PICTURE_SUFFIXES):
+                    files.append(("", str(inside), 0))  # only its name is needed
                     continue
                 try:
                     data = read_entry(archive, entry, inside, name, MAX_TOTAL_BYTES - total)
                 except BROKEN:
-                    skipped.append(Skipped(shown(inside), f"{shown(inside)} is damaged inside the zip."))
+                    skipped.append(Skipped(display_name(inside), f"{display_name(inside)} is damaged inside the zip."))
                     continue
                 total += len(data)
                 stored = f"{number:05d}{inside.suffix.lower()}"
-                keep(folder / stored, data)
+                store(folder / stored, data)
                 files.append((stored, str(inside), len(data)))
     except BROKEN as error:
         raise UserError(f"{name} is damaged or not a zip.", "Download or pack it again.") from error
@@ -135,7 +136,7 @@ def check_count(name: str, names: list[PurePosixPath]) -> None:
     if pictures > MAX_PICTURES:
         raise UserError(f"{name} holds {pictures} pictures; at most {MAX_PICTURES} fit one style.",
                         "Choose the 10 to 40 that show the style best.")
-    texts = sum(inside.suffix.lower() in LIMITS for inside in names)
+    texts = sum(inside.suffix.lower() in TEXT_LIMITS for inside in names)
     if texts > MAX_TEXTS:
         raise UserError(f"{name} holds {texts} texts; at most {MAX_TEXTS} are read.", "Pack only pictures and their captions.")
 
@@ -145,8 +146,9 @@ def check_directory(handle: BinaryIO, name: str) -> None:
     size = handle.seek(0, 2)
     handle.seek(max(0, size - 65_557))
     tail = handle.read()
+    # of several, the one whose comment ends with the file
     ends = [match.start() for match in re.finditer(b"PK\5\6", tail) if len(tail) >= match.start() + 22]
-    whole = [at for at in ends if at + 22 + int.from_bytes(tail[at + 20:at + 22], "little") == len(tail)]  # with its comment
+    whole = [at for at in ends if at + 22 + int.from_bytes(tail[at + 20:at + 22], "little") == len(tail)]
     at = next(iter([*whole, *reversed(ends)]), None)
     if at is None:
         raise UserError(f"{name} is damaged or not a zip.", "Pack it again as an ordinary zip.")
@@ -156,27 +158,27 @@ def check_directory(handle: BinaryIO, name: str) -> None:
 
 
 def names_of(entries: list[zipfile.ZipInfo]) -> tuple[list[PurePosixPath], list[str]]:
-    """(the name of each entry, what was guessed for that).
+    """Return (the name of each entry, what had to be guessed).
 
     Names with the UTF-8 flag (APPNOTE 4.4.4, bit 11) are UTF-8. The others are tried as UTF-8, then Info-ZIP's Unicode Path
     field (APPNOTE 4.6.9) counts, then one older encoding for all that are left: the plausible one, else code page 437.
     """
-    said = [entry.orig_filename if entry.flag_bits & 0x800 else said_name(entry) for entry in entries]
-    raw = [entry.orig_filename.encode("cp437") for entry, name in zip(entries, said, strict=True) if name is None]
+    certain = [entry.orig_filename if entry.flag_bits & 0x800 else certain_name(entry) for entry in entries]
+    raw = [entry.orig_filename.encode("cp437") for entry, name in zip(entries, certain, strict=True) if name is None]
     notes, codec = [], "cp437"
     if raw:
         readings = plausible_readings(b"\n".join(raw), NAME_CODECS)
         codec = next(iter(readings)) if len(readings) == 1 else "cp437"
-        example = shown(clean_name(raw[0].decode(codec, "replace")))
+        example = display_name(clean_name(raw[0].decode(codec, "replace")))
         notes.append(f"{len(raw)} names in the zip are not marked as UTF-8 and were read as {LABELS[codec]}: {example}. "
                      "If that looks wrong, pack it again with another program.")
     names = [name if name is not None else entry.orig_filename.encode("cp437").decode(codec, "replace")
-             for entry, name in zip(entries, said, strict=True)]
+             for entry, name in zip(entries, certain, strict=True)]
     return [clean_name(name.split("\0")[0]) for name in names], notes
 
 
-def said_name(entry: zipfile.ZipInfo) -> str | None:
-    """The name of an entry without the UTF-8 flag as far as its bytes say it, None where it must be guessed."""
+def certain_name(entry: zipfile.ZipInfo) -> str | None:
+    """Return the name of an entry without the UTF-8 flag where its bytes are certain, None where it must be guessed."""
     raw = entry.orig_filename.encode("cp437")  # what zipfile made of the bytes, undone
     unicode_path = None
     at = 0
@@ -196,23 +198,23 @@ def said_name(entry: zipfile.ZipInfo) -> str | None:
 
 
 def clean_name(raw: str) -> PurePosixPath:
-    """The whole name of an entry in clean parts without drive, root or `..`; it never becomes a path on disk.
+    """Return the whole name of an entry in clean parts without drive, root or `..`; it never becomes a path on disk.
 
-    Nothing is lost: pictures deep in a zip are told apart by all of their folders, the outer ones of many by a hash.
+    All folders stay, so that names stay distinct; where there are very many, the outer ones become a hash.
     """
     parts = raw.replace("\\", "/").replace(":", "/").split("/")
     if len(parts) > MAX_DEPTH:
         parts = [sha256("/".join(parts[:-MAX_DEPTH]).encode("utf-8", "replace")).hexdigest()[:16], *parts[-MAX_DEPTH:]]
     parts = [clean_text(part, 2**16) for part in parts]
     parts = [part for part in parts if part.strip(". ")]
-    if parts and parts[-1].lower() in SUFFIXES:
+    if parts and parts[-1].lower() in PICTURE_SUFFIXES:
         parts[-1] = f"unnamed{parts[-1]}"
     return PurePosixPath(*parts) if parts else PurePosixPath("unnamed")
 
 
 def reason_to_skip(entry: zipfile.ZipInfo, inside: PurePosixPath) -> str:
-    """The sentence why an entry cannot be read, or "". An encrypted entry refuses the whole zip."""
-    name, suffix = shown(inside), inside.suffix.lower()
+    """Return the sentence why an entry cannot be read, or "". Raises UserError for an encrypted entry."""
+    name, suffix = display_name(inside), inside.suffix.lower()
     if stat.S_ISLNK(entry.external_attr >> 16):
         return f"{name} is a link, not a file."
     if suffix in ARCHIVES:
@@ -225,8 +227,8 @@ def reason_to_skip(entry: zipfile.ZipInfo, inside: PurePosixPath) -> str:
 
 
 def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, inside: PurePosixPath, name: str, room: int) -> bytes:
-    """The bytes of one entry, at most one over its limit, so that what reads them later says that they are too many."""
-    limit = LIMITS.get(inside.suffix.lower(), MAX_BYTES) + 1
+    """Return the bytes of one entry, at most one over its limit: whoever reads the file then refuses it as too large."""
+    limit = TEXT_LIMITS.get(inside.suffix.lower(), MAX_BYTES) + 1
     with archive.open(entry) as handle:
         data = handle.read(min(limit, room + 1))
     if len(data) > room or len(data) > MAX_RATIO * max(1, entry.compress_size) + SLACK_BYTES:

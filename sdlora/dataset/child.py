@@ -1,7 +1,7 @@
 """Work on the bytes of an untrusted file in a process of its own, with a limit of time and memory.
 
-Knows nothing about pictures. A decoder that hangs, crashes or eats memory costs the one file it was given. A child answers
-file after file and ends when nothing comes for a while, or when its parent is gone.
+Knows nothing about pictures. A decoder that hangs, crashes or uses up memory costs only the file it was given. A child works on
+file after file; it ends when it gets none for IDLE_S, or when its parent has ended.
 """
 
 import contextlib
@@ -14,133 +14,139 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from sdlora.errors import UserError
 from sdlora.storage import child_process
 
 LIMIT_S = 30  # wall clock, for one file; 40 megapixels of the slowest format take 3 s of one core
 MEMORY_BYTES = 2 * 2**30  # of address space; 40 megapixels of 16-bit grey, the greediest, take 1.5 GB
-IDLE_S = 20  # so long a child waits for the next file; its start takes 0.4 s
-TURNS = threading.BoundedSemaphore(max(4, os.cpu_count() or 1))  # files worked on at the same time
-AGAIN = "Export it again or leave it out."
+IDLE_S = 20  # of waiting for the next file; a start takes 0.4 s
+RUNNING = threading.BoundedSemaphore(max(4, os.cpu_count() or 1))  # files worked on at the same time
+EXPORT_AGAIN = "Export it again or leave it out."
 
-Answer = tuple[dict[str, object], bytes]
-WAITING: dict[subprocess.Popen, tuple[str, threading.Timer]] = {}  # children without work: their module, what ends them
-CHANGING = threading.Lock()
+Result = tuple[dict[str, Any], bytes]  # JSON values, payload
+IDLE: dict[subprocess.Popen[bytes], tuple[str, threading.Timer]] = {}  # {child without work: (its module, timer that ends it)}
+IDLE_LOCK = threading.Lock()
 
 
-def ask(module: str, data: bytes, name: str, *wishes: int) -> Answer:
-    """What the function that `module` gives to `serve` answers to (data, name, *wishes), from a child process.
+def call(module: str, data: bytes, name: str, *options: int) -> Result:
+    """Call the function that `module` passes to `serve` with (data, name, *options) in a child process; return its result.
 
     Raises UserError: what that function raised, or that the file took more than LIMIT_S or crashed the child.
     """
-    with TURNS:
-        child, began = waiting(module) or start(module), time.monotonic()
+    with RUNNING:
+        child, began = idle_child(module) or start(module), time.monotonic()
         try:
-            answer, payload, refused = exchange(child, data, name, *wishes)
-        except (EOFError, BrokenPipeError) as error:
+            values, payload, error = exchange(child, data, name, *options)
+        except (EOFError, BrokenPipeError) as ended:
             end(child)
-            raise gave_up(name, time.monotonic() - began) from error
-        except BaseException:  # also Ctrl+C: half of an answer may still be in the pipe
+            raise child_error(name, time.monotonic() - began) from ended
+        except BaseException:  # also Ctrl+C: half of a result may still be in the pipe
             end(child)
             raise
-        keep_waiting(child, module)
-    if refused:
-        raise UserError(*refused)
-    return answer, payload
+        keep_idle(child, module)
+    if error:
+        raise UserError(*error)
+    return values, payload
 
 
-def exchange(child: subprocess.Popen, data: bytes, name: str,
-             *wishes: int) -> tuple[dict[str, object], bytes, list[str] | None]:
-    """Send a file, read (answer, payload, what a UserError said). Raises EOFError or BrokenPipeError when the child ends."""
-    child.stdin.write(json.dumps([name, len(data), LIMIT_S, *wishes]).encode() + b"\n")
+def exchange(child: subprocess.Popen[bytes], data: bytes, name: str, *options: int) -> tuple[dict[str, Any], bytes, list[str]]:
+    """Send a file, return (values, payload, message and hint of a UserError).
+
+    Raises EOFError or BrokenPipeError when the child ends.
+    """
+    assert child.stdin and child.stdout
+    child.stdin.write(json.dumps([name, len(data), LIMIT_S, *options]).encode() + b"\n")
     child.stdin.write(data)
     child.stdin.flush()
     head = child.stdout.readline()
     if not head.endswith(b"\n"):
         raise EOFError
-    length, answer, refused = json.loads(head)
+    length, values, error = json.loads(head)
     payload = child.stdout.read(length)
     if len(payload) < length:
         raise EOFError
-    return answer, payload, refused
+    return values, payload, error
 
 
-def gave_up(name: str, seconds: float) -> UserError:
-    """The sentence for a file over which a child ended."""
+def child_error(name: str, seconds: float) -> UserError:
+    """Return the error for a file during which the child ended."""
     if seconds >= LIMIT_S:
-        return UserError(f"{name} takes too long to read (more than {LIMIT_S} s): it is damaged, or made to do harm.", AGAIN)
-    return UserError(f"{name} could not be read: its decoder crashed.", AGAIN)
+        return UserError(f"{name} takes too long to read (more than {LIMIT_S} s): it is damaged, or made to do harm.",
+                         EXPORT_AGAIN)
+    return UserError(f"{name} could not be read: its decoder crashed.", EXPORT_AGAIN)
 
 
 def start(module: str) -> subprocess.Popen:
-    """A new process that runs `module`."""
+    """Start a process that runs `module`."""
     command, options = child_process(["-m", module])
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, **options)
 
 
-def waiting(module: str) -> subprocess.Popen | None:
-    """A living child of this module that has no work, taken out of WAITING."""
-    with CHANGING:
-        fitting = [child for child, (its, _) in WAITING.items() if its == module]
-        for child in reversed(fitting):
-            WAITING.pop(child)[1].cancel()
+def idle_child(module: str) -> subprocess.Popen[bytes] | None:
+    """Return a living child of this module without work, taken out of IDLE."""
+    with IDLE_LOCK:
+        children = [child for child, (its_module, _) in IDLE.items() if its_module == module]
+        for child in reversed(children):
+            IDLE.pop(child)[1].cancel()
             if child.poll() is None:
                 return child
             end(child)
     return None
 
 
-def keep_waiting(child: subprocess.Popen, module: str) -> None:
+def keep_idle(child: subprocess.Popen[bytes], module: str) -> None:
     """Keep a child for the next file, for IDLE_S."""
     def retire() -> None:
-        with CHANGING:
-            late = WAITING.pop(child, None)
-        if late:
+        with IDLE_LOCK:
+            was_idle = IDLE.pop(child, None)
+        if was_idle:
             end(child)
 
-    ending = threading.Timer(IDLE_S, retire)
-    ending.daemon = True
-    with CHANGING:
-        WAITING[child] = (module, ending)
-    ending.start()
+    timer = threading.Timer(IDLE_S, retire)
+    timer.daemon = True
+    with IDLE_LOCK:
+        IDLE[child] = (module, timer)
+    timer.start()
 
 
-def end(child: subprocess.Popen) -> None:
-    """End a child and take back its pipes."""
+def end(child: subprocess.Popen[bytes]) -> None:
+    """End a child and close its pipes."""
+    assert child.stdin and child.stdout
     child.kill()
     child.stdout.close()
-    with contextlib.suppress(BrokenPipeError):  # what it had not read of its last file
+    with contextlib.suppress(BrokenPipeError):  # it had not read all of its last file
         child.stdin.close()
     child.wait()
 
 
-def serve(work: Callable[..., Answer]) -> None:
-    """Be the child: answer files from stdin until it ends. Work that takes too long ends this process.
+def serve(work: Callable[..., Result]) -> None:
+    """Run as the child: work on files from stdin until it is closed. Work that takes too long ends this process.
 
-    A request is a JSON line [name, number of bytes, seconds it may take, wishes...] and the bytes; the answer a JSON line
-    [number of bytes, what work() found, what a UserError of it said or null] and the bytes it gave.
+    A request is a JSON line [name, number of bytes, seconds it may take, options...] and the bytes; the reply is a JSON line
+    [number of bytes, values of the result, [message, hint] of a UserError or null] and the payload of the result.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the parent: this process ends when the pipe is closed
     limit_memory()
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints does not get between the answers
+    os.dup2(2, 1)  # what a library prints must not get between the replies
     while line := source.readline():
-        name, length, limit_s, *wishes = json.loads(line)
+        name, length, limit_s, *options = json.loads(line)
         data = source.read(length)
         faulthandler.dump_traceback_later(limit_s, exit=True)  # a thread in C: it acts even while a decoder hangs
-        refused = None
+        error = None
         try:
-            answer, payload = work(data, name, *wishes)
-        except UserError as error:
-            answer, payload, refused = {}, b"", [error.message, error.hint]
+            values, payload = work(data, name, *options)
+        except UserError as refused:
+            values, payload, error = {}, b"", [refused.message, refused.hint]
         faulthandler.cancel_dump_traceback_later()
-        sink.write(json.dumps([len(payload), answer, refused]).encode() + b"\n" + payload)
+        sink.write(json.dumps([len(payload), values, error]).encode() + b"\n" + payload)
         sink.flush()
 
 
 def limit_memory() -> None:
-    """Refuse this process more than MEMORY_BYTES where the system can do that."""
+    """Limit this process to MEMORY_BYTES where the system can do that."""
     with contextlib.suppress(ImportError, OSError, ValueError):  # Windows has no such limit, macOS not always
         import resource
 

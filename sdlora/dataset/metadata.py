@@ -1,7 +1,7 @@
-"""Captions of many pictures in one file, and the caption inside a JSON file beside one picture.
+"""Read files with the captions of many pictures, and the caption inside a JSON file beside one picture.
 
-Hugging Face's metadata.jsonl and metadata.csv, kohya's meta_cap.json, and what other trainers write in the same spirit. Knows
-nothing about which picture gets a caption in the end.
+Hugging Face's metadata.jsonl and metadata.csv, kohya's meta_cap.json, and similar files of other trainers. Knows nothing about
+which picture gets a caption in the end.
 """
 
 import csv
@@ -11,53 +11,55 @@ import posixpath
 import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
+from typing import Any
 
 from sdlora.dataset.encoding import lines_of
 from sdlora.dataset.listing import is_picture
 
-Entry = tuple[str, object]  # where it stands in the file, what it is: {field: value} for an entry of a picture
-STRICT = ("metadata.jsonl", "metadata.csv")  # what these names hold is known: each line of them that cannot be used is told
-SUFFIXES = (".jsonl", ".csv", ".tsv", ".json")
+Entry = tuple[str, Any]  # (where it stands in the file, its JSON value: {field: value} for an entry of a picture)
+STANDARD_NAMES = ("metadata.jsonl", "metadata.csv")  # Hugging Face's: each line of them that cannot be used is reported
+MAX_TABLE_BYTES = 8 * 2**20
+TABLE_SUFFIXES = (".jsonl", ".csv", ".tsv", ".json")
 FILE_FIELDS = ("file_name", "filename", "image_path", "image_file", "image", "file_path", "file", "path", "img")
 TEXT_FIELDS = ("text", "caption", "prompt", "txt", "description", "tags")
 
 
-def entries(name: str, text: str) -> list[Entry]:
-    """The entries of a file of captions by its name; [] for a file that is none, by its first entry or all of its JSON."""
+def read_entries(name: str, text: str) -> list[Entry]:
+    """Return the entries of a file of captions; [] for another file, judged by its first entry."""
     suffix = PurePosixPath(name).suffix.lower()
     if suffix == ".json" or (suffix == ".jsonl" and text.lstrip().startswith("[")):
         found = json_entries(text)
     else:
         found = list(json_lines(text) if suffix == ".jsonl" else csv_rows(text))
-    if name.lower() in STRICT:
+    if name.lower() in STANDARD_NAMES:
         return found
     return found if found and file_in(found[0][1]) and caption_in(found[0][1]) is not None else []
 
 
-def file_in(entry: object) -> str | None:
-    """The name of the picture that an entry is about."""
-    said = first(entry, FILE_FIELDS)
-    return said if isinstance(said, str) and said.strip() else None
+def file_in(entry: Any) -> str | None:
+    """Return the name of the picture that an entry is about."""
+    value = first_field(entry, FILE_FIELDS)
+    return value if isinstance(value, str) and value.strip() else None
 
 
-def caption_in(entry: object) -> str | None:
-    """The caption in an entry, or in the JSON beside a picture; None where it has none, or several."""
-    said = first(entry, TEXT_FIELDS)
-    if isinstance(said, list) and said and all(isinstance(one, str) for one in said):
-        return ", ".join(said) if said == entry.get("tags") or len(said) == 1 else None
-    return said if isinstance(said, str) else None
+def caption_in(entry: Any) -> str | None:
+    """Return the caption in an entry, or in the JSON beside a picture; None where it has none, or several."""
+    value = first_field(entry, TEXT_FIELDS)
+    if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
+        return ", ".join(value) if value == entry.get("tags") or len(value) == 1 else None
+    return value if isinstance(value, str) else None
 
 
-def first(entry: object, fields: tuple[str, ...]) -> object:
-    """The value of the first of `fields` that an entry has."""
+def first_field(entry: Any, fields: tuple[str, ...]) -> Any:
+    """Return the value of the first of `fields` that an entry has."""
     return next((entry[name] for name in fields if entry.get(name) is not None), None) if isinstance(entry, dict) else None
 
 
-def target_of(said: str, place: PurePosixPath, root: str) -> PurePosixPath:
-    """The picture that a file in the folder `place` names, below the folder `root`; a whole path counts from that folder on."""
-    path = posixpath.normpath(said.strip().replace("\\", "/"))
+def target_of(name: str, folder: PurePosixPath, root: str) -> PurePosixPath:
+    """Return the picture that a table in `folder` names, below the folder `root`; an absolute path counts from `root` on."""
+    path = posixpath.normpath(name.strip().replace("\\", "/"))
     if not path.startswith("/") and not re.match("[A-Za-z]:/", path):
-        return PurePosixPath(posixpath.normpath(str(place / path)))
+        return PurePosixPath(posixpath.normpath(str(folder / path)))
     parts = path.lstrip("/").split("/")
     if root in parts[:-1]:
         parts = parts[len(parts) - parts[::-1].index(root):]
@@ -65,15 +67,15 @@ def target_of(said: str, place: PurePosixPath, root: str) -> PurePosixPath:
 
 
 def json_lines(text: str) -> Iterator[Entry]:
-    """Each line that is not empty; None for a line that is no JSON."""
+    """Yield each line that is not empty; None for a line that is no JSON."""
     for number, line in enumerate(lines_of(text), start=1):
         if line.strip():
-            yield f"line {number}", parsed(line)
+            yield f"line {number}", parse_json(line)
 
 
 def json_entries(text: str) -> list[Entry]:
-    """The entries of a list, or of a table by picture as kohya's scripts write it: {"a.png": {"caption": ...} or a text}."""
-    whole = parsed(text)
+    """Return the entries of a list, or of kohya's table by picture: {"a.png": {"caption": ...} or a text}."""
+    whole = parse_json(text)
     if isinstance(whole, list):
         return [(f"entry {number}", entry) for number, entry in enumerate(whole, start=1)]
     found = []
@@ -83,7 +85,8 @@ def json_entries(text: str) -> list[Entry]:
     return found
 
 
-def parsed(text: str) -> object:
+def parse_json(text: str) -> Any:
+    """Return the JSON value in a text, None where it is none."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -91,7 +94,7 @@ def parsed(text: str) -> object:
 
 
 def csv_rows(text: str) -> Iterator[Entry]:
-    """Each row; columns are apart by the comma, semicolon, tab or bar of the first line."""
+    """Yield each row; columns are separated by the comma, semicolon, tab or bar of the first line."""
     head: list[str] | None = None
     first_line = lines_of(text)[0]
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t|", key=first_line.count))

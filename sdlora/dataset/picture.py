@@ -7,23 +7,22 @@ decoded in this process: child.py lets decode.py do it in another one.
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from sdlora.dataset import child
-from sdlora.dataset.decode import DAMAGED, EXPORT, MAX_PIXELS, MAX_SIDE, check_size
 from sdlora.errors import UserError, distinct_decimals
 from sdlora.storage import MAX_NAME, clean_text, open_regular
 
-__all__ = ["DAMAGED", "EXPORT", "MAX_BYTES", "MAX_PIXELS", "MAX_SIDE", "SUFFIXES", "Picture", "check_size", "decoded",
-           "glimpse", "open_picture", "read_bytes", "read_picture", "shown_name", "thumbnail"]
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif", ".hif")
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif", ".hif")
 MAX_BYTES = 50 * 1024 * 1024
+EXPORT = "Save it as PNG or JPEG and add that."
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that got through the door: image is RGB without any metadata, digest is of its size and pixels.
+    """A decoded picture: image is RGB without any metadata, digest is of its size and pixels.
 
     remarks: sentences that begin after the name of the file, as in " is flat: one colour only.".
     """
@@ -35,17 +34,17 @@ class Picture:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the artist should read about it."""
+        """The remarks as whole sentences."""
         return tuple(self.name + remark for remark in self.remarks)
 
 
 def open_picture(path: Path) -> Image.Image:
-    """The picture at `path`: 8-bit sRGB "RGB", upright, alpha on white, first frame, no metadata. Raises UserError."""
+    """Return the picture at `path`: 8-bit sRGB "RGB", upright, alpha on white, first frame, no metadata. Raises UserError."""
     return read_picture(path).image
 
 
 def thumbnail(path: Path, side: int) -> Image.Image:
-    """The picture at `path`, at most `side` px on its longer side. Raises UserError."""
+    """Return the picture at `path`, at most `side` px on its longer side. Raises UserError."""
     image = open_picture(path)
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     return image
@@ -56,33 +55,28 @@ def read_picture(path: Path, name: str = "") -> Picture:
 
     Raises UserError with one sentence per reason: empty, too large, damaged, too slow, too thin, too small, not a picture...
     """
-    name = shown_name(path, name)
-    return decoded(read_bytes(path, name), name)
+    name = sentence_name(path, name)
+    found, pixels = child.call("sdlora.dataset.decode", read_bytes(path, name), name)
+    image = Image.frombytes("RGB", tuple(found["size"]), pixels)
+    return Picture(image, found["digest"], found["lossless"], tuple(found["remarks"]), name)
 
 
-def shown_name(path: Path, name: str = "") -> str:
-    """What sentences call the file at `path`; `name` is what the artist calls it."""
+def sentence_name(path: Path, name: str = "") -> str:
+    """Return what sentences call the file at `path`; `name` is what the artist calls it."""
     return clean_text(name or Path(path).name, MAX_NAME) or "This picture"
 
 
-def decoded(data: bytes, name: str) -> Picture:
-    """The bytes of a picture file, decoded in a child process. Raises UserError."""
-    facts, pixels = child.ask("sdlora.dataset.decode", data, name)
-    image = Image.frombytes("RGB", tuple(facts["size"]), pixels)
-    return Picture(image, facts["digest"], facts["lossless"], tuple(facts["remarks"]), name)
-
-
-def glimpse(data: bytes, name: str, side: int) -> tuple[dict[str, object], Image.Image | None]:
-    """({"size", "digest", "lossless", "remarks"}, the square_crop at `side` px, None for 0) of a picture file. Raises UserError.
+def decode_square(data: bytes, name: str, side: int) -> tuple[dict[str, Any], Image.Image | None]:
+    """Return ({"size", "digest", "lossless", "remarks"}, square_crop at `side` px, None for 0) of a file. Raises UserError.
 
     The square is cut in the child process, so that the picture itself does not have to come through the pipe.
     """
-    facts, pixels = child.ask("sdlora.dataset.decode", data, name, side)
-    return facts, Image.frombytes("RGB", (side, side), pixels) if side else None
+    found, pixels = child.call("sdlora.dataset.decode", data, name, side)
+    return found, Image.frombytes("RGB", (side, side), pixels) if side else None
 
 
 def read_bytes(path: Path, name: str) -> bytes:
-    """The whole file, at most MAX_BYTES of it; only of ordinary files. Raises UserError."""
+    """Return the whole file, at most MAX_BYTES of it; only of ordinary files. Raises UserError."""
     try:
         with open_regular(path) as handle:
             size = os.fstat(handle.fileno()).st_size
@@ -91,8 +85,8 @@ def read_bytes(path: Path, name: str) -> bytes:
         raise UserError(f"{name} could not be opened ({error.strerror or error}).",
                         "Check that it is a picture file and that you may read it.") from error
     if len(data) > MAX_BYTES or size > MAX_BYTES:
-        shown, most = distinct_decimals(max(size, len(data)) / 2**20, MAX_BYTES / 2**20, 0)
-        raise UserError(f"{name} is too large ({shown} MB; at most {most} MB).",
+        actual, most = distinct_decimals(max(size, len(data)) / 2**20, MAX_BYTES / 2**20, 0)
+        raise UserError(f"{name} is too large ({actual} MB; at most {most} MB).",
                         "Save it as a JPEG or make it smaller.")
     if not data:
         raise UserError(f"{name} is an empty file.", "Copy or download it again.")

@@ -12,7 +12,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from sdlora.dataset.picture import MAX_PIXELS, MAX_SIDE, open_picture
+from sdlora.dataset.decode import MAX_PIXELS, MAX_SIDE
+from sdlora.dataset.picture import open_picture
 from sdlora.errors import UserError
 
 MAX_ROW = 8  # cells; a longer strip continues in a row below

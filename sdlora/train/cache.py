@@ -18,7 +18,7 @@ from torch import Tensor
 from sdlora.base.load import Base
 from sdlora.dataset.crop import crop_box
 from sdlora.dataset.folder import Example
-from sdlora.dataset.looks import forget_squares, take_square
+from sdlora.dataset.picture_cache import forget_squares, take_square
 from sdlora.errors import UserError
 from sdlora.storage import data_folder, write_atomic
 

@@ -12,12 +12,15 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import Image
 
 from sdlora.dataset import child
 from sdlora.dataset.picture import open_picture
 from sdlora.errors import UserError
+
+pillow_heif.register_heif_opener()
 
 
 def noise(width=96, height=80):
@@ -224,7 +227,7 @@ def test_a_decoder_that_crashes_costs_only_that_picture(tmp_path, monkeypatch):
         dead.kill()
         return dead
 
-    monkeypatch.setattr(child, "WAITING", {})
+    monkeypatch.setattr(child, "IDLE", {})
     monkeypatch.setattr(child, "start", killed)
     with pytest.raises(UserError, match="a.png could not be read: its decoder crashed"):
         open_picture(tmp_path / "a.png")
@@ -235,7 +238,7 @@ def test_a_decoder_that_crashes_costs_only_that_picture(tmp_path, monkeypatch):
 def test_a_waiting_child_that_died_is_replaced(tmp_path):
     (tmp_path / "a.png").write_bytes(encoded("PNG"))
     open_picture(tmp_path / "a.png")
-    for process in child.WAITING:
+    for process in child.IDLE:
         process.kill()
         process.wait()
     assert open_picture(tmp_path / "a.png").size == (96, 80)
@@ -244,18 +247,18 @@ def test_a_waiting_child_that_died_is_replaced(tmp_path):
 def test_a_child_ends_when_nothing_is_read(tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(encoded("PNG"))
     started, start = [], child.start
-    monkeypatch.setattr(child, "WAITING", {})
+    monkeypatch.setattr(child, "IDLE", {})
     monkeypatch.setattr(child, "IDLE_S", 0.05)
     monkeypatch.setattr(child, "start", lambda module: started.append(start(module)) or started[-1])
     open_picture(tmp_path / "a.png")
-    assert started[0].wait(10) is not None and not child.WAITING
+    assert started[0].wait(10) is not None and not child.IDLE
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_a_child_ends_with_its_parent(tmp_path):
     (tmp_path / "a.png").write_bytes(encoded("PNG"))
     code = ("import os, sys; from sdlora.dataset import child, picture; picture.open_picture(sys.argv[1]); "
-            "print(next(iter(child.WAITING)).pid, flush=True); os.kill(os.getpid(), 9)")
+            "print(next(iter(child.IDLE)).pid, flush=True); os.kill(os.getpid(), 9)")
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.png")], capture_output=True, text=True, timeout=60)
     pid, deadline = int(done.stdout), time.monotonic() + 10
     while alive(pid) and time.monotonic() < deadline:

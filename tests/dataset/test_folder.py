@@ -205,7 +205,7 @@ def test_no_pictures_no_folder_one_picture(tmp_path):
 def test_too_many_pictures_are_refused_before_one_is_opened(tmp_path, monkeypatch):
     for number in range(2001):
         (tmp_path / f"{number}.png").touch()
-    monkeypatch.setattr("sdlora.dataset.folder.look_or_refusal", lambda *_: pytest.fail("opened a picture"))
+    monkeypatch.setattr("sdlora.dataset.folder.picture_info", lambda *_: pytest.fail("opened a picture"))
     with pytest.raises(UserError, match="2001 pictures; at most 2000"):
         read_dataset(tmp_path)
 

@@ -5,12 +5,12 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from sdlora.dataset.listing import list_folder, same, set_apart, shown
+from sdlora.dataset.listing import display_name, list_folder, name_key, select_files
 
 
 def kept(*names):
     paths = [PurePosixPath(name) for name in names]
-    indices, skipped = set_apart(paths)
+    indices, skipped = select_files(paths)
     return [names[index] for index in indices], {one.name: one.reason for one in skipped}
 
 
@@ -79,12 +79,12 @@ def test_a_link_to_itself_costs_itself(tmp_path):
 
 
 def test_names_are_compared_without_their_form():
-    assert same("Cafe\u0301.PNG") == same("caf\u00c9.png") == "caf\u00e9.png"
-    assert same("\u30ac") == same("\u30ab\u3099")
+    assert name_key("Cafe\u0301.PNG") == name_key("caf\u00c9.png") == "caf\u00e9.png"
+    assert name_key("\u30ac") == name_key("\u30ab\u3099")
 
 
 def test_a_long_name_is_shown_short_with_its_end():
-    assert shown(PurePosixPath("a/b/c.png")) == "a/b/c.png"
-    assert shown(PurePosixPath("x" * 60, "y" * 30, "c.png")) == "y" * 30 + "/c.png"
-    one, other = (shown(PurePosixPath("x" * 90 + number + ".png")) for number in "12")
+    assert display_name(PurePosixPath("a/b/c.png")) == "a/b/c.png"
+    assert display_name(PurePosixPath("x" * 60, "y" * 30, "c.png")) == "y" * 30 + "/c.png"
+    one, other = (display_name(PurePosixPath("x" * 90 + number + ".png")) for number in "12")
     assert one != other and one.endswith(".png") and len(one) <= 80

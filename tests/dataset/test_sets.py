@@ -12,10 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdlora.dataset import sets
+from sdlora.dataset import sets, upload
 from sdlora.dataset.folder import read_dataset
 from sdlora.errors import UserError
 from sdlora.storage import data_folder
+
+
+def captions(set_id):
+    return {each.id: each.caption for each in sets.load(set_id).pictures}
 
 
 def picture(path, seed=0, size=(80, 64), **options):
@@ -35,7 +39,7 @@ def drop(tmp_path):
 
 def test_a_set_is_there_after_a_reload(drop):
     made = sets.create("My Cats")
-    added, skipped = sets.add_pictures(made.id, drop)
+    added, skipped = upload.add_pictures(made.id, drop)
     assert len(added) == 4 and skipped == []
     again = sets.load(made.id)
     assert again.title == "My Cats" and [s.id for s in sets.list_sets()] == [made.id]
@@ -69,26 +73,27 @@ def test_any_other_name_is_data_and_not_a_path(own_home, name):
 @pytest.mark.parametrize("wrong", ["", "..", "../sets", "A", "x" * 65, "a/b", "gone", ".locks", "a\0"])
 def test_ids_that_are_not_ours_are_refused(wrong):
     sets.create("x")
-    for call in (sets.load, sets.path, sets.delete, lambda i: sets.add_pictures(i, []), lambda i: sets.set_caption(i, "000", "")):
+    for call in (sets.load, sets.path, sets.delete, lambda i: upload.add_pictures(i, []),
+                 lambda i: sets.set_caption(i, "000", "")):
         with pytest.raises(UserError, match="no longer there"):
             call(wrong)
 
 
 def test_removing_one_picture_leaves_the_other_captions(drop):
     made = sets.create("x").id
-    sets.add_pictures(made, drop)
+    upload.add_pictures(made, drop)
     for number, p in enumerate(sets.load(made).pictures):
         sets.set_caption(made, p.id, f"caption {number}")
     sets.remove_picture(made, "001")
-    assert sets.captions(made) == {"000": "caption 0", "002": "caption 2", "003": "caption 3"}
-    sets.add_pictures(made, [picture(drop[0].parent / "new.png", 9)])
-    assert list(sets.captions(made).items())[-1] == ("004", "")
+    assert captions(made) == {"000": "caption 0", "002": "caption 2", "003": "caption 3"}
+    upload.add_pictures(made, [picture(drop[0].parent / "new.png", 9)])
+    assert list(captions(made).items())[-1] == ("004", "")
     assert not list(sets.path(made).rglob("001.*"))
 
 
 def test_training_reads_what_the_page_shows(drop):
     made = sets.create("x").id
-    sets.add_pictures(made, drop)
+    upload.add_pictures(made, drop)
     sets.set_settings(made, trigger="stg", default_caption="a picture")
     sets.set_caption(made, "001", "a boat by [trigger]")
     now = sets.load(made)
@@ -100,7 +105,7 @@ def test_training_reads_what_the_page_shows(drop):
 def test_a_file_that_is_not_in_set_json_is_not_trained_on(drop):
     """What an upload leaves when it is killed between the picture and set.json."""
     made = sets.create("x").id
-    sets.add_pictures(made, drop)
+    upload.add_pictures(made, drop)
     picture(sets.path(made) / "777.png", 77)
     assert len(read_dataset(sets.path(made)).examples) == 4
 
@@ -109,7 +114,7 @@ def test_kept_copies_hold_no_trace_of_the_camera(tmp_path):
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "SecretCamera"
     made = sets.create("x").id
-    sets.add_pictures(made, [picture(tmp_path / "a.jpg", exif=exif, quality=95), picture(tmp_path / "b.png", 1, exif=exif)])
+    upload.add_pictures(made, [picture(tmp_path / "a.jpg", exif=exif, quality=95), picture(tmp_path / "b.png", 1, exif=exif)])
     first, second = sets.load(made).pictures
     assert (first.width, first.height) == (64, 80) and first.path.suffix == ".jpg" and second.path.suffix == ".png"
     for file in sets.path(made).rglob("*.*"):
@@ -121,7 +126,7 @@ def test_a_png_is_kept_without_loss_and_a_huge_picture_smaller(tmp_path):
     small = picture(tmp_path / "a.png", 3)
     big = tmp_path / "b.png"
     Image.linear_gradient("L").resize((4200, 3000)).save(big)
-    sets.add_pictures(made, [small, big])
+    upload.add_pictures(made, [small, big])
     first, second = sets.load(made).pictures
     with Image.open(first.path) as kept, Image.open(small) as original:
         assert np.array_equal(np.asarray(kept), np.asarray(original))
@@ -131,7 +136,7 @@ def test_a_png_is_kept_without_loss_and_a_huge_picture_smaller(tmp_path):
 def test_notes_leave_with_their_picture(tmp_path):
     made = sets.create("x").id
     Image.new("RGB", (64, 64)).save(tmp_path / "dark.png")
-    sets.add_pictures(made, [tmp_path / "dark.png"])
+    upload.add_pictures(made, [tmp_path / "dark.png"])
     assert "dark.png is flat" in sets.load(made).notes[0]
     sets.remove_picture(made, "000")
     assert sets.load(made).notes == ()
@@ -142,10 +147,11 @@ def test_what_was_skipped_is_there_after_a_reload(drop, tmp_path):
     (tmp_path / "lonely.txt").write_text("x")
     (tmp_path / "letter.doc").write_text("x")
     made = sets.create("x").id
-    _, skipped = sets.add_pictures(made, [*drop, tmp_path / "bad.png", tmp_path / "lonely.txt", tmp_path / "letter.doc", drop[0]])
+    odd = [tmp_path / name for name in ("bad.png", "lonely.txt", "letter.doc")]
+    _, skipped = upload.add_pictures(made, [*drop, *odd, drop[0]])
     assert {s.name for s in skipped} == {"bad.png", "lonely.txt", "letter.doc", "red house.png"}
     assert set(sets.load(made).skipped) == set(skipped)
-    sets.add_pictures(made, [picture(tmp_path / "bad.png", 8)])
+    upload.add_pictures(made, [picture(tmp_path / "bad.png", 8)])
     still = {s.name for s in sets.load(made).skipped}
     assert still == {"lonely.txt", "letter.doc", "red house.png"}, "a mended file is no longer listed"
     sets.forget_skipped(made)
@@ -154,16 +160,16 @@ def test_what_was_skipped_is_there_after_a_reload(drop, tmp_path):
 
 def test_the_same_picture_is_in_a_set_once(drop):
     made = sets.create("x").id
-    sets.add_pictures(made, drop)
-    added, skipped = sets.add_pictures(made, drop[:2])
+    upload.add_pictures(made, drop)
+    added, skipped = upload.add_pictures(made, drop[:2])
     assert added == [] and ["same picture as" in s.reason for s in skipped] == [True, True]
 
 
 def test_a_text_dropped_later_finds_its_picture(drop, tmp_path):
     made = sets.create("x").id
-    sets.add_pictures(made, drop)
+    upload.add_pictures(made, drop)
     (tmp_path / "IMG_2.txt").write_text("a cat")
-    assert sets.add_pictures(made, [tmp_path / "IMG_2.txt"]) == ([], [])
+    assert upload.add_pictures(made, [tmp_path / "IMG_2.txt"]) == ([], [])
     assert [p.caption for p in sets.load(made).pictures if p.name == "IMG_2.jpg"] == ["a cat"]
 
 
@@ -173,10 +179,10 @@ def test_a_zip_is_opened_and_a_broken_one_is_listed(drop, tmp_path):
             archive.write(file, f"5_red fox/{file.name}")
     (tmp_path / "b.zip").write_bytes(b"no")
     made = sets.create("x").id
-    added, skipped = sets.add_pictures(made, [tmp_path / "a.zip", tmp_path / "b.zip"])
+    added, skipped = upload.add_pictures(made, [tmp_path / "a.zip", tmp_path / "b.zip"])
     assert len(added) == 4 and [s.name for s in skipped] == ["b.zip"]
     assert [e.repeats for e in read_dataset(sets.path(made)).examples] == [5] * 4
-    assert sets.captions(made)["001"] == "red fox"
+    assert captions(made)["001"] == "red fox"
 
 
 def folder_of(path, colour, *names, texts=True):
@@ -214,7 +220,7 @@ def test_equal_names_keep_their_own_captions(tmp_path, way):
              "files of folders": lambda: [[file for f in folders for file in sorted(f.iterdir())]],
              "one drop after another": lambda: [dropped(f, tmp_path / "up") for f in folders]}
     for files in drops[way]():
-        assert sets.add_pictures(made, files)[1] == []
+        assert upload.add_pictures(made, files)[1] == []
     digests = {read_dataset(f).examples[n].digest: e.caption for f in folders for n, e in enumerate(read_dataset(f).examples)}
     assert {e.digest: e.caption for e in read_dataset(sets.path(made)).examples} == digests and len(digests) == 4
 
@@ -222,21 +228,21 @@ def test_equal_names_keep_their_own_captions(tmp_path, way):
 def test_a_text_that_may_be_of_two_pictures_is_named(tmp_path):
     made = sets.create("x").id
     red, blue = (folder_of(tmp_path / colour, colour, "1.png") for colour in ("red", "blue"))
-    _, skipped = sets.add_pictures(made, dropped(red, tmp_path / "up") + dropped(blue, tmp_path / "up"))
-    assert set(sets.captions(made).values()) == {""} and [s.name for s in skipped] == ["1.txt", "1.txt"]
-    _, skipped = sets.add_pictures(made, [red / "1.txt"])
-    assert set(sets.captions(made).values()) == {""} and "could belong to 2 pictures" in skipped[0].reason
+    _, skipped = upload.add_pictures(made, dropped(red, tmp_path / "up") + dropped(blue, tmp_path / "up"))
+    assert set(captions(made).values()) == {""} and [s.name for s in skipped] == ["1.txt", "1.txt"]
+    _, skipped = upload.add_pictures(made, [red / "1.txt"])
+    assert set(captions(made).values()) == {""} and "could belong to 2 pictures" in skipped[0].reason
     assert any("could belong" in s.reason for s in sets.load(made).skipped)
 
 
 def test_texts_in_folders_of_a_zip_go_to_those_folders(tmp_path):
     made = sets.create("x").id
     for colour in ("red", "blue"):
-        sets.add_pictures(made, [folder_of(tmp_path / colour, colour, "1.png", texts=False)])
+        upload.add_pictures(made, [folder_of(tmp_path / colour, colour, "1.png", texts=False)])
     with zipfile.ZipFile(tmp_path / "words.zip", "w") as archive:
         for name in ("red/1.txt", "blue/1.txt", "green/1.txt"):
             archive.writestr(name, name)
-    _, skipped = sets.add_pictures(made, [tmp_path / "words.zip"])
+    _, skipped = upload.add_pictures(made, [tmp_path / "words.zip"])
     assert {p.name: p.caption for p in sets.load(made).pictures} == {"red/1.png": "red/1.txt", "blue/1.png": "blue/1.txt"}
     assert [s.name for s in skipped] == ["words/green/1.txt"]
 
@@ -246,7 +252,7 @@ def test_a_text_whose_picture_is_missing_goes_to_no_picture_of_another_source(tm
     red, blue = (folder_of(tmp_path / colour, colour, "1.png", "2.png") for colour in ("red", "blue"))
     (red / "1.txt").unlink()
     (blue / "1.png").unlink()
-    _, skipped = sets.add_pictures(made, [zip_of(red, tmp_path / "red.zip"), zip_of(blue, tmp_path / "blue.zip")])
+    _, skipped = upload.add_pictures(made, [zip_of(red, tmp_path / "red.zip"), zip_of(blue, tmp_path / "blue.zip")])
     assert {p.name: p.caption for p in sets.load(made).pictures} == {
         "red/1.png": "", "red/2.png": "red 2.png", "blue/2.png": "blue 2.png"}
     assert [s.name for s in skipped] == ["blue/1.txt"]
@@ -255,12 +261,12 @@ def test_a_text_whose_picture_is_missing_goes_to_no_picture_of_another_source(tm
 def test_a_caption_is_replaced_only_by_texts_dropped_alone(tmp_path):
     made = sets.create("x").id
     red, blue = (folder_of(tmp_path / colour, colour, "1.png", "2.png") for colour in ("red", "blue"))
-    sets.add_pictures(made, dropped(red, tmp_path / "up"))
+    upload.add_pictures(made, dropped(red, tmp_path / "up"))
     (blue / "2.png").unlink()
-    _, skipped = sets.add_pictures(made, dropped(blue, tmp_path / "up"))
+    _, skipped = upload.add_pictures(made, dropped(blue, tmp_path / "up"))
     assert [p.caption for p in sets.load(made).pictures] == ["red 1.png", "red 2.png", "blue 1.png"]
     assert [s.name for s in skipped] == ["2.txt"] and "keeps the caption" in skipped[0].reason
-    assert sets.add_pictures(made, [blue / "2.txt"])[1] == []
+    assert upload.add_pictures(made, [blue / "2.txt"])[1] == []
     assert [p.caption for p in sets.load(made).pictures][1] == "blue 2.png"
 
 
@@ -269,7 +275,7 @@ def test_an_upload_follows_the_rules_of_a_folder(tmp_path):
     up = folder_of(tmp_path / "up", "red", "cafe\u0301.png", "b.png", "b-masklabel.png", texts=False)
     (up / "caf\u00e9.png.caption").write_bytes("caf\u00e9".encode("cp1252"))
     (up / "metadata.csv").write_text("file_name,text\nb.png,a boat\n")
-    _, skipped = sets.add_pictures(made, dropped(up, tmp_path / "one by one"))
+    _, skipped = upload.add_pictures(made, dropped(up, tmp_path / "one by one"))
     now = sets.load(made)
     assert [p.caption for p in now.pictures] == ["a boat", "caf\u00e9"] and [s.name for s in skipped] == ["b-masklabel.png"]
     assert ["Windows-1252" in note for note in now.notes] == [True]
@@ -280,7 +286,7 @@ def test_every_reason_is_kept_and_the_notes_of_each_picture(tmp_path):
     (tmp_path / "metadata.jsonl").write_text("no\nneither\n")
     Image.new("RGB", (64, 64)).save(tmp_path / "dark.png")
     Image.new("RGB", (64, 64), "white").save(tmp_path / "dark.png.jpg")
-    sets.add_pictures(made, sorted(tmp_path.glob("*.*")))
+    upload.add_pictures(made, sorted(tmp_path.glob("*.*")))
     now = sets.load(made)
     assert ["Line 1" in now.skipped[0].reason, "Line 2" in now.skipped[1].reason] == [True, True] and len(now.notes) == 2
     sets.remove_picture(made, now.pictures[0].id)
@@ -291,20 +297,20 @@ def test_every_reason_is_kept_and_the_notes_of_each_picture(tmp_path):
 
 def test_captions_are_cleaned_and_limited(drop):
     made = sets.create("x").id
-    sets.add_pictures(made, drop)
+    upload.add_pictures(made, drop)
     sets.set_caption(made, "000", "  a\r\nboat\0 \udcff\u202e ")
-    assert sets.captions(made)["000"] == "a boat"
+    assert captions(made)["000"] == "a boat"
     with pytest.raises(UserError, match="longer than 2000"):
         sets.set_caption(made, "000", "x" * 2001)
     with pytest.raises(UserError, match="no longer in the set"):
         sets.set_caption(made, "../000", "x")
     sets.set_caption(made, "000", "")
-    assert sets.captions(made)["000"] == "" and not (sets.path(made) / "000.txt").exists()
+    assert captions(made)["000"] == "" and not (sets.path(made) / "000.txt").exists()
 
 
 def test_rename_and_settings_and_delete(drop):
     made, other = sets.create("x"), sets.create("y")
-    sets.add_pictures(made.id, drop)
+    upload.add_pictures(made.id, drop)
     sets.rename(made.id, "Foxes")
     with pytest.raises(UserError, match="already a set called"):
         sets.rename(other.id, "foxes")
@@ -317,11 +323,11 @@ def test_rename_and_settings_and_delete(drop):
 def test_many_hands_at_once(tmp_path):
     """Threads of the web process add, type and remove in one set; nothing is lost and every id is given once."""
     made = sets.create("x").id
-    sets.add_pictures(made, [picture(tmp_path / "first.png", 1000)])
+    upload.add_pictures(made, [picture(tmp_path / "first.png", 1000)])
     files = [picture(tmp_path / "many" / f"{n}.png", n, (64, 64)) for n in range(24)]
     with ThreadPoolExecutor(8) as pool:
         typed = [pool.submit(sets.set_caption, made, "000", f"typed {n}") for n in range(10)]
-        adding = [pool.submit(sets.add_pictures, made, files[n::6]) for n in range(6)]
+        adding = [pool.submit(upload.add_pictures, made, files[n::6]) for n in range(6)]
         for done in (*typed, *adding):
             done.result()
     now = sets.load(made)
@@ -332,7 +338,7 @@ def test_many_hands_at_once(tmp_path):
 
 def test_two_processes_add_to_one_set(tmp_path):
     made = sets.create("x").id
-    code = "import sys; from sdlora.dataset import sets; sets.add_pictures(sys.argv[1], sys.argv[2:])"
+    code = "import sys; from sdlora.dataset import upload; upload.add_pictures(sys.argv[1], sys.argv[2:])"
     files = [str(picture(tmp_path / f"{n}.png", n, (64, 64))) for n in range(8)]
     running = [subprocess.Popen([sys.executable, "-c", code, made, *part], cwd=Path(__file__).parents[2])
                for part in (files[:4], files[4:])]
@@ -354,12 +360,12 @@ def test_an_example_folder_becomes_a_set_once(tmp_path):
         picture(folder / f"{number}.png", number)
         (folder / f"{number}.txt").write_text(f"a house {number}")
     (folder / "set.json").write_text(json.dumps({"title": "Stained glass", "trigger": "stglass", "sentence": "Lead and light."}))
-    made = sets.from_example(folder)
+    made = upload.from_example(folder)
     assert (made.title, made.trigger, made.sentence, len(made.pictures)) == ("Stained glass", "stglass", "Lead and light.", 3)
     assert [p.resolved for p in made.pictures] == [f"stglass, a house {n}" for n in range(3)]
-    assert sets.from_example(folder).id == made.id
+    assert upload.from_example(folder).id == made.id
     sets.delete(made.id)
-    assert len(sets.from_example(folder).pictures) == 3
+    assert len(upload.from_example(folder).pictures) == 3
     assert len(read_dataset(folder, trigger="stglass").examples) == 3, "the shipped folder itself is a dataset too"
 
 
@@ -367,25 +373,25 @@ def test_pressing_an_example_twice_at_once_makes_one_set(tmp_path):
     picture(tmp_path / "glass" / "a.png")
     (tmp_path / "glass" / "set.json").write_text('{"title": "Glass", "trigger": "g", "sentence": ""}')
     with ThreadPoolExecutor(4) as pool:
-        assert len({made.id for made in pool.map(sets.from_example, [tmp_path / "glass"] * 4)}) == 1
+        assert len({made.id for made in pool.map(upload.from_example, [tmp_path / "glass"] * 4)}) == 1
 
 
 def test_a_set_deleted_during_an_upload_stays_deleted(drop, monkeypatch):
     made = sets.create("x").id
-    reading = sets.read_picture
+    reading = upload.read_picture
 
     def read_then_lose(path, name):
         sets.delete(made) if name == "IMG_10.webp" else None
         return reading(path, name)
-    monkeypatch.setattr(sets, "read_picture", read_then_lose)
+    monkeypatch.setattr(upload, "read_picture", read_then_lose)
     with pytest.raises(UserError, match="no longer there"):
-        sets.add_pictures(made, drop)
+        upload.add_pictures(made, drop)
     assert sets.list_sets() == []
 
 
 def test_a_file_that_is_dropped_twice_is_no_doubt(drop):
     made = sets.create("Twice")
-    added, skipped = sets.add_pictures(made.id, [*drop, *drop])
+    added, skipped = upload.add_pictures(made.id, [*drop, *drop])
     assert len(added) == 4 and {one.name for one in skipped} == {file.name for file in drop}
     assert all("was dropped twice" in one.reason for one in skipped)
     assert [p.caption for p in sets.load(made.id).pictures if p.name == "IMG_1.png"] == ["a boat"]
@@ -396,7 +402,7 @@ def test_an_unpacked_zip_leaves_the_cache_once_its_pictures_are_in_the_set(tmp_p
         archive.write(picture(tmp_path / "red house.png"), "deep/red house.png")
         archive.writestr("deep/red house.txt", "a house")
     made = sets.create("Cats").id
-    assert len(sets.add_pictures(made, [tmp_path / "a.zip"])[0]) == 1
+    assert len(upload.add_pictures(made, [tmp_path / "a.zip"])[0]) == 1
     assert not list(data_folder("cache", "zips").iterdir())
     assert [(p.name, p.caption) for p in sets.load(made).pictures] == [("a/deep/red house.png", "a house")]
     assert len(read_dataset(tmp_path / "a.zip").examples) == 1 and list(data_folder("cache", "zips").iterdir())
@@ -409,8 +415,8 @@ def test_a_caption_that_comes_with_a_copy_goes_to_the_picture_that_has_none(tmp_
         Image.radial_gradient("L").save(tmp_path / folder / "1.png")
         if text:
             (tmp_path / folder / "1.txt").write_text(text)
-    assert len(sets.add_pictures(made.id, [picture])[0]) == 1
+    assert len(upload.add_pictures(made.id, [picture])[0]) == 1
     for folder, hint in (("two", "got the caption"), ("three", "in the set once.")):
-        skipped = sets.add_pictures(made.id, [tmp_path / folder])[1]
+        skipped = upload.add_pictures(made.id, [tmp_path / folder])[1]
         assert any(hint in one.reason for one in skipped)
         assert [one.caption for one in sets.load(made.id).pictures] == ["a fox"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdlora.dataset.picture import check_size
+from sdlora.dataset.decode import check_size
 from sdlora.draw.sheet import font_for, missing, sheet, unreadable, wrapped
 from sdlora.errors import UserError
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from sdlora.base.load import load_base
 from sdlora.config import DrawConfig
-from sdlora.dataset import child, looks, sets
+from sdlora.dataset import child, picture_cache, sets, upload
 from sdlora.draw.pipeline import draw
 from sdlora.errors import UserError
 from sdlora.storage import home
@@ -177,13 +177,13 @@ def test_large_parts_leave_memory_and_come_back_for_samples(make, monkeypatch):
 @pytest.fixture
 def decodes(monkeypatch):
     """The names of the pictures that were decoded for training, in order: samples of the run are opened by another name."""
-    asked, real = [], child.ask
+    asked, real = [], child.call
 
     def counted(module, data, name, *wishes):
         asked.append(name)
         return real(module, data, name, *wishes)
 
-    monkeypatch.setattr(child, "ask", counted)
+    monkeypatch.setattr(child, "call", counted)
     return lambda: sorted(name for name in asked if re.fullmatch(r"0\d\.png", name))
 
 
@@ -192,16 +192,16 @@ def test_a_run_decodes_each_picture_once_and_the_next_run_none(make, decodes):
     assert decodes() == ["00.png", "01.png", "02.png", "03.png"]
     second = tensors(train(make("second"))[-1])
     assert len(decodes()) == 4 and all(torch.equal(first[name], value) for name, value in second.items())
-    assert not looks.SQUARES
+    assert not picture_cache.SQUARES
     train(make("larger", resolution=96))
     assert len(decodes()) == 8
 
 
 def test_a_run_on_a_set_decodes_each_picture_of_it_once(make, folders, monkeypatch, decodes):
     made = sets.create("Mine")
-    sets.add_pictures(made.id, sorted(folders[1].iterdir()))
-    asked, real = [], child.ask
-    monkeypatch.setattr(child, "ask", lambda module, data, name, *wishes: asked.append(name) or real(module, data, name, *wishes))
+    upload.add_pictures(made.id, sorted(folders[1].iterdir()))
+    asked, real = [], child.call
+    monkeypatch.setattr(child, "call", lambda module, data, name, *rest: asked.append(name) or real(module, data, name, *rest))
     for number in range(2):
         train(make(f"run{number}", images=sets.path(made.id)))
         assert sorted(name for name in asked if re.fullmatch(r"0\d\.png", name)) == ["00.png", "01.png", "02.png", "03.png"]
@@ -220,7 +220,7 @@ def test_damaged_looks_cost_time_only(make):
 
 def test_a_run_goes_on_without_a_picture_that_was_exchanged_on_the_way(make, tmp_path, monkeypatch):
     pictures = tiny.write_pictures(tmp_path / "mine", 3)
-    monkeypatch.setattr(looks, "ROOM_BYTES", 0)  # no room for squares: each picture is read again
+    monkeypatch.setattr(picture_cache, "MAX_SQUARES_BYTES", 0)  # no room for squares: each picture is read again
     real = session.read_dataset
 
     def read_and_exchange(*arguments, **options):

@@ -15,7 +15,7 @@ from gradio.state_holder import SessionState
 
 import sdlora
 from sdlora.config import DrawConfig
-from sdlora.dataset import sets
+from sdlora.dataset import sets, upload
 from sdlora.jobs import drawings as draws
 from sdlora.ui import drawing, history, page, validation
 from sdlora.ui.gallery import mixer, report, rpc
@@ -144,7 +144,7 @@ def test_a_caption_is_saved_as_typed_and_nothing_else_changes(tmp_path):
     chosen = sets.create("Garden")
     for number in range(2):
         Image.new("RGB", (90, 70 + number), (200, 30 * number, 9)).save(tmp_path / f"red-house-{number}.png")
-    sets.add_pictures(chosen.id, sorted(tmp_path.glob("*.png")))
+    upload.add_pictures(chosen.id, sorted(tmp_path.glob("*.png")))
     first, second = sets.load(chosen.id).pictures
     assert pictures.save_caption([chosen.id, first.id, "<b>a red house</b> & ${7*7}"]) == {}
     after = sets.load(chosen.id).pictures

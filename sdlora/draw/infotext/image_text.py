@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo, iTXt
 
 from sdlora.dataset import child
 from sdlora.dataset.decode import DAMAGED, MAX_PIXELS, header
-from sdlora.dataset.picture import read_bytes, shown_name
+from sdlora.dataset.picture import read_bytes, sentence_name
 from sdlora.errors import UserError
 from sdlora.storage import write_atomic
 
@@ -70,12 +70,12 @@ def read(path: Path) -> dict[str, str]:
     "stealth" the text hidden in the pixels.
     Raises UserError: no picture, too large, damaged.
     """
-    name = shown_name(path)
-    answer, _ = child.ask("sdlora.draw.infotext.image_text", read_bytes(path, name), name)
-    return {key: str(text) for key, text in answer.items()}
+    name = sentence_name(path)
+    values, _ = child.call("sdlora.draw.infotext.image_text", read_bytes(path, name), name)
+    return {key: str(text) for key, text in values.items()}
 
 
-def texts(data: bytes, name: str) -> child.Answer:
+def texts(data: bytes, name: str) -> child.Result:
     """Return what `read` does, from the bytes of the file: in a child process, because texts may unpack to gigabytes."""
     with header(data, name) as image:
         found: dict[str, Any] = {str(key): plain(value) for key, value in image.info.items() if isinstance(value, str)}

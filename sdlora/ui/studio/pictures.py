@@ -8,16 +8,16 @@ from typing import Any
 
 import gradio as gr
 
-from sdlora.dataset import sets
-from sdlora.dataset.captions import resolve_caption
-from sdlora.dataset.metadata import SUFFIXES as TABLE_SUFFIXES
-from sdlora.dataset.picture import SUFFIXES
+from sdlora.dataset import sets, upload
+from sdlora.dataset.captions import CAPTION_SUFFIXES, resolve_caption
+from sdlora.dataset.metadata import TABLE_SUFFIXES
+from sdlora.dataset.picture import PICTURE_SUFFIXES
 from sdlora.storage import read_json, shipped
 from sdlora.ui import words
 from sdlora.ui.theme import picture_url, widget
 from sdlora.ui.validation import ACTION, Updates, an_id, event_value, guarded, guarded_server, text, uploads
 
-FILE_TYPES = [*SUFFIXES, ".zip", ".txt", ".caption", *TABLE_SUFFIXES]
+FILE_TYPES = [*PICTURE_SUFFIXES, ".zip", *CAPTION_SUFFIXES, *TABLE_SUFFIXES]
 THUMBNAIL = 256
 
 
@@ -176,7 +176,7 @@ def add(set_id: Any, files: Any) -> Updates:
         return gr.skip()
     found = uploads(files)
     chosen = an_id(set_id, "set") if set_id else sets.create(words.FIRST_SET).id
-    sets.add_pictures(chosen, found)
+    upload.add_pictures(chosen, found)
     return (*show(chosen), None)
 
 
@@ -193,7 +193,7 @@ def from_example(name: str) -> Callable[[], tuple]:
 
     def handler() -> tuple:
         folder = next(folder for folder in example_sets() if folder.name == name)
-        return show(sets.from_example(folder).id)
+        return show(upload.from_example(folder).id)
 
     return handler
 
