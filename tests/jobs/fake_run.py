@@ -1,7 +1,8 @@
 """A training without torch, and the run command around it: `python fake_run.py FOLDER --fence N`.
 
 It keeps the contract of train.session.run_training: resumes from its newest checkpoint, asks control() before every step.
-FAKE_CRASH_AT=7 kills the process hard at step 7; FAKE_SECONDS is the time of a step.
+FAKE_CRASH_AT=7 kills the process hard at step 7; FAKE_SECONDS is the time of a step. The files "stepping" and "signalled" in
+the run folder say that a step has begun and that a signal has been handled.
 """
 
 import json
@@ -29,17 +30,18 @@ def run_training(folder: Path, *, control):
         return events.Saved(step, f"checkpoints/{point.name}")
 
     while step < steps:
-        wish = control()
-        if wish == "pause":
+        command = control()
+        if command == "pause":
             yield save()
             yield events.Stopped(step, steps)
             return
-        if wish == "stop":
+        if command == "stop":
             yield save()
             break
         if step == int(os.environ.get("FAKE_CRASH_AT", "-1")):
             os._exit(77)
         step, total = step + 1, total + step + 1
+        (folder / "stepping").touch()
         time.sleep(seconds)
         yield events.Step(step, steps, 1 / step, 1 / step, 1e-3, (steps - step) * seconds)
         if step % save_every == 0:
@@ -52,8 +54,10 @@ def run_training(folder: Path, *, control):
 
 if __name__ == "__main__":
     from sdlora.errors import UserError
-    from sdlora.jobs.execute import execute
+    from sdlora.jobs.execute import Control, execute
 
+    on_signal = Control.on_signal
+    Control.on_signal = lambda control, *what: on_signal(control, *what) or (control.folder / "signalled").touch()
     try:
         sys.exit(execute(Path(sys.argv[1]), int(sys.argv[3]) if len(sys.argv) > 3 else 0, training=run_training))
     except UserError as error:

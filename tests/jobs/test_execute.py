@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from sdlora.jobs.table import Table
 from sdlora.storage import home
 from sdlora.train import events
 from tests.jobs.fake_run import run_training
+from tests.jobs.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, str(ROOT / "tests" / "jobs" / "fake_run.py")]
@@ -34,13 +34,6 @@ def run(tmp_path):
 def start(folder, **environment):
     return subprocess.Popen([*COMMAND, str(folder)], cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True,
                             env={**os.environ, "PYTHONPATH": str(ROOT), "FAKE_SECONDS": "0.05", **environment})
-
-
-def wait_for(what, seconds=10):
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
 
 
 def told(folder):
@@ -82,12 +75,12 @@ def test_only_one_process_has_a_run(run, monkeypatch):
 
 
 @pytest.mark.parametrize("how", ["pause", "stop"])
-def test_wishes_are_obeyed_before_the_next_step(run, how):
-    def wish(event):
+def test_commands_are_obeyed_before_the_next_step(run, how):
+    def command(event):
         if isinstance(event, events.Step) and event.step == 7:
             {"pause": pause, "stop": stop}[how](run.name)
 
-    assert execute(run, on_event=wish, training=run_training) == (STOPPED if how == "pause" else DONE)
+    assert execute(run, on_event=command, training=run_training) == (STOPPED if how == "pause" else DONE)
     seen = view(run)
     assert seen.step == 7 and seen.state == ("stopped" if how == "pause" else "done") and seen.paused == (how == "pause")
     if how == "pause":
@@ -99,14 +92,14 @@ def test_wishes_are_obeyed_before_the_next_step(run, how):
         assert Path(seen.file).read_text() == "7 28"
 
 
-def test_training_waits_while_a_picture_is_drawn(run):
+def test_training_waits_while_a_picture_is_drawn(run, monkeypatch):
     drawing = hold(home() / "drawing.lock")
-    steps = []
+    steps, asked = [], []
+    monkeypatch.setattr("sdlora.jobs.execute.is_held", lambda path: asked.append(path) or is_held(path))
     thread = threading.Thread(target=execute, args=(run,), kwargs={"training": run_training, "on_event": steps.append})
     thread.start()
-    wait_for(lambda: len(steps) >= 2)
-    time.sleep(0.2)
-    assert not any(isinstance(event, events.Step) for event in steps)
+    wait_for(lambda: len(asked) >= 5)
+    assert steps and not any(isinstance(event, events.Step) for event in steps)
     drawing.release()
     thread.join(10)
     assert view(run).state == "done"
@@ -182,10 +175,9 @@ def test_kill_9_is_seen_at_once_and_costs_at_most_a_save_interval(run):
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_the_second_signal_ends_at_once(run):
     process = start(run, FAKE_SECONDS="3")
-    wait_for(lambda: is_held(run / "lock") and view(run).step == 0 and (run / "events.jsonl").exists() and len(told(run)) >= 2)
-    time.sleep(0.2)
+    wait_for((run / "stepping").exists)
     process.send_signal(signal.SIGINT)
-    time.sleep(0.2)
+    wait_for((run / "signalled").exists)
     assert process.poll() is None, "the first one waits for the step to end"
     process.send_signal(signal.SIGINT)
     assert process.wait(1) == STOPPED

@@ -19,6 +19,7 @@ from sdlora.jobs.run import list_runs, pause, resume_run, start_run, stop, view
 from sdlora.jobs.table import Table
 from sdlora.jobs.worker import announce_web, ensure_worker, work
 from sdlora.storage import home
+from tests.jobs.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 FAKE = str(ROOT / "tests" / "jobs" / "fake_run.py")
@@ -31,11 +32,10 @@ sys.exit(work(Local(({FAKE!r},)), float(sys.argv[1]), lambda folder: subprocess.
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="ends processes with POSIX signals")
 
 
-def wait_for(what, seconds=12):
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
+def wait_for_a_turn():
+    """Wait until the worker has looked at the queue: it takes a job whose run is gone out of it."""
+    job = Table().submit("train", "gone", idempotency_key=f"turn-{time.monotonic_ns()}")
+    wait_for(lambda: Table().known(job.idempotency_key).state == "cancelled")
 
 
 def new_run(name="Ink", steps=20):
@@ -164,9 +164,10 @@ def test_it_stays_while_a_web_process_lives_and_a_second_worker_leaves(start):
     web = subprocess.Popen([sys.executable, "-c", "import time; from sdlora.jobs.worker import announce_web; announce_web(); "
                             "print('here', flush=True); time.sleep(60)"], cwd=ROOT, stdout=subprocess.PIPE)
     web.stdout.readline()
-    worker = start(linger=0.6)
-    assert start(linger=0.6).wait(10) == 0 and worker.poll() is None
-    time.sleep(1.2)
+    worker = start(linger=0.01)
+    assert start(linger=0.01).wait(10) == 0
+    for _ in range(3):
+        wait_for_a_turn()
     assert worker.poll() is None
     web.kill()
     web.wait()
@@ -177,7 +178,7 @@ def test_it_stays_while_a_web_process_lives_and_a_second_worker_leaves(start):
 def test_it_ends_when_the_data_folder_is_gone(start):
     worker = start()
     folder = home()
-    time.sleep(0.5)
+    wait_for_a_turn()
     gone = folder.with_name("gone")
     folder.rename(gone)
     assert worker.wait(10) == 0
