@@ -38,7 +38,7 @@ def check_out(out: Path, inputs: Iterable[Path] = (), suffix: str = ".safetensor
 
 
 def check_pictures(out: Path, names: Iterable[str], inputs: Iterable[Path | None] = ()) -> None:
-    """The same for pictures that will be written into the folder `out` under these names."""
+    """As `check_out`, for pictures that will be written into the folder `out` under these names."""
     check_out(out, suffix="")
     for path in (out / name for name in names):
         if not path.exists() and not path.is_symlink():
@@ -110,7 +110,7 @@ def check(
     for entry in kept:
         left, top, right, bottom = entry["crop"]
         cut = f", {entry['cut']:.0%} cut off: ({left}, {top}) to ({right}, {bottom}) is used" if entry["cut"] else ""
-        times = f", {entry['repeats']} times a round" if entry["repeats"] > 1 else ""
+        times = f", {entry['repeats']} times an epoch" if entry["repeats"] > 1 else ""
         print(f"  {entry['name']}  {entry['width']} x {entry['height']} px{cut}{times}\n    {entry['caption'] or '(no caption)'}")
     if skipped:
         print(f"Skipped: {len(skipped)}")

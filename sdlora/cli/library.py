@@ -129,7 +129,7 @@ def scan_command(
     background: Annotated[bool, typer.Option("--background", hidden=True, help="As the page starts it")] = False,
     as_json: Json = False,
 ) -> None:
-    """Read what is new in all folders. Ctrl-C stops it; the next one goes on from there."""
+    """Read what is new in all folders. Ctrl-C stops it; the next one continues from there."""
     from sdlora.library import search
     from sdlora.library.scan import hash_files, scan_library
 
@@ -141,7 +141,7 @@ def scan_command(
         if hashes:
             watch(hash_files())
     except KeyboardInterrupt:
-        typer.echo("Stopped. The next scan goes on from here.", err=True)
+        typer.echo("Stopped. The next scan continues from here.", err=True)
         raise typer.Exit(STOPPED) from None
     state = search.state()
     message = f"{state.files} files are on the shelf, {state.unread} are still to be read, {state.unhashed} are not hashed yet."

@@ -15,7 +15,7 @@ CAPTION_SUFFIXES = (".txt", ".caption")
 MAX_CAPTION = 2000  # characters
 MAX_CAPTION_BYTES = 4 * MAX_CAPTION + 4  # UTF-32 with its mark
 TRIGGER = re.compile(r"\[trigger\]", re.IGNORECASE)
-TOO_LONG = f"The caption {{name}} is longer than {MAX_CAPTION} letters."
+TOO_LONG = f"The caption {{name}} is longer than {MAX_CAPTION} characters."
 
 EVERYDAY_WORDS = frozenset("""
     style art artist painting paint drawing sketch picture photo image illustration cartoon anime watercolor oil ink pencil man

@@ -1,4 +1,4 @@
-"""Bytes that strangers call text -> str: what the bytes say of themselves is read, the rest is guessed, and the guess is told.
+"""Text in an unknown encoding -> str: byte order marks and UTF-8 are read, the rest is guessed, and the guess is reported.
 
 Knows nothing about captions. A guess is made only where one encoding alone gives plausible words; otherwise there is none.
 """
@@ -20,7 +20,7 @@ LABELS = {"utf-16-le": "UTF-16", "utf-16-be": "UTF-16", "utf-32-le": "UTF-32", "
 CJK_MARKS = r"\u3001-\u301f\uff01-\uff5e\u2018-\u201d\u2026\u2014\u00b7"
 WESTERN = "ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØÙÚÛÜÝàáâãäåæçèéêëìíîïñòóôõöøùúûüýßŒœŠšŽž"
 WESTERN_MARKS = "‘’“”–—…«»€£§©®°´·¿¡½²³"
-COMMON = 0.8  # share of the letters that must be everyday ones
+COMMON = 0.8  # share of the characters that must be everyday ones
 CAPTION_CODECS = ("cp932", "euc_jp", "gb18030", "cp950", "cp949", "cp1251", "koi8_r", "cp1253", "cp1255", "cp1252")
 NAME_CODECS = ("cp932", "gb18030", "cp950", "cp949", "cp866", "cp1251", "cp437", "cp1252")
 
@@ -31,7 +31,7 @@ def lines_of(text: str) -> list[str]:
 
 
 def read_text(path: Path, name: str, limit: int, too_long: str, usual: str = "") -> tuple[str, str]:
-    """As `decode`, from a file. Raises UserError also for no ordinary file, and saying `too_long` for over `limit` bytes."""
+    """As `decode`, from a file. Raises UserError also for no ordinary file, and with `too_long` for more than `limit` bytes."""
     try:
         with open_regular(path) as handle:
             data = handle.read(limit + 1)
@@ -43,28 +43,28 @@ def read_text(path: Path, name: str, limit: int, too_long: str, usual: str = "")
 
 
 def decode(data: bytes, name: str, usual: str = "") -> tuple[str, str]:
-    """(text, the encoding's usual name where it was guessed, else ""). Raises UserError where no one encoding fits.
+    """Return (text, the name of the encoding where it was guessed, else ""). Raises UserError where not exactly one fits.
 
-    A byte order mark decides, else UTF-8; only what is neither is guessed. usual: the name of the encoding that the texts beside
-    this one have; it is taken where several fit.
+    A byte order mark decides, else UTF-8; only what is neither is guessed. usual: the name of the encoding of the texts beside
+    this one; it is taken where several fit.
     """
     bom, encoding = next(((bom, encoding) for bom, encoding in BOMS if data.startswith(bom)), (b"", "utf-8"))
-    text = strictly(data[len(bom):], encoding)
+    text = decoded_or_none(data[len(bom):], encoding)
     text = text and text.removeprefix("\ufeff")  # of a program that wrote the mark although its encoding did
     if text is None or (b"\0" in data and not bom):
         readings = {} if bom else wide_readings(data)
         if b"\0" not in data and not bom:
             readings |= plausible_readings(data, CAPTION_CODECS)
         if len(readings) > 1:
-            readings = {codec: said for codec, said in readings.items() if LABELS[codec] == usual}
+            readings = {codec: reading for codec, reading in readings.items() if LABELS[codec] == usual}
         if len(readings) == 1:
-            return next((said, LABELS[codec]) for codec, said in readings.items())
-    if text is None or 4 * text.count("\0") > len(text):  # a stray NUL in UTF-8 is none of the letters; many are UTF-16
+            return next((reading, LABELS[codec]) for codec, reading in readings.items())
+    if text is None or 4 * text.count("\0") > len(text):  # a few stray NULs are allowed in UTF-8; many mean UTF-16
         raise UserError(f"{name} is not readable text.", "Save it as UTF-8.")
     return text, ""
 
 
-def strictly(data: bytes, encoding: str) -> str | None:
+def decoded_or_none(data: bytes, encoding: str) -> str | None:
     try:
         return data.decode(encoding)
     except UnicodeDecodeError:
@@ -72,13 +72,13 @@ def strictly(data: bytes, encoding: str) -> str | None:
 
 
 def wide_readings(data: bytes) -> dict[str, str]:
-    """{encoding: text} of the readings as UTF-32 or UTF-16 without a mark that give words; the one with most ASCII wins.
+    """Return {encoding: text} of the readings as UTF-32 or UTF-16 without a mark that give words; the one with most ASCII wins.
 
-    Where no byte is NUL (no ASCII letter in it), the words must be three letters or more: two bytes are a letter too easily.
+    Where no byte is NUL (no ASCII in it), the text must have three characters or more: any two bytes are often a valid one.
     """
     fewest = 1 if b"\0" in data else 3
     for codecs_ in (("utf-32-le", "utf-32-be"), ("utf-16-le", "utf-16-be")):
-        found = {codec: text for codec in codecs_ if len(text := strictly(data, codec) or "") >= fewest and is_plain(text)}
+        found = {codec: text for codec in codecs_ if len(text := decoded_or_none(data, codec) or "") >= fewest and is_plain(text)}
         most = max(map(ascii_letters, found.values()), default=0)
         found = {codec: text for codec, text in found.items() if ascii_letters(text) == most}
         if found:
@@ -91,7 +91,7 @@ def ascii_letters(text: str) -> int:
 
 
 def is_plain(text: str) -> bool:
-    """Whether the text holds nothing but everyday letters and marks of some script."""
+    """Whether the text has only everyday letters and punctuation of some script."""
     if re.search(r"[\0-\x08\x0e-\x1f\ud800-\udfff\ue000-\uf8ff\ufff0-\uffff]", text) or not text.strip():
         return False
     other = [c for c in text if not c.isascii() and not c.isspace()]
@@ -106,40 +106,40 @@ def everyday(c: str) -> bool:
     return known is not None or any(common(c) for common in (common_hangul, common_kanji, common_hanzi, common_traditional))
 
 
-def lead(c: str, codec: str) -> int:
-    """The first byte of a double-byte letter in an encoding, 0 where it has none."""
+def lead_byte(c: str, codec: str) -> int:
+    """Return the first byte of a double-byte character in an encoding, 0 where it has none."""
     data = c.encode(codec, "ignore")
     return data[0] if len(data) == 2 else 0
 
 
 def common_hanzi(c: str) -> bool:
-    """Level 1 of GB 2312: the 3,755 everyday letters of Chinese."""
-    return 0xB0 <= lead(c, "gb2312") <= 0xD7
+    """Level 1 of GB 2312: the 3,755 everyday characters of Chinese."""
+    return 0xB0 <= lead_byte(c, "gb2312") <= 0xD7
 
 
 def common_kanji(c: str) -> bool:
     """Level 1 of JIS X 0208: the 2,965 everyday kanji."""
-    return "\u4e00" <= c <= "\u9fff" and 0x88 <= lead(c, "shift_jis") <= 0x98
+    return "\u4e00" <= c <= "\u9fff" and 0x88 <= lead_byte(c, "shift_jis") <= 0x98
 
 
 def common_traditional(c: str) -> bool:
-    """Level 1 of Big5: the 5,401 everyday letters of Chinese as it is written in Taiwan and Hong Kong."""
-    return 0xA4 <= lead(c, "big5") <= 0xC6
+    """Level 1 of Big5: the 5,401 everyday characters of Chinese as it is written in Taiwan and Hong Kong."""
+    return 0xA4 <= lead_byte(c, "big5") <= 0xC6
 
 
 def common_hangul(c: str) -> bool:
     """The 2,350 syllables of KS X 1001."""
-    return "\uac00" <= c <= "\ud7a3" and 0xB0 <= lead(c, "euc_kr") <= 0xC8
+    return "\uac00" <= c <= "\ud7a3" and 0xB0 <= lead_byte(c, "euc_kr") <= 0xC8
 
 
 def plausible_readings(data: bytes, tried: tuple[str, ...]) -> dict[str, str]:
-    """{encoding: text} of the readings in older encodings that look like words of the language each was made for."""
-    readings = {codec: strictly(data, codec) for codec in tried}
+    """Return {encoding: text} of the readings in older encodings that look like words of the language each was made for."""
+    readings = {codec: decoded_or_none(data, codec) for codec in tried}
     return {codec: text for codec, text in readings.items() if text is not None and PLAUSIBLE[codec](text)}
 
 
 def east_asian(common: Callable[[str], bool], script: str = "", share: float = COMMON) -> Callable[[str], bool]:
-    """A check for texts of whole words in an East Asian script; a lone letter in Latin text is a misread accent or quote."""
+    """Return a check for whole words in an East Asian script; a lone character in Latin text is a misread accent or quote."""
     def check(text: str) -> bool:
         foreign = [c for c in text if not c.isascii()]
         good = sum(bool(common(c) or re.match(rf"[{script}{CJK_MARKS}]", c)) for c in foreign)
@@ -157,7 +157,7 @@ def cased(word: str) -> bool:
 
 
 def western(text: str) -> bool:
-    """Latin words with a few accents in them and quotes where quotes stand."""
+    """Whether the text is Latin words with a few accents, and quotes where quotes belong."""
     if any(c not in WESTERN + WESTERN_MARKS for c in text if not c.isascii()):
         return False
     if re.search("[ÝýÐðÞþ]", text):  # Turkish, Czech or Icelandic, and the first two have encodings of their own
@@ -168,7 +168,7 @@ def western(text: str) -> bool:
 
 
 def alphabet(letters: str) -> Callable[[str], bool]:
-    """A check for words of these letters alone, more of them than of other words, with capitals where they may stand."""
+    """Return a check for words of these letters alone, at least as many as other words, with capitals where they belong."""
     def check(text: str) -> bool:
         if sum(map(str.isupper, text)) > sum(map(str.islower, text)):
             return False
@@ -181,43 +181,43 @@ def alphabet(letters: str) -> Callable[[str], bool]:
     return check
 
 
-def apart(check: Callable[[str], bool], other: str) -> Callable[[str], bool]:
-    """As `check`, and without what would be odd in such a text."""
-    return lambda text: check(text) and not re.search(other, text)
+def without(check: Callable[[str], bool], pattern: str) -> Callable[[str], bool]:
+    """Return a check for texts that pass `check` and do not match the pattern."""
+    return lambda text: check(text) and not re.search(pattern, text)
 
 
 def frequent(text: str) -> int:
-    """How many letters are the most frequent ones of Russian; capitals and small letters change places in another encoding."""
+    """Count the letters that are the most frequent ones of Russian; a wrong encoding swaps capitals and small letters."""
     return sum(c in "оеаинтср" for c in text.lower())
 
 
 def windows_cyrillic(text: str) -> bool:
-    """Cyrillic words that do not, in more than a few letters, look far more like Russian as KOI8-R."""
+    """Whether the text is Cyrillic words that would not, if longer than a word, look far more like Russian as KOI8-R."""
     other = frequent(text.encode("cp1251", "replace").decode("koi8_r", "replace"))
     return CYRILLIC(text) and (len(text) < 11 or 3 * frequent(text) >= 2 * other)
 
 
 def koi8(text: str) -> bool:
-    """Cyrillic words that look more like Russian than as Windows-1251."""
+    """Whether the text is Cyrillic words that look more like Russian than as Windows-1251."""
     return CYRILLIC(text) and frequent(text) > frequent(text.encode("koi8_r", "replace").decode("cp1251", "replace"))
 
 
 def greek(text: str) -> bool:
-    """Greek words, most of them with their accent, and the s that ends a word only there."""
+    """Whether the text is Greek words, most of them with an accent, and final sigma only at the end of a word."""
     words = re.findall(r"[^\W\d_]{3,}", text)
     accented = sum(bool(re.search("[άέήίόύώΆΈΉΊΌΎΏ]", word)) for word in words)
     return GREEK(text) and 2 * accented > len(words) > 1 and not re.search(r"ς\B|σ\b", text)
 
 
 def hebrew(text: str) -> bool:
-    """Hebrew words, those letters that have a form for the end of a word in it only there, and no Russian in its encoding."""
+    """Whether the text is Hebrew words, final letter forms only at the end of a word, and not Russian as Windows-1251."""
     letters = "".join(re.findall("[א-ת]", text))
     russian = 5 * frequent(letters.encode("cp1255").decode("cp1251", "replace")) > 2 * len(letters)
     return alphabet("א-ת")(text) and len(letters) > 3 and not russian and not re.search(r"[ךםןףץ]\B", text)
 
 
 def not_korean(check: Callable[[str], bool], codec: str) -> Callable[[str], bool]:
-    """As `check`, but for six letters or more between spaces that all are common syllables when the same bytes are Korean."""
+    """Return a check for texts that pass `check`, but not for words of six characters or more that all are common Korean."""
     def checked(text: str) -> bool:
         letters = [c for c in text.encode(codec, "ignore").decode("cp949", "replace") if not c.isascii()]
         korean = len(letters) >= 6 and " " in text.strip() and all(map(common_hangul, letters))
@@ -229,8 +229,8 @@ CYRILLIC = alphabet("ЁёА-яІіЇїЄєҐґ")
 GREEK = alphabet("\u0386\u0388-\u038f\u0391-\u03af\u03b1-\u03ce")
 KANA = r"\u3041-\u30fe\u3005"
 PLAUSIBLE: dict[str, Callable[[str], bool]] = {
-    "cp932": east_asian(common_kanji, KANA), "euc_jp": apart(east_asian(common_kanji, KANA), rf"^[^{KANA}]*$"),
+    "cp932": east_asian(common_kanji, KANA), "euc_jp": without(east_asian(common_kanji, KANA), rf"^[^{KANA}]*$"),
     "gb18030": not_korean(east_asian(common_hanzi), "gb18030"), "cp949": east_asian(common_hangul, share=1),
-    "cp950": not_korean(apart(east_asian(common_traditional, share=1), r"[a-z][^\x00-\x7f]|[^\x00-\x7f][a-z]"), "cp950"),
+    "cp950": not_korean(without(east_asian(common_traditional, share=1), r"[a-z][^\x00-\x7f]|[^\x00-\x7f][a-z]"), "cp950"),
     "cp1251": windows_cyrillic, "cp866": CYRILLIC, "koi8_r": koi8, "cp1253": greek, "cp1255": hebrew, "cp1252": western,
     "cp437": western}

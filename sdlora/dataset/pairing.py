@@ -284,7 +284,7 @@ def read_table(file: Path, name: PurePosixPath, root: str, findings: Findings) -
                 findings.skipped.append(Skipped(table, f"{where} is not an entry with file_name and text."))
             elif caption is None:
                 one = display_name(PurePosixPath(picture))
-                findings.skipped.append(Skipped(table, f"{where} has no caption, or several: {one} goes on without it."))
+                findings.skipped.append(Skipped(table, f"{where} has no caption, or several: {one} is used without it."))
             else:
                 target = target_of(picture, name.parent, root)
                 captions.append(Text(target, table, clean_caption(caption, f"in {place} of {table}"), 0))

@@ -160,7 +160,7 @@ def clean_title(name: str) -> str:
     """Return a title as one clean line. Raises UserError for an empty or overlong one."""
     title = clean_text(name, MAX_NAME + 1)
     if not title or len(title) > MAX_NAME:
-        raise UserError(f"A set needs a name of 1 to {MAX_NAME} letters.", "Choose another name.")
+        raise UserError(f"A set needs a name of 1 to {MAX_NAME} characters.", "Choose another name.")
     return title
 
 

@@ -92,7 +92,7 @@ def connected() -> Iterator[sqlite3.Connection]:
             raise Busy("The list of the shelf is being written by another window.", "Try again in a moment.") from error
         if code in (CORRUPT, NO_DATABASE):
             remove_index(path, error)
-            raise UserError("The list of the shelf was damaged and is made anew.",
+            raise UserError("The list of the shelf was damaged and is made again.",
                             "Try again: your files are untouched.") from error
         raise sqlite_error(error, path) or UserError(f"The list of the shelf {path} could not be used ({error}).",
                                                           "Try again.") from error
@@ -136,7 +136,7 @@ def prepare(path: Path) -> None:
                 create_index(path)
             checked.add((str(path), path.stat().st_ino))
     except Timeout as error:
-        raise Busy("The list of the shelf is being made anew by another window.", "Try again in a moment.") from error
+        raise Busy("The list of the shelf is being made again by another window.", "Try again in a moment.") from error
     except OSError as error:
         raise disk_error(error, path) from error
 
@@ -192,7 +192,7 @@ def has_trigrams() -> bool:
 
 def remove_index(path: Path, reason: object) -> None:
     """Remove an index that cannot be used; all it holds is read from the files again."""
-    logging.getLogger("sdlora").warning("The index of the shelf is made anew: %s", reason)
+    logging.getLogger("sdlora").warning("The index of the shelf is made again: %s", reason)
     checked.discard((str(path), path.stat().st_ino) if path.exists() else ("", 0))
     try:
         for suffix in ("", "-wal", "-shm"):

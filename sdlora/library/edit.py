@@ -47,7 +47,7 @@ def add(path: Path, name: str = "") -> LoraEntry:
     report = summary(path)
     if report["burnt"]:
         raise UserError(f"{path.name} is a burnt style: {report['burnt'][0]} holds values that are no numbers.",
-                        "Use an earlier saved point of it, or ask its author.")
+                        "Use an earlier checkpoint of it, or ask its author.")
     if not report["matched"]:
         raise UserError(f"{path.name} was made for another kind of base model.", "Choose one for Stable Diffusion.")
     shelf = data_folder("loras")

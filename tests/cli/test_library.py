@@ -93,7 +93,7 @@ def test_a_stopped_scan_says_so_and_goes_on(sdlora, monkeypatch):
         raise KeyboardInterrupt
     monkeypatch.setattr(library, "watch", stopped)
     code, _, said = sdlora("scan")
-    assert code == 3 and "goes on from here" in said
+    assert code == 3 and "continues from here" in said
 
 
 def test_the_background_leaves_the_work_to_the_one_that_has_it(sdlora, monkeypatch):

@@ -83,7 +83,7 @@ def test_composed_and_decomposed_letters_are_one_caption(tmp_path):
 def test_the_length_limit(tmp_path):
     assert len(caption(tmp_path, b"x" * 2000)) == 2000
     for letters in (2001, 9000, 2**20):
-        with pytest.raises(UserError, match="longer than 2000 letters"):
+        with pytest.raises(UserError, match="longer than 2000 characters"):
             caption(tmp_path, b"x" * letters)
 
 

@@ -57,7 +57,7 @@ def test_an_entry_without_one_caption_is_named(read, entry):
     captions, findings = read({"metadata.jsonl": json.dumps(entry)})
     assert captions["a.png"] is None
     assert [one.reason for one in findings.skipped] == [
-        "Line 1 of metadata.jsonl has no caption, or several: a.png goes on without it."]
+        "Line 1 of metadata.jsonl has no caption, or several: a.png is used without it."]
 
 
 def test_an_empty_caption_is_one(read):

@@ -59,7 +59,7 @@ def test_there_can_be_several_of_one_name():
 
 @pytest.mark.parametrize("name", ["", "  ", "\u200b", "x" * 81, "x" * 10**6])
 def test_names_that_are_none_are_refused(name):
-    with pytest.raises(UserError, match="1 to 80 letters"):
+    with pytest.raises(UserError, match="1 to 80 characters"):
         sets.create(name)
 
 

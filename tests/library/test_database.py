@@ -55,7 +55,7 @@ def test_a_damaged_index_is_made_anew_and_nothing_is_lost(entry, how, caplog):
         database.checked.clear()
         again, = search.list_loras()
     assert (again.id, again.name, again.notes, again.favourite) == ("a", "A", "kept", True)
-    assert how == "gone" or "made anew" in caplog.text
+    assert how == "gone" or "made again" in caplog.text
 
 
 def test_an_index_that_breaks_in_use_is_a_sentence_once(entry):
@@ -71,7 +71,7 @@ def test_an_index_that_breaks_in_use_is_a_sentence_once(entry):
         try:
             found = search.list_loras()
         except UserError as refused:
-            assert "made anew" in refused.message
+            assert "made again" in refused.message
     assert [e.notes for e in found] == ["kept"]
 
 
