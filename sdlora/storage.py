@@ -19,8 +19,9 @@ import time
 import unicodedata
 from collections.abc import Callable
 from hashlib import sha256
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import platformdirs
 
@@ -135,7 +136,7 @@ def confine(folder: Path, name: str) -> Path:
     return target
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a file from outside to read its bytes, only when it is an ordinary file. Links are followed.
 
     Raises OSError, also for a pipe, a device, a socket, a folder, a link that leads to itself and a name that no file can have.

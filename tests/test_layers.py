@@ -18,7 +18,6 @@ HEAVY = {"torch", "diffusers", "transformers", "accelerate", "peft", "safetensor
 LIGHT = ["errors.py", "families.py", "config.py", "parsing.py", "storage.py", "train/events.py", "train/plan.py", "jobs/table.py",
          "lora/tools/report.py", "lora/math/blocks.py", "draw/grammar.py", "draw/grid.py", "draw/sheet.py", "draw/samplers.py"]
 LIGHT_FOLDERS = ("ui", "library", "dataset", "cli", "lora/formats", "draw/infotext")
-HEAVY_INSIDE = ["lora/formats/unpack.py"]
 
 
 def part(path: Path) -> str:
@@ -71,7 +70,7 @@ def test_gradio_and_torch_stay_in_their_rooms(path):
     if mine in ("ui", "app", "library", "dataset", "errors", "families", "config", "storage"):
         assert not roots & HEAVY
     relative = path.relative_to(ROOT / "sdlora").as_posix() if mine != "app" else "app.py"
-    if relative in LIGHT or relative.startswith(LIGHT_FOLDERS) and relative not in HEAVY_INSIDE:
+    if relative in LIGHT or relative.startswith(LIGHT_FOLDERS):
         assert not {name.split(".")[0] for name in imports(tree, top_only=True)} & HEAVY
 
 

@@ -29,6 +29,7 @@ from sdlora.bench import sides, timed
 from sdlora.draw.apply import Applied
 from sdlora.families import FAMILIES
 from sdlora.lora.formats import reading as lora_file
+from sdlora.lora.formats.writing import write
 from sdlora.lora.math.blend import Ingredient
 from sdlora.lora.math.delta import Adapter, Adapters
 
@@ -247,7 +248,7 @@ def written(path: Path, base: Base, seed: int) -> Path:
     for name, (out, width) in targets(base).items():
         up, down = torch.randn(out, RANK, generator=generator) * 0.02, torch.randn(RANK, width, generator=generator) * 0.02
         adapters[name] = Adapter("lora", {"up": up, "down": down}, float(RANK), RANK, "unet")
-    return lora_file.write(path, adapters, {}, dialect="diffusers", dtype="fp16", family=base.family)
+    return write(path, adapters, {}, dialect="diffusers", dtype="fp16", family=base.family)
 
 
 @torch.no_grad()

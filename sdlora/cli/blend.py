@@ -104,8 +104,7 @@ def extract(
     """Write the difference of two models as a LoRA, and say how much of it the LoRA holds."""
     from sdlora.base import catalog
     from sdlora.lora.formats.module_tables import family_table
-    from sdlora.lora.math import extract as extraction
-    from sdlora.lora.math.low_rank import Limit
+    from sdlora.lora.math import low_rank
     from sdlora.lora.tools.convert import extracted_file
 
     before, after = open_weights(base), open_weights(tuned)
@@ -114,7 +113,8 @@ def extract(
         raise UserError(f"{base} is of the family {before.family}, and {tuned} of {after.family}.", "Choose two of one family.")
     recipe = {"base": catalog.identity(before.path), "tuned": catalog.identity(after.path), "rank": rank, "keep": keep}
     with progress_bar("Comparing", as_json) as update:
-        found = extraction.extract(before, after, family_table(before.family), Limit(rank, keep), whole=whole, progress=update)
+        found = low_rank.extract(before, after, family_table(before.family), low_rank.Limit(rank, keep), whole=whole,
+                                 progress=update)
     report: dict[str, Any] = extracted_file(found, out, before.family, recipe, dtype.value)
     lines = [size_line(report), *energy_lines(report), *lost_lines(report, dtype.value)]
     if report["elsewhere"]:

@@ -59,7 +59,7 @@ def same_file(one: Path, other: Path) -> bool:
 
 def is_ours(path: Path) -> bool:
     """Whether sdlora wrote a LoRA or the zip of one."""
-    from sdlora.lora.formats.reading import header
+    from sdlora.lora.formats.header import header
     from sdlora.lora.tools.card import MADE_BY
 
     if path.suffix.lower() == ".zip":

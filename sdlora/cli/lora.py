@@ -104,7 +104,7 @@ def convert(
     as_json: JsonOption = False,
 ) -> None:
     """Write a LoRA in another form without loss, or the same form with other metadata, and say what happened."""
-    from sdlora.lora.formats import layout, metadata, privacy
+    from sdlora.lora.formats import layout, metadata
     from sdlora.lora.formats.writing import rewrite
 
     check_out(out, [file])
@@ -112,17 +112,17 @@ def convert(
     if to or plain or dtype or rank is not None or keep is not None:
         from sdlora.lora.formats import reading as lora_file
         from sdlora.lora.math.low_rank import Limit
-        from sdlora.lora.tools.convert import convert_file
-        from sdlora.lora.tools.forms import USUAL
+        from sdlora.lora.tools.convert import USUAL, convert_file
 
         dialect = to.value if to else "diffusers" if lora_file.read(file).dialect == "diffusers" else "kohya"
         limit = Limit(USUAL.rank if rank is None else rank, USUAL.keep if keep is None else keep)
         report = convert_file(file, out, dialect, plain=plain, dtype=dtype.value if dtype else None, limit=limit,
                               weights=weights_for(base, file))
         source = out
-    old = layout.told(source)
-    hidden = privacy.private(old)
-    new = metadata.filled(privacy.stripped(old) if strip else old, author=author, licence=licence, consent=consent, note=note)
+    old = layout.standalone_metadata(source)
+    hidden = metadata.private(old)
+    new = metadata.with_fields(metadata.stripped(old) if strip else old, author=author, licence=licence, consent=consent,
+                               note=note)
     new = {"sdlora_version": __version__} | new
     if new != old or source == file:
         rewrite(source, out, new)
@@ -183,7 +183,7 @@ def share(
 ) -> None:
     """Pack a LoRA with its card, its sidecars and pictures; private metadata is left out."""
     from sdlora.dataset.picture import open_picture
-    from sdlora.lora.formats import layout, metadata, privacy
+    from sdlora.lora.formats import layout, metadata
     from sdlora.lora.formats.writing import rewrite
     from sdlora.lora.tools import card
     from sdlora.lora.tools.report import summary
@@ -193,9 +193,9 @@ def share(
     if facts["burnt"]:
         raise UserError(f"{file.name} is a burnt style: {facts['burnt'][0]} holds values that are no numbers.",
                         "Share an earlier checkpoint of it.")
-    old = layout.told(file)
-    hidden = privacy.private(old)
-    new = old if keep_private else privacy.stripped(old)
+    old = layout.standalone_metadata(file)
+    hidden = metadata.private(old)
+    new = old if keep_private else metadata.stripped(old)
     images = [open_picture(path) for path in picture or []]
     if images and "modelspec.thumbnail" not in old:
         new = new | {"modelspec.thumbnail": metadata.data_url(images[0])}

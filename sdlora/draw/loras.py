@@ -38,8 +38,8 @@ def ingredient(choice: LoraChoice, base: Base) -> Ingredient:
     """
     path = Path(choice.file)
     lora, norm, _ = cached_file(path)
-    if norm * abs(choice.strength) > relative_norm.ABSURD:
-        raise UserError(f"{path.name} would draw only noise. {relative_norm.absurd(norm * abs(choice.strength))}",
+    if norm * abs(choice.strength) > relative_norm.DAMAGED:
+        raise UserError(f"{path.name} would draw only noise. {relative_norm.damage_warning(norm * abs(choice.strength))}",
                         "Use another copy of it, or a much lower strength.")
     if base.family == "mini":
         refuse_other_build(lora.metadata, base.identity, path.name)
@@ -62,7 +62,7 @@ def cached_file(path: Path) -> CachedFile:
         lora = lora_file.read(path)
         table = family_table(lora.families[0]) if lora.families else {}
         known = {name: adapter for name, adapter in lora.adapters.items() if name in table}
-        file = FILES[key] = CachedFile(lora, relative_norm.total(relative_norm.sizes(known, table, {})), key[1])
+        file = FILES[key] = CachedFile(lora, relative_norm.relative_size(relative_norm.sizes(known, table, {})), key[1])
     while len(FILES) > MIN_CACHED and FILES.currsize > CACHE_BYTES:
         FILES.popitem()
     return file

@@ -24,7 +24,7 @@ from sdlora.storage import home, shipped, slug
 if TYPE_CHECKING:
     from sdlora.base.load import Base
     from sdlora.lora.math.blend import Ingredient
-    from sdlora.lora.tools.geometry import Measured
+    from sdlora.lora.tools.interference import Measured
 
 QUESTION_ID = re.compile(r"\d{13}-[0-9a-f]{8}")
 MOST_WAITING = 200
@@ -120,7 +120,7 @@ def report(payload: dict[str, Any], folder: Path, load: Load) -> dict[str, Any]:
     The thumbnail that may lie in the metadata is left out.
     """
     from sdlora.base.catalog import identity
-    from sdlora.lora.formats.privacy import private
+    from sdlora.lora.formats.metadata import private
     from sdlora.lora.tools.report import inspect
 
     found: dict[str, Any] = inspect(Path(payload["file"]), identity=identity(shipped("assets", "mini")))
@@ -157,7 +157,7 @@ def measured(base: "Base", ingredients: "list[Ingredient]") -> "Measured":
     """Return what holds at any strengths, measured once for these files on this base: a slider moves without waiting."""
     from sdlora.draw.fit import match
     from sdlora.draw.session import session_of
-    from sdlora.lora.tools.geometry import measure
+    from sdlora.lora.tools.interference import measure
 
     loras = [each.adapters for each in ingredients]
     key = base.identity, *map(id, loras)
@@ -197,7 +197,7 @@ def convert(payload: dict[str, Any], folder: Path, load: Load) -> dict[str, Any]
     """
     from sdlora.base import catalog
     from sdlora.base.weights import Weights
-    from sdlora.lora.formats import metadata, privacy
+    from sdlora.lora.formats import metadata
     from sdlora.lora.formats.header import header
     from sdlora.lora.formats.writing import rewrite
     from sdlora.lora.tools import card
@@ -210,7 +210,7 @@ def convert(payload: dict[str, Any], folder: Path, load: Load) -> dict[str, Any]
         made: dict[str, Any] = convert_file(path, out, payload["way"], weights=weights)
         lost = made["problems"] + ([f"{len(made['left_out'])} entries have no place in such a file."] if made["left_out"] else [])
         return {"file": out.name, "note": " ".join([f"{made['alpha'].capitalize()}.", *lost])}
-    public = metadata.filled(privacy.stripped(header(path).metadata), **payload["about"])
+    public = metadata.with_fields(metadata.stripped(header(path).metadata), **payload["about"])
     copy = rewrite(path, folder / f"{name}.safetensors", public)
     cover = [(Path(payload["cover"]), "")] if payload["cover"] else []
     return {"file": card.pack(copy, folder / f"{name}.zip", cover).name, "note": ""}

@@ -52,7 +52,7 @@ def add(path: Path, name: str = "") -> LoraEntry:
         raise UserError(f"{path.name} was made for another kind of base model.", "Choose one for Stable Diffusion.")
     shelf = data_folder("loras")
     with tempfile.TemporaryDirectory() as folder, FileLock(shelf / ".lock"):
-        metadata = layout.told(path)
+        metadata = layout.standalone_metadata(path)
         if metadata != header(path).metadata:                   # what PEFT keeps beside the file comes along
             path = rewrite(path, Path(folder) / path.name, metadata)
             size = path.stat().st_size

@@ -17,7 +17,7 @@ from sdlora.errors import UserError
 from sdlora.library import sidecars
 from sdlora.library.database import folded
 from sdlora.library.folders import Folder, key_of, notes_of
-from sdlora.lora.formats.header import MAX_HEADER_BYTES, header, opened
+from sdlora.lora.formats.header import MAX_HEADER_BYTES, header, open_file
 from sdlora.lora.formats.layout import layout
 from sdlora.lora.tools.report import trigger
 from sdlora.storage import MAX_NAME, clean_text
@@ -91,7 +91,7 @@ def read_quickly(path: Path) -> tuple[dict[str, str], bytes, int]:
 
     The digest is b"" for every other file. Raises UserError where `header` would not even read the JSON.
     """
-    with opened(path) as file:
+    with open_file(path) as file:
         size = file.seek(0, 2)
         file.seek(0)
         length = int.from_bytes(file.read(8), "little")

@@ -49,9 +49,9 @@ def describe(facts: Facts, cover: Path | None = None) -> dict[str, str]:
     """Return the metadata of the file. Captions stay private: only their hash is in it."""
     base = facts.base
     captions = sha256("\n".join(example.caption for example in facts.examples).encode()).hexdigest()
-    making = metadata.Making(len(facts.examples), captions, facts.step, facts.loss, facts.run, facts.created)
+    training = metadata.Training(len(facts.examples), captions, facts.step, facts.run, facts.created)
     about = metadata.BaseFacts(base.family, base.title, base.identity, base.prediction_type, base.resolution)
-    return metadata.build(facts.config, about, making, open_picture(cover) if cover else None)
+    return metadata.build(facts.config, about, training, open_picture(cover) if cover else None)
 
 
 def publish(folder: Path, out: str | None, adapters: Adapters, facts: Facts, items: Items) -> tuple[Path, list[str]]:

@@ -16,14 +16,14 @@ from sdlora.lora.formats import reading
 from sdlora.lora.formats.cloneofsimo import BLOCKS
 from sdlora.lora.formats.header import header
 from sdlora.lora.formats.layout import layout
-from sdlora.lora.formats.tensor_suffixes import PARTS, REFUSED
+from sdlora.lora.formats.tensor_suffixes import PARTS, UNSUPPORTED
 from sdlora.lora.tools import report
 
 PATH = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
 MODULES = [f"lora_unet_{PATH.replace('.', '_')}.", f"unet.{PATH}.", f"base_model.model.{PATH}.", f"{PATH}.", "lora_unet_conv_in.",
            "diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.", "lora_te_text_model_encoder_layers_0_mlp_fc1.",
            "lycoris_conv_in.", "oft_unet_conv_in.", "unet.mid_block.resnets.0.norm1.", "text_encoder.text_projection."]
-LEAVES = sorted([*PARTS, "weight", "lora_A.style.weight", "lora_B.style.weight", "_lora_down_weight", *REFUSED])
+LEAVES = sorted([*PARTS, "weight", "lora_A.style.weight", "lora_B.style.weight", "_lora_down_weight", *UNSUPPORTED])
 SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I32": 4, "BOOL": 1}
 
 

@@ -14,6 +14,7 @@ from sdlora.base import catalog
 from sdlora.cli.lora import BAR_LENGTH
 from sdlora.errors import UserError
 from sdlora.lora.formats import reading, writing
+from sdlora.lora.formats.header import header
 from sdlora.lora.formats.module_tables import family_table
 from tests.lora.formats.test_reading import PATHS, style
 from tests.lora.formats.test_writing import CONV, LINEAR, SQUARE, TEXT, adapter
@@ -89,10 +90,10 @@ def test_convert_and_what_it_says(run, lora, tmp_path):
     told = json.loads(run("convert", lora, "--to", "diffusers", "--out", out, "--json").stdout)
     assert (told["modules_in"], told["modules_out"], told["difference"], told["dialect"]) == (3, 3, 0.0, "diffusers")
     assert told["private"] == {"ss_dataset_dirs": "names of the picture folders"} and not told["stripped"]
-    assert reading.read(out).dialect == "diffusers" and "ss_dataset_dirs" in reading.header(out).metadata
+    assert reading.read(out).dialect == "diffusers" and "ss_dataset_dirs" in header(out).metadata
     plain = run("convert", lora, "--to", "kohya", "--strip", "--out", out).stdout
     assert "3 of 3" in plain and "the same to the bit" in plain and "left out" in plain
-    assert "ss_dataset_dirs" not in reading.header(out).metadata
+    assert "ss_dataset_dirs" not in header(out).metadata
 
 
 def test_the_form_stays_where_none_is_named(run, lora, tmp_path):
@@ -101,10 +102,10 @@ def test_the_form_stays_where_none_is_named(run, lora, tmp_path):
     assert reading.read(tmp_path / "e.safetensors").dialect == "diffusers"
     out = tmp_path / "b.safetensors"
     run("convert", lora, "--author", "Ann", "--licence", "CC BY 4.0", "--consent", "mine", "--note", "hi", "--out", out)
-    told = reading.header(out).metadata
+    told = header(out).metadata
     assert told["modelspec.author"] == "Ann" and told["modelspec.license"] == "CC BY 4.0" and told["sdlora_note"] == "hi"
     assert out.read_bytes()[-1000:] == lora.read_bytes()[-1000:]
-    assert told["sshs_model_hash"] == reading.header(lora).metadata["sshs_model_hash"]
+    assert told["sshs_model_hash"] == header(lora).metadata["sshs_model_hash"]
 
 
 @pytest.mark.parametrize("option", ["--rank", "--keep"])
@@ -148,16 +149,16 @@ def test_share_packs_what_may_go_out(run, lora, tmp_path):
     with zipfile.ZipFile(tmp_path / "s.zip") as archive:
         archive.extractall(tmp_path / "s")
     assert {path.name for path in (tmp_path / "s").iterdir()} == {"a.safetensors", "a.json", "a.png", "README.md", "images"}
-    shared = reading.header(tmp_path / "s" / "a.safetensors").metadata
+    shared = header(tmp_path / "s" / "a.safetensors").metadata
     assert "ss_dataset_dirs" not in shared and shared["modelspec.thumbnail"].startswith("data:image/jpeg;base64,")
     assert "a red house" in (tmp_path / "s" / "README.md").read_text()
     with Image.open(tmp_path / "s" / "images" / "00.png") as sent:
         assert sent.size == (80, 64) and not sent.info and not sent.getexif()
-    assert "ss_dataset_dirs" in reading.header(lora).metadata     # the artist's own file is left alone
+    assert "ss_dataset_dirs" in header(lora).metadata     # the artist's own file is left alone
     run("share", lora, "--out", tmp_path / "t.zip", "--keep-private")
     with zipfile.ZipFile(tmp_path / "t.zip") as archive:
         archive.extract("a.safetensors", tmp_path / "t")
-    assert "ss_dataset_dirs" in reading.header(tmp_path / "t" / "a.safetensors").metadata
+    assert "ss_dataset_dirs" in header(tmp_path / "t" / "a.safetensors").metadata
 
 
 def test_a_copy_of_a_peft_file_takes_its_strength_along(run, tmp_path):
@@ -168,7 +169,7 @@ def test_a_copy_of_a_peft_file_takes_its_strength_along(run, tmp_path):
         archive.extract("adapter_model.safetensors", tmp_path / "c")
     for copy in (tmp_path / "b.safetensors", tmp_path / "c" / "adapter_model.safetensors"):
         adapter, = reading.read(copy).adapters.values()
-        assert adapter.scale == 4.0 and "home/me" not in str(reading.header(copy).metadata)
+        assert adapter.scale == 4.0 and "home/me" not in str(header(copy).metadata)
 
 
 def test_share_refuses_what_nobody_can_use_and_tells_what_is_odd(run, lora, tmp_path):

@@ -23,9 +23,10 @@ from sdlora.jobs.drawings import fail_waiting
 from sdlora.jobs.questions import Answer, submit, view
 from sdlora.jobs.table import Table
 from sdlora.lora.formats.module_tables import family_table
-from sdlora.lora.formats.reading import read, write
+from sdlora.lora.formats.reading import read
+from sdlora.lora.formats.writing import write
 from sdlora.lora.math.delta import Adapter, delta
-from sdlora.lora.tools import geometry
+from sdlora.lora.tools import interference
 from sdlora.storage import home
 
 ROOT = Path(__file__).parents[2]
@@ -262,9 +263,9 @@ def test_a_report_names_what_is_private(tmp_path, lora):
 
 
 def test_how_a_blend_gets_on_is_measured_on_the_base_that_is_loaded_and_once(lora, tmp_path, monkeypatch):
-    other, times, measure = tmp_path / "other.safetensors", [], geometry.measure
+    other, times, measure = tmp_path / "other.safetensors", [], interference.measure
     save_file({key: -value if "up" in key else value for key, value in load_file(lora).items()}, other)
-    monkeypatch.setattr(geometry, "measure", lambda *given: times.append(1) or measure(*given))
+    monkeypatch.setattr(interference, "measure", lambda *given: times.append(1) or measure(*given))
     monkeypatch.setattr(questions, "MEASURED", {})
     base, loaded = load_base("mini", "cpu"), []
 

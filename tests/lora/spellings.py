@@ -5,7 +5,7 @@ import re
 
 import torch
 
-from sdlora.lora.formats.ldm_names import to_sgm
+from sdlora.lora.formats.ldm_names import to_ldm
 from sdlora.lora.formats.module_tables import family_table
 
 RANK, ALPHA = 4, 2.0
@@ -34,7 +34,7 @@ def kohya(pairs, named, alpha=ALPHA, leaves=("lora_down.weight", "lora_up.weight
 def flat(path, text="lora_te", sgm=False, unet="lora_unet"):
     part, colon, rest = path.rpartition(":")
     prefix = (text if part == "te1" else "lora_te2") if colon else unet
-    return f"{prefix}_{(to_sgm(rest) if sgm and not colon else rest).replace('.', '_')}"
+    return f"{prefix}_{(to_ldm(rest) if sgm and not colon else rest).replace('.', '_')}"
 
 
 def dotted(path, unet="unet.", te1="text_encoder.", te2="text_encoder_2."):
@@ -61,7 +61,7 @@ def comfyui(path, clip="clip_l"):
     part, colon, rest = path.rpartition(":")
     if colon:
         return f"text_encoders.{clip if part == 'te1' else 'clip_g'}.transformer.{rest}."
-    return f"diffusion_model.{to_sgm(rest)}."
+    return f"diffusion_model.{to_ldm(rest)}."
 
 
 def every_spelling(pairs, family):
@@ -110,6 +110,6 @@ def every_spelling(pairs, family):
             "kohya, sgm": (sgm, none, half, pairs), "kohya, both": (both, none, half, pairs),
             "ComfyUI": (kohya(pairs, comfyui, leaves=bare), none, 1.0, pairs),
             "ComfyUI, clip_h": (kohya(pairs, lambda p: comfyui(p, "clip_h"), leaves=bare), none, 1.0, pairs),
-            "bare sgm": (kohya(plain, lambda p: to_sgm(p) + "."), none, half, plain),
+            "bare sgm": (kohya(plain, lambda p: to_ldm(p) + "."), none, half, plain),
             "PEFT in ComfyUI": (kohya(pairs, comfyui, leaves=peft), none, 1.0, pairs)}
     return made

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from sdlora.lora.formats import reading
 from sdlora.lora.formats.module_tables import family_table
+from sdlora.lora.formats.writing import write
 from sdlora.lora.math.blend import Ingredient
 from sdlora.lora.math.delta import delta
 from sdlora.storage import shipped
@@ -44,7 +45,7 @@ def picture(pipe):
 @pytest.mark.parametrize("dialect", ["kohya", "diffusers"])
 def test_load_lora_weights_draws_our_picture(tmp_path, pipeline, dialect):
     paths = [path for path in family_table("mini") if ".attn" in path or "layers.1.self_attn" in path]
-    path = reading.write(tmp_path / "a.safetensors", style(paths, rank=8, alpha=4.0), {}, dialect=dialect, family="mini")
+    path = write(tmp_path / "a.safetensors", style(paths, rank=8, alpha=4.0), {}, dialect=dialect, family="mini")
     bare = picture(pipeline)
     pipeline.load_lora_weights(str(path))
     theirs = picture(pipeline)

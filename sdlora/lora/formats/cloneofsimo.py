@@ -1,7 +1,7 @@
-"""The first LoRA files of all (cloneofsimo, 2022-23) -> module paths. Knows nothing about torch or about models.
+"""The numbered LoRA files of 2022-23 (cloneofsimo) -> module paths. Knows nothing about torch or about models.
 
-Their tensors are numbered, not named: "unet:{i}:up", "unet:{i}:down", "text_encoder:{i}:up|down" (lora-files.md 2.5). The
-order is that in which modules were registered in 2022, which no network of today has: it is this table, never a traversal.
+Their tensors have numbers instead of names: "unet:{i}:up", "unet:{i}:down", "text_encoder:{i}:up|down". The order is
+that in which modules were registered in 2022. No network of today has it, so it is written down here as a table.
 """
 
 import json
@@ -13,18 +13,18 @@ BLOCKS = (*(f"down_blocks.{i}.attentions.{j}" for i in range(3) for j in range(2
           *(f"up_blocks.{i}.attentions.{j}" for i in range(1, 4) for j in range(3)), "mid_block.attentions.0")
 ORDERS = (("attn1", "ff", "attn2"), ("attn1", "attn2", "ff"))  # of diffusers up to 0.14, and of those since
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
-TEXT = ("k_proj", "v_proj", "q_proj", "out_proj")              # the order of CLIPAttention in transformers
+TEXT = ("k_proj", "v_proj", "q_proj", "out_proj")  # the order of CLIPAttention in transformers
 EMBEDDING = re.compile(r"<[^<>:]{1,80}>")
 
 
-def positional(names: Iterable[str]) -> bool:
-    """Whether a file is of this kind."""
+def is_numbered(names: Iterable[str]) -> bool:
+    """Return whether a file has numbered tensors."""
     return any(NAME.fullmatch(name) for name in names)
 
 
-def places(names: Iterable[str], metadata: Mapping[str, str],
-           order: tuple[str, ...] = ORDERS[0]) -> dict[str, tuple[str, str]]:
-    """{tensor name: (canonical path, "up" or "down")} for the numbered tensors, in one of ORDERS within each block.
+def numbered_modules(names: Iterable[str], metadata: Mapping[str, str],
+                     order: tuple[str, ...] = ORDERS[0]) -> dict[str, tuple[str, str]]:
+    """Return {tensor name: (canonical path, "up" or "down")}, counted in one of ORDERS within each block.
 
     Raises ValueError for a file whose modules are others than the table's (the "extended" kind with convolutions).
     """
@@ -32,21 +32,22 @@ def places(names: Iterable[str], metadata: Mapping[str, str],
     numbered = {name: (match[1], int(match[2]), match[3]) for name, match in found.items() if match}
     counts = {part: 1 + max((number for where, number, _ in numbered.values() if where == part), default=-1)
               for part in ("unet", "text_encoder")}
-    tables = {"unet": unet_table(counts["unet"], replaced(metadata), order), "text_encoder": text_table(counts["text_encoder"])}
+    tables = {"unet": unet_table(counts["unet"], adapted_classes(metadata), order),
+              "text_encoder": text_table(counts["text_encoder"])}
     return {name: (tables[part][number], half) for name, (part, number, half) in numbered.items()}
 
 
-def replaced(metadata: Mapping[str, str]) -> set[str]:
-    """The classes whose layers were adapted, as the header lists them; empty where it does not."""
+def adapted_classes(metadata: Mapping[str, str]) -> set[str]:
+    """Return the classes whose layers were adapted, as the header lists them; empty where it does not."""
     try:
-        told = json.loads(metadata.get("unet", "[]"))
+        listed = json.loads(metadata.get("unet", "[]"))
     except (ValueError, RecursionError):
         return set()
-    return {name for name in told if isinstance(name, str)} if isinstance(told, list) else set()
+    return {name for name in listed if isinstance(name, str)} if isinstance(listed, list) else set()
 
 
 def unet_table(count: int, classes: set[str], order: tuple[str, ...] = ORDERS[0]) -> list[str]:
-    """Paths by number: blocks down, up, middle; in each, in `order`: q k v out of attn1, of attn2, the first layer of ff."""
+    """Return the UNet's paths by number: blocks down, up, middle; in each, in `order`: attn1, attn2, ff."""
     if strange := classes - {"CrossAttention", "Attention", "GEGLU"}:
         raise ValueError(f"it numbers the layers of {', '.join(sorted(strange))[:60]} too, whose order nobody wrote down")
     feed_forward = count > len(BLOCKS) * 8 if not classes else "GEGLU" in classes
@@ -59,7 +60,7 @@ def unet_table(count: int, classes: set[str], order: tuple[str, ...] = ORDERS[0]
 
 
 def text_table(count: int) -> list[str]:
-    """Paths by number: each layer's k, v, q, out."""
+    """Return the text encoder's paths by number: each layer's k, v, q, out."""
     if count % len(TEXT):
         raise ValueError(f"it numbers {count} layers of the text encoder, which is no whole number of blocks")
     return [f"te1:text_model.encoder.layers.{layer}.self_attn.{name}" for layer in range(count // 4) for name in TEXT]

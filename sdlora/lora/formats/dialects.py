@@ -1,7 +1,7 @@
-"""How the world spells the names inside LoRA files <-> canonical module paths. Knows nothing about tensors or torch.
+"""The names inside LoRA files <-> canonical module paths. Knows nothing about tensors or torch.
 
-A spelling is read by grammar, not from a list of one model's modules, so it works for every UNet. Spellings of
-lora-files.md 2.2-2.4: kohya, diffusers D1-D7 with their wrappers, ComfyUI, SimpleTuner. Positional files: positional.py.
+A spelling is read by grammar, not from a list of one model's modules, so it works for every UNet. Spellings: kohya, diffusers of
+every age with its wrappers, ComfyUI, SimpleTuner. Files with numbers instead of names: cloneofsimo.py.
 """
 
 import re
@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
-from sdlora.lora.formats.ldm_names import from_sgm, to_sgm
-from sdlora.lora.formats.tensor_suffixes import Leaf, leaf_of, refused_kind
+from sdlora.lora.formats.ldm_names import from_ldm, to_ldm
+from sdlora.lora.formats.tensor_suffixes import SplitName, split_suffix, unsupported_kind
 
 FLAT_PARTS = {"lora_unet": "", "oft_unet": "", "lora_te": "te1:", "lora_te1": "te1:", "lora_te2": "te2:", "lycoris": None}
 FLAT_PREFIX = re.compile(rf"(?:({'|'.join(FLAT_PARTS)})_)+(?:unet_)?")
@@ -34,8 +34,8 @@ WORDS = sorted("""
     """.split(), key=len, reverse=True)
 
 
-class Place(NamedTuple):
-    """One tensor's name, understood. blocks: "sgm" or "diffusers"; repaired: what had to be mended, or ""."""
+class ParsedName(NamedTuple):
+    """One tensor's name. path: of its module; blocks: "sgm" or "diffusers"; repaired: what had to be repaired, or ""."""
     path: str
     part: str
     spelling: str
@@ -45,46 +45,46 @@ class Place(NamedTuple):
 
 
 @dataclass
-class Spelled:
-    """The names of one file, understood. modules: {canonical path: {part, as leaves.PARTS says it: tensor name}}."""
-    dialect: str                                              # "kohya", "diffusers", "comfyui", "simpletuner"
-    spelling: str                                             # the exact kind, for the report
+class FileNames:
+    """The names of one file. modules: {canonical path: {part, as in tensor_suffixes.PARTS: tensor name}}."""
+    dialect: str  # "kohya", "diffusers", "comfyui", "simpletuner"
+    spelling: str  # the exact kind, for the report
     modules: dict[str, dict[str, str]] = field(default_factory=dict)
-    kinds: dict[str, str] = field(default_factory=dict)       # {tensor name: kind we do not read}
-    unknown: list[str] = field(default_factory=list)          # tensor names of no spelling
-    repeated: dict[str, str] = field(default_factory=dict)    # {tensor name: why another name of this module was read}
-    repairs: dict[str, int] = field(default_factory=dict)     # {what was mended: how many names}
+    kinds: dict[str, str] = field(default_factory=dict)  # {tensor name: kind we do not read}
+    unknown: list[str] = field(default_factory=list)  # tensor names of no spelling
+    repeated: dict[str, str] = field(default_factory=dict)  # {tensor name: why another name of this module was read}
+    repairs: dict[str, int] = field(default_factory=dict)  # {what was repaired: how many names}
 
 
-def spell(names: list[str]) -> Spelled:
-    """Understand all tensor names of a file. Nothing is raised: what is not understood is in `kinds` and `unknown`."""
-    found, known, spellings = Spelled("", ""), set(names), {}
+def parse_names(names: list[str]) -> FileNames:
+    """Parse all tensor names of a file. Raises nothing: names that are not read are in `kinds` and `unknown`."""
+    found, known, spellings = FileNames("", ""), set(names), {}
     variants: dict[str, dict[tuple[str, str, str], dict[str, str]]] = {}
     for name in names:
-        place = place_of(name) or scaling_place(name, known)
-        if place is None:
-            if kind := refused_kind(name):
+        parsed = parse_name(name) or parse_ia3_vector(name, known)
+        if parsed is None:
+            if kind := unsupported_kind(name):
                 found.kinds[name] = kind
             else:
                 found.unknown.append(name)
             continue
-        key = (place.blocks, place.spelling.split(" ")[0], place.adapter)
-        roles = variants.setdefault(place.path, {}).setdefault(key, {})
-        if place.part in roles:
+        key = (parsed.blocks, parsed.spelling.split(" ")[0], parsed.adapter)
+        roles = variants.setdefault(parsed.path, {}).setdefault(key, {})
+        if parsed.part in roles:
             found.repeated[name] = "the same thing twice"
             continue
-        roles[place.part] = name
-        spellings[place.spelling] = spellings.get(place.spelling, 0) + 1
-        if place.repaired:
-            found.repairs[place.repaired] = found.repairs.get(place.repaired, 0) + 1
+        roles[parsed.part] = name
+        spellings[parsed.spelling] = spellings.get(parsed.spelling, 0) + 1
+        if parsed.repaired:
+            found.repairs[parsed.repaired] = found.repairs.get(parsed.repaired, 0) + 1
     for path, several in variants.items():
-        found.modules[path] = next(iter(several.values())) if len(several) == 1 else chosen(several, found.repeated)
+        found.modules[path] = next(iter(several.values())) if len(several) == 1 else choose_variant(several, found.repeated)
     found.spelling = " + ".join(sorted(spellings, key=lambda key: -spellings[key]))
     found.dialect = found.spelling.split(" ")[0]
     return found
 
 
-def chosen(several: dict[tuple[str, str, str], dict[str, str]], repeated: dict[str, str]) -> dict[str, str]:
+def choose_variant(several: dict[tuple[str, str, str], dict[str, str]], repeated: dict[str, str]) -> dict[str, str]:
     """One set of parts where a module is spelled more than once; the names of the others go into `repeated`.
 
     Halves of two spellings are never mixed. diffusers' block names win over sgm's, as in diffusers (InvokeAI #5725).
@@ -94,7 +94,7 @@ def chosen(several: dict[tuple[str, str, str], dict[str, str]], repeated: dict[s
     for key, others in several.items():
         if key == best:
             continue
-        if key[:2] == best[:2] and not key[2]:                 # an alpha has no adapter's name
+        if key[:2] == best[:2] and not key[2]:  # an alpha has no adapter's name
             roles = others | roles
             continue
         why = "a second adapter in the same file" if key[:2] == best[:2] else "the same module in a second spelling"
@@ -103,39 +103,40 @@ def chosen(several: dict[tuple[str, str, str], dict[str, str]], repeated: dict[s
 
 
 @lru_cache(maxsize=65_536)
-def place_of(name: str) -> Place | None:
-    """Canonical path and part of one tensor's name; None for a name of no spelling."""
-    leaf = leaf_of(name)
-    return (flat_place(leaf) if FLAT_PREFIX.match(name) else dotted_place(leaf)) if leaf and leaf.module else None
+def parse_name(name: str) -> ParsedName | None:
+    """Return the module path and the part of one tensor's name; None for a name of no spelling."""
+    split = split_suffix(name)
+    if not split or not split.module:
+        return None
+    prefix = FLAT_PREFIX.match(split.module + "_")
+    return parse_flat(split, prefix) if prefix else parse_dotted(split)
 
 
-def scaling_place(name: str, known: set[str]) -> Place | None:
-    """LyCORIS' IA3 keeps its vector under a bare ".weight": read as one only beside its "on_input"."""
+def parse_ia3_vector(name: str, known: set[str]) -> ParsedName | None:
+    """Parse the vector of LyCORIS' IA3, a bare ".weight": only beside its "on_input"."""
     beside = f"{name.removesuffix('.weight')}.on_input"
-    place = place_of(beside) if name.endswith(".weight") and beside in known else None
-    return place._replace(part="weight") if place else None
+    parsed = parse_name(beside) if name.endswith(".weight") and beside in known else None
+    return parsed._replace(part="weight") if parsed else None
 
 
-def flat_place(leaf: Leaf) -> Place | None:
-    """"lora_unet_mid_block_..._attn1_to_q" -> its place; None for modules that no Stable Diffusion has."""
-    prefix = FLAT_PREFIX.match(leaf.module + "_")
-    inner = leaf.module[prefix.end():].replace(".", "_")        # a converter of diffusers leaves one dot in DoRA names
+def parse_flat(split: SplitName, prefix: re.Match[str]) -> ParsedName | None:
+    """Parse a name such as "lora_unet_mid_block_..._attn1_to_q"; None for modules that no Stable Diffusion has."""
+    inner = split.module[prefix.end():].replace(".", "_")  # a converter of diffusers leaves one dot in DoRA names
     doubled = "a doubled prefix" if prefix.end() > len(prefix[1]) + 1 else ""
     dotted = unflatten(inner)
-    if dotted is None:
+    known = canonical(dotted, FLAT_PARTS[prefix[1]]) if dotted else None
+    if known is None:
         return None
-    path, blocks = canonical(dotted, FLAT_PARTS[prefix[1]])
-    if path is None:
-        return None
+    path, blocks = known
     spelling = "simpletuner (LyCORIS)" if prefix[1] == "lycoris" else "kohya"
     spelling += " (sgm block names)" if blocks == "sgm" else ""
-    mended = "a leaf with underscores" if leaf.form == "repaired" else doubled
-    return Place(path, leaf.part, spelling, blocks, leaf.adapter, mended)
+    repaired = "a suffix with underscores" if split.form == "repaired" else doubled
+    return ParsedName(path, split.part, spelling, blocks, split.adapter, repaired)
 
 
 @lru_cache(maxsize=65_536)
 def unflatten(flat: str) -> str | None:
-    """"down_blocks_0_attn1_to_q" -> "down_blocks.0.attn1.to_q": words of the field and numbers; None for anything else."""
+    """Return "down_blocks.0.attn1.to_q" for "down_blocks_0_attn1_to_q"; None where a word is not in WORDS."""
     parts, rest = [], flat
     while rest:
         head, _, tail = rest.partition("_")
@@ -147,36 +148,38 @@ def unflatten(flat: str) -> str | None:
     return ".".join(parts) or None
 
 
-def dotted_place(leaf: Leaf) -> Place | None:
-    """D1-D7 of lora-files.md 2.2 and ComfyUI's names, below any of the wrappers; None for other modules."""
-    module, seen = leaf.module, []
+def parse_dotted(split: SplitName) -> ParsedName | None:
+    """Parse a name of diffusers, PEFT or ComfyUI below any of its wrappers; None for other modules."""
+    module, seen = split.module, []
     while match := DOTTED_PREFIX.match(module):
         seen.append(match[0])
         module = module[match.end():]
-    said = [DOTTED_PARTS[prefix] for prefix in seen if DOTTED_PARTS[prefix] is not None]
-    path, blocks = canonical(module, said[-1] if said else None)
-    if path is None:
+    parts = [DOTTED_PARTS[prefix] for prefix in seen if DOTTED_PARTS[prefix] is not None]
+    known = canonical(module, parts[-1] if parts else None)
+    if known is None:
         return None
-    form = {"": "lora_down"}.get(leaf.form, leaf.form)
+    path, blocks = known
+    form = {"": "lora_down"}.get(split.form, split.form)
     if blocks == "sgm" or any(prefix.startswith(COMFYUI) for prefix in seen):
         spelling = "comfyui" if form == "lora_down" else f"comfyui ({form})"
     else:
         bare = "" if seen or form == "attention processors" else ", no prefix"
         spelling = f"diffusers ({form}{bare})"
-    mended = "a leaf with underscores" if leaf.form == "repaired" else "a doubled prefix" if len(set(seen)) < len(seen) else ""
-    return Place(path, leaf.part, spelling, blocks, leaf.adapter, mended)
+    doubled = "a doubled prefix" if len(set(seen)) < len(seen) else ""
+    repaired = "a suffix with underscores" if split.form == "repaired" else doubled
+    return ParsedName(path, split.part, spelling, blocks, split.adapter, repaired)
 
 
-def canonical(dotted: str, part: str | None) -> tuple[str | None, str]:
-    """(path in diffusers names with its "te1:", which block names it had). part None: told by the module itself."""
+def canonical(dotted: str, part: str | None) -> tuple[str, str] | None:
+    """Return (diffusers path with its "te1:", which block names it had), or None. part None: the module itself decides."""
     dotted = dotted.replace(".processor.", ".")
     if part in (None, ""):
-        sgm = from_sgm(dotted)
+        sgm = from_ldm(dotted)
         if sgm or dotted.partition(".")[0] in UNET_ROOTS:
             path = sgm or dotted
             return path + ".0" if path.endswith(("attn1.to_out", "attn2.to_out")) else path, "sgm" if sgm else "diffusers"
         if part == "":
-            return None, ""
+            return None
     while dotted.startswith("text_model.text_model."):
         dotted = dotted.removeprefix("text_model.")
     if dotted.startswith(BELOW_TEXT_MODEL):
@@ -184,19 +187,19 @@ def canonical(dotted: str, part: str | None) -> tuple[str | None, str]:
     owner, _, last = dotted.rpartition(".")
     if owner.endswith("self_attn"):
         dotted = f"{owner}.{OLD_PROJECTIONS.get(last, last)}"
-    return ((part or "te1:") + dotted, "diffusers") if dotted.partition(".")[0] in TEXT_ROOTS else (None, "")
+    return ((part or "te1:") + dotted, "diffusers") if dotted.partition(".")[0] in TEXT_ROOTS else None
 
 
 def kohya_name(path: str, family: str) -> str:
-    """Canonical path -> kohya module name. SDXL: sgm block names and lora_te1_; all others: lora_te_ (lora-files.md 2.8)."""
+    """Return the kohya name of a module. SDXL: sgm block names and lora_te1_; all others: lora_te_."""
     part, colon, rest = path.partition(":")
     if not colon:
-        return "lora_unet_" + (to_sgm(path) if family == "sdxl" else path).replace(".", "_")
+        return "lora_unet_" + (to_ldm(path) if family == "sdxl" else path).replace(".", "_")
     prefix = "lora_te" if part == "te1" and family != "sdxl" else f"lora_{part}"
     return f"{prefix}_{rest.replace('.', '_')}"
 
 
 def diffusers_name(path: str) -> str:
-    """Canonical path -> diffusers module path with its pipeline prefix ("unet.", "text_encoder.", "text_encoder_2.")."""
+    """Return the diffusers name of a module with its pipeline prefix ("unet.", "text_encoder.", "text_encoder_2.")."""
     part, colon, rest = path.partition(":")
     return {"te1": "text_encoder.", "te2": "text_encoder_2."}[part] + rest if colon else "unet." + path

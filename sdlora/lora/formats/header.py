@@ -1,7 +1,7 @@
-"""The bytes of a safetensors file nobody vouches for: header, limits, numbers. Knows nothing about LoRA, and nothing of torch.
+"""The header and the values of an untrusted safetensors file. Knows nothing about LoRA, and nothing of torch.
 
 The header is parsed here, not by the library, because the library accepts duplicate names, leading spaces, empty tensors and
-any tensor name (reliability.md 4.3). Values are read by copy, never by mmap: a file may change or vanish while it is open.
+any tensor name. Values are read by copy, never by mmap: a file may change or vanish while it is open.
 """
 
 import json
@@ -9,7 +9,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
+from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,30 +22,31 @@ MAX_HEADER_BYTES = 25 * 1024 * 1024
 MAX_FILE_BYTES = 2 * 10**9  # of a LoRA: one of rank 128 on all of Stable Diffusion XL in fp32 has 1.6 GB
 MAX_TENSORS = 20_000
 MAX_NAME = 300
-BLOCK = 2**20
-ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I64": 8, "I32": 4, "I16": 2, "I8": 1,
-              "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1}
-RARE = ("F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F4", "F6_E2M3", "F6_E3M2", "C64")  # the other formats of safetensors
+BLOCK = 2**20  # bytes hashed at a time
+TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
+               "F8_E5M2": "float8_e5m2", "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8",
+               "BOOL": "bool", "U64": "uint64", "U32": "uint32", "U16": "uint16"}
+NUMPY = {**{name: np.dtype(kind).newbyteorder("<") for name, kind in TORCH_NAMES.items() if not name.startswith(("BF", "F8"))},
+         "BF16": np.dtype("<u2"), "F8_E4M3": np.dtype("u1"), "F8_E5M2": np.dtype("u1"), "BOOL": np.dtype("u1")}  # bit patterns
+UNREAD = ("F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F4", "F6_E2M3", "F6_E3M2", "C64")  # the other formats of safetensors
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
-PLAIN = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "<i1",
-         "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "<u1", "BOOL": "<u1"}
 MAGIC = {b"\x1f\x8b": "a gzip archive", b"7z\xbc\xaf\x27\x1c": "a 7z archive", b"Rar!": "a RAR archive",
          b"\x28\xb5\x2f\xfd": "a zstd archive", b"\x89PNG": "a picture", b"\xff\xd8\xff": "a picture",
          b"RIFF": "a picture or sound", b"%PDF": "a PDF"}
-ANOTHER = ", not a LoRA."
+NOT_A_LORA = ", not a LoRA."
 AGAIN = "Download or export it again."
 CONVERT = ("Ask for the .safetensors version, or make one, which reads numbers only and runs nothing: python -c \"import torch, "
            "safetensors.torch as s; w = torch.load('{name}', weights_only=True); s.save_file(w.get('state_dict', w), "
            "'{stem}.safetensors')\"")
 
 
-class RareFormat(ValueError):
-    """The name of a number format that safetensors knows and no LoRA of ours has."""
+class UnreadFormat(ValueError):
+    """The name of a number format that safetensors has and sdlora does not read."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says about itself. tensors: {name: (dtype such as "F16", shape)}; spans: bytes of each within the data."""
+    """A checked header. tensors: {name: (dtype such as "F16", shape)}; spans: {name: (begin, end)}, bytes within the data."""
     tensors: dict[str, tuple[str, tuple[int, ...]]]
     metadata: dict[str, str]
     spans: dict[str, tuple[int, int]]
@@ -53,13 +56,13 @@ class Header:
 
 def header(path: Path) -> Header:
     """Read and check the header of `path`; no tensor is read. Raises UserError for everything that is not safetensors."""
-    with opened(path) as file:
+    with open_file(path) as file:
         return read_header(file, Path(path))
 
 
 def contents(path: Path) -> tuple[Header, bytearray]:
-    """Header and a private copy of all tensor bytes, from one open file. Raises UserError, for more than MAX_FILE_BYTES too."""
-    with opened(path) as file:
+    """Return the header and a private copy of all tensor bytes. Raises UserError, for more than MAX_FILE_BYTES too."""
+    with open_file(path) as file:
         found = read_header(file, Path(path))
         refuse_size(Path(path).name, found.file_bytes)
         data = bytearray(found.file_bytes - found.data_start)
@@ -77,8 +80,8 @@ def refuse_size(name: str, file_bytes: int) -> None:
                         "It was not read: choose another file, or make a smaller one where it was made.")
 
 
-def opened(path: Path):
-    """`path` opened for reading bytes; a missing one and a pickle by its name are UserErrors."""
+def open_file(path: Path) -> BufferedReader:
+    """Open `path` for reading bytes. Raises UserError for a missing file, and for a pickle by its name."""
     path = Path(path)
     if path.suffix.lower() in storage.PICKLES:
         raise UserError(f"{path.name} is a pickle file: opening it could run a program hidden inside.",
@@ -89,21 +92,22 @@ def opened(path: Path):
         raise UserError(f"{path.name} could not be opened ({error.strerror}).", "Check the name and try again.") from error
 
 
-def read_header(file, path: Path) -> Header:
-    """The checked header of an open file."""
+def read_header(file: BufferedReader, path: Path) -> Header:
+    """Return the checked header of an open file. Raises UserError."""
     size = file.seek(0, 2)
     file.seek(0)
     first = file.read(9)
     length = int.from_bytes(first[:8], "little")
     if len(first) < 9 or first[8:9] != b"{" or length > size - 8:
         file.seek(0)
-        why = what_else(file.read(512), length, size)
-        raise UserError(f"{path.name} {why}", "Choose the .safetensors file of the LoRA." if why.endswith(ANOTHER) else AGAIN)
+        why = describe_other(file.read(512), length, size)
+        raise UserError(f"{path.name} {why}", "Choose the .safetensors file of the LoRA." if why.endswith(NOT_A_LORA) else AGAIN)
     if length > MAX_HEADER_BYTES:
         raise UserError(f"{path.name} has a header of {length / 1e6:.0f} MB; a LoRA file has far less.", AGAIN)
     file.seek(8)
     try:
-        parsed = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=unique, parse_constant=no_constant)
+        parsed = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=without_duplicates,
+                            parse_constant=refuse_constant)
     except json.JSONDecodeError as error:
         raise UserError(f"{path.name} has a damaged header: it is no JSON from character {error.pos + 1} on.", AGAIN) from error
     except UnicodeDecodeError as error:
@@ -112,16 +116,16 @@ def read_header(file, path: Path) -> Header:
         reason = "nested too deep" if isinstance(error, RecursionError) else error
         raise UserError(f"{path.name} has a damaged header ({reason}).", AGAIN) from error
     try:
-        return checked(parsed, 8 + length, size)
-    except RareFormat as error:
+        return check_header(parsed, 8 + length, size)
+    except UnreadFormat as error:
         raise UserError(f"{path.name} keeps its numbers as {error}, which sdlora does not read.",
                         "Ask for the file in fp16, bf16 or fp32.") from error
     except ValueError as error:
         raise UserError(f"{path.name} is damaged or was tampered with: {error}.", AGAIN) from error
 
 
-def what_else(start: bytes, length: int, size: int) -> str:
-    """Why a file is no safetensors file, told from its first bytes; the end of a sentence."""
+def describe_other(start: bytes, length: int, size: int) -> str:
+    """Return what a file is that is no safetensors file, by its first bytes: the end of a sentence."""
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if size < 9 or not length:
         return "is empty or an incomplete download."
@@ -136,28 +140,29 @@ def what_else(start: bytes, length: int, size: int) -> str:
     if start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05":
         return "is a pickle file renamed to safetensors; it was not opened."
     if start.startswith(b"GGUF"):
-        return f"is a GGUF model{ANOTHER}"
+        return f"is a GGUF model{NOT_A_LORA}"
     if kind := next((kind for magic, kind in MAGIC.items() if start.startswith(magic)), None):
-        return f"is {kind}{ANOTHER}"
+        return f"is {kind}{NOT_A_LORA}"
     return "is no safetensors file, or an incomplete download."
 
 
-def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """An object of the header; the same name twice is refused (two readers would see two different files)."""
+def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of the header. ValueError for a name that occurs twice: readers would disagree on the file."""
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a name occurs twice")
     return found
 
 
-def no_constant(name: str) -> object:
+def refuse_constant(name: str) -> None:
+    """Refuse NaN and Infinity, which Python's JSON reader would accept."""
     raise ValueError(f"{name} is no number")
 
 
-def checked(parsed: object, data_start: int, size: int) -> Header:
-    """The header behind parsed JSON: every entry well formed, the spans covering the data exactly. ValueError says what not."""
+def check_header(parsed: Any, data_start: int, size: int) -> Header:
+    """Return the header: every entry well formed, the spans covering the data exactly. ValueError says what is wrong."""
     metadata = parsed.pop("__metadata__", {}) if isinstance(parsed, dict) else ""
-    metadata = {} if metadata is None else metadata  # as the library reads null
+    metadata = {} if metadata is None else metadata  # the library accepts null too
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError("its metadata is not made of texts")
     if not parsed:
@@ -166,7 +171,7 @@ def checked(parsed: object, data_start: int, size: int) -> Header:
         raise ValueError(f"it lists {len(parsed)} tensors, more than {MAX_TENSORS}")
     tensors, spans = {}, {}
     for name, entry in parsed.items():
-        tensors[name], spans[name] = checked_entry(name, entry)
+        tensors[name], spans[name] = check_entry(name, entry)
     at = 0
     for name, (begin, end) in sorted(spans.items(), key=lambda item: item[1]):
         if begin != at:
@@ -177,27 +182,27 @@ def checked(parsed: object, data_start: int, size: int) -> Header:
     return Header(tensors, metadata, spans, data_start, size)
 
 
-def checked_entry(name: str, entry: object) -> tuple[tuple[str, tuple[int, ...]], tuple[int, int]]:
-    """((dtype, shape), (begin, end)) of one tensor; ValueError when the entry is not well formed."""
+def check_entry(name: str, entry: Any) -> tuple[tuple[str, tuple[int, ...]], tuple[int, int]]:
+    """Return ((dtype, shape), (begin, end)) of one tensor. ValueError when the entry is not well formed."""
     if len(name) > MAX_NAME or not name.isprintable() or any(part in name for part in ("/", "\\", "..")):
         raise ValueError(f"the tensor name {name[:60]!r} is none that a LoRA has")
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         raise ValueError(f"the entry of {name!r} is not a tensor")
     dtype, shape, span = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if isinstance(dtype, str) and dtype in RARE:
-        raise RareFormat(dtype)
-    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
+    if isinstance(dtype, str) and dtype in UNREAD:
+        raise UnreadFormat(dtype)
+    if not isinstance(dtype, str) or dtype not in TORCH_NAMES:
         raise ValueError(f"{name!r} has the unknown number format {str(dtype)[:20]}")
     for values, most in ((shape, 8), (span, 2)):
         if not isinstance(values, list) or len(values) > most or not all(type(v) is int and 0 <= v < 2**62 for v in values):
             raise ValueError(f"{name!r} has an impossible shape or place")
-    if len(span) != 2 or span[1] - span[0] != math.prod(shape) * ITEM_BYTES[dtype]:
+    if len(span) != 2 or span[1] - span[0] != math.prod(shape) * NUMPY[dtype].itemsize:
         raise ValueError(f"the size of {name!r} does not fit its shape")
     return (dtype, tuple(shape)), (span[0], span[1])
 
 
 def digests(path: Path, data_start: int, stop: Callable[[], bool] = lambda: False) -> tuple[str, str] | None:
-    """(SHA-256 of the tensors: the bytes from `data_start` on, SHA-256 of all) in one reading; None when `stop` said so.
+    """Return the SHA-256 of the tensors (the bytes from `data_start` on) and of the whole file; None when `stop` returned true.
 
     Raises OSError.
     """
@@ -213,24 +218,23 @@ def digests(path: Path, data_start: int, stop: Callable[[], bool] = lambda: Fals
 
 
 def array(found: Header, data: bytes | bytearray, name: str) -> np.ndarray:
-    """The values of one tensor as float64 or float32 numpy, whatever format they are kept in (BF16 and F8 too)."""
+    """Return the values of one tensor as numpy: 64-bit formats as they are, all others as float32 (BF16 and F8 too)."""
     dtype, shape = found.tensors[name]
     begin, end = found.spans[name]
-    raw = memoryview(data)[begin:end]
+    values = np.frombuffer(memoryview(data)[begin:end], NUMPY[dtype])
     if dtype == "BF16":
-        values = (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4")
+        values = (values.astype("<u4") << 16).view("<f4")
     elif dtype == "F8_E5M2":
-        values = (np.frombuffer(raw, "u1").astype("<u2") << 8).view("<f2").astype("<f4")
+        values = (values.astype("<u2") << 8).view("<f2").astype("<f4")
     elif dtype == "F8_E4M3":
-        values = E4M3[np.frombuffer(raw, "u1")]
-    else:
-        values = np.frombuffer(raw, PLAIN[dtype])
-        values = values if dtype in ("F64", "I64", "U64") else values.astype("<f4")
+        values = E4M3[values.astype(np.intp)]
+    elif dtype not in ("F64", "I64", "U64"):
+        values = values.astype("<f4")
     return values.reshape(shape)
 
 
 def e4m3_values() -> np.ndarray:
-    """The 256 numbers of F8_E4M3 (finite kind: no infinity, 0x7F and 0xFF are NaN)."""
+    """Return the 256 numbers of F8_E4M3 (finite kind: no infinity, 0x7F and 0xFF are NaN)."""
     codes = np.arange(256)
     exponent, fraction = (codes >> 3) & 15, codes & 7
     magnitude = np.where(exponent == 0, fraction / 8 * 2.0**-6, (1 + fraction / 8) * 2.0**(exponent - 7.0))

@@ -1,41 +1,44 @@
-"""From the parts of one module to what it is: kind, rank, and the shape of the weight it changes. Knows no names and no values.
+"""From the shapes of a module's tensors to its kind, rank, and the shape of the weight it changes. Knows no names and no values.
 
-Shapes alone are looked at, so a header is enough. The kinds are those of lora-files.md 2.3; delta.py does their mathematics.
-A weight's shape may hold None where the kind does not tell a side (OFT turns outputs, whatever the inputs are), and the
-inputs of a convolution may come as one number, in x k x k.
+math/formulas.py does the mathematics of each kind. A weight's shape holds None for a side that the kind leaves open (OFT rotates
+outputs, whatever the inputs are), and the inputs of a convolution may come as one number, in x k x k.
 """
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+Kind = Literal["lora", "loha", "lokr", "oft", "glora", "full", "ia3"]
 Shape = tuple[int, ...]
 Weight = tuple[int | None, ...]
-EVERYWHERE = {"alpha", "scale", "dora_scale", "magnitude", "diff_b", "bias"}
+ANY_KIND = {"alpha", "scale", "dora_scale", "magnitude", "diff_b", "bias"}
 MOST_VALUES, MOST_KERNEL = 2**27, 9  # of one weight: Stable Diffusion's largest has 63 million, its largest kernel is 3 x 3
-NUMBERS = ("alpha", "scale", "on_input")                       # single values: any number format will do
+NUMBERS = ("alpha", "scale", "on_input")  # single values: any number format will do
 ROLES = {"hada_": "", "lokr_": "", "oft_blocks": "blocks", "oft_diag": "diag", "set_weight": "set", "ia3_l": "weight"}
-TITLES = {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr", "oft": "OFT", "glora": "GLoRA", "full": "full difference", "ia3": "IA3"}
+TITLES: dict[Kind, str] = {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr", "oft": "OFT", "glora": "GLoRA",
+                           "full": "full difference", "ia3": "IA3"}
 
 
-class Understood(NamedTuple):
-    """kind as in delta.Adapter; roles: {part of leaves.PARTS: role in Adapter.tensors}; rank 0 where the kind has none."""
-    kind: str
+class ModuleKind(NamedTuple):
+    """roles: {part, as in tensor_suffixes.PARTS: role in delta.Adapter.tensors}; rank 0 where the kind has none."""
+    kind: Kind
     roles: dict[str, str]
     rank: int
     weight: Weight
 
 
-def understood(shapes: Mapping[str, Shape], on_input: bool | None = None) -> Understood:
-    """The parts of one module with their shapes -> what they are together. on_input: the value of IA3's switch, if known.
+def kind_of(shapes: Mapping[str, Shape], on_input: bool | None = None) -> ModuleKind:
+    """Return what the parts of one module are together, by their shapes. on_input: the value of IA3's switch, if known.
 
     Raises ValueError (the end of a sentence) when parts are missing, do not fit each other or belong to different kinds.
     """
-    parts = shapes.keys() - EVERYWHERE
-    kind = next((kind for kind, marks in MARKS.items() if parts & marks), "full" if "diff_b" in shapes else None)
+    parts = shapes.keys() - ANY_KIND
+    kind: Kind | None = next((each for each, own in KIND_PARTS.items() if parts & own), None)
+    if kind is None and "diff_b" in shapes:
+        kind = "full"
     if kind is None:
         raise ValueError("holds a scale and nothing to scale")
-    if strange := parts - MARKS[kind]:
+    if strange := parts - KIND_PARTS[kind]:
         raise ValueError(f"mixes {TITLES[kind]} with {min(strange)}")
     if flat := [part for part, shape in shapes.items() if part not in NUMBERS and not 1 <= len(shape) <= 4]:
         raise ValueError(f"has a {flat[0]} of the shape {shapes[flat[0]]}")
@@ -45,7 +48,7 @@ def understood(shapes: Mapping[str, Shape], on_input: bool | None = None) -> Und
     roles = {part: roles.get(part, part) for part in shapes if part not in ("alpha", "scale")}
     if "alpha" in shapes and math.prod(shapes["alpha"]) != 1 or "scale" in shapes and math.prod(shapes["scale"]) != 1:
         raise ValueError("has an alpha that is not one number")
-    if values(weight) > MOST_VALUES or math.prod(weight[2:]) > MOST_KERNEL:
+    if weight_size(weight) > MOST_VALUES or weight_size(weight[2:]) > MOST_KERNEL:
         raise ValueError(f"claims to change a weight of {' x '.join(map(str, weight))}, which no Stable Diffusion has")
     sides = {side for side in weight[:2] if side is not None}
     for extra in {"dora_scale", "magnitude"} & shapes.keys():
@@ -54,7 +57,7 @@ def understood(shapes: Mapping[str, Shape], on_input: bool | None = None) -> Und
     for extra in {"diff_b", "bias"} & shapes.keys():
         if weight[0] is not None and math.prod(shapes[extra]) != weight[0]:
             raise ValueError(f"has a {extra} of {math.prod(shapes[extra])} values for {weight[0]} outputs")
-    return Understood(kind, roles, rank, weight)
+    return ModuleKind(kind, roles, rank, weight)
 
 
 def lora(shapes: Mapping[str, Shape], _: bool | None) -> tuple[dict[str, str], int, Weight]:
@@ -92,7 +95,7 @@ def lokr(shapes: Mapping[str, Shape], _: bool | None) -> tuple[dict[str, str], i
 
 
 def factor(shapes: Mapping[str, Shape], name: str, core: str) -> tuple[int, Shape]:
-    """(rank, shape) of the product of name_a and name_b, through the Tucker core if there is one."""
+    """Return (rank, shape) of the product of name_a and name_b, through the Tucker core if there is one."""
     try:
         a, b = shapes[f"{name}_a"], shapes[f"{name}_b"]
     except KeyError as missing:
@@ -114,7 +117,7 @@ def oft(shapes: Mapping[str, Shape], _: bool | None) -> tuple[dict[str, str], in
         raise ValueError("has no rotation" if not kinds else "has two rotations")
     blocks = shapes[kinds[0]]
     if kinds[0] == "oft_R":
-        side = round((1 + math.sqrt(1 + 8 * blocks[-1])) / 2)   # a skew matrix of this side has side (side - 1) / 2 numbers
+        side = round((1 + math.sqrt(1 + 8 * blocks[-1])) / 2)  # a skew matrix of this side has side (side - 1) / 2 numbers
         if len(blocks) != 2 or side * (side - 1) // 2 != blocks[1]:
             raise ValueError(f"has rotations that are no square blocks ({blocks})")
         return {"oft_R": "oft_R"}, 0, (None, blocks[0] * side if blocks[0] > 1 else None)
@@ -166,24 +169,25 @@ def ia3(shapes: Mapping[str, Shape], on_input: bool | None) -> tuple[dict[str, s
     return {}, 0, (None, None) if on_input is None else (None, count) if on_input else (count, None)
 
 
-MARKS = {"lora": {"down", "up", "mid"}, "loha": {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"},
-         "lokr": {"lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"},
-         "oft": {"oft_blocks", "oft_diag", "oft_R", "rescale"}, "glora": {"a1", "a2", "b1", "b2", "bm"},
-         "full": {"diff", "set_weight"}, "ia3": {"weight", "on_input", "ia3_l"}}
+KIND_PARTS: dict[Kind, set[str]] = {
+    "lora": {"down", "up", "mid"}, "loha": {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"},
+    "lokr": {"lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"},
+    "oft": {"oft_blocks", "oft_diag", "oft_R", "rescale"}, "glora": {"a1", "a2", "b1", "b2", "bm"},
+    "full": {"diff", "set_weight"}, "ia3": {"weight", "on_input", "ia3_l"}}
 RULES = {"lora": lora, "loha": loha, "lokr": lokr, "oft": oft, "glora": glora, "full": full, "ia3": ia3}
 
 
-def values(weight: Weight) -> int:
-    """How many numbers a weight has, as far as its shape is told. A file of a few kB can claim any."""
+def weight_size(weight: Weight) -> int:
+    """Return how many numbers a weight has, as far as its shape is known. A file of a few kB can claim any."""
     return math.prod(side for side in weight if side is not None)
 
 
 def fits(weight: Weight, real: Shape) -> bool:
-    """Whether a change of this shape goes onto a real weight; a 1x1 convolution and a linear layer are the same."""
+    """Return whether a change of this shape fits a real weight. A 1x1 convolution and a linear layer are the same."""
     if len(weight) == 1 or len(real) == 1:
         return math.prod(real) == weight[0] and len(weight) == 1 or weight == (real[0], None)
     if weight[0] not in (None, real[0]):
         return False
-    if len(weight) == 2:                                       # inputs as one number, or not told
+    if len(weight) == 2:  # inputs as one number, or open
         return weight[1] in (None, real[1], math.prod(real[1:]))
-    return math.prod(weight[1:]) == math.prod(real[1:]) and weight[1] == real[1]
+    return weight_size(weight[1:]) == math.prod(real[1:]) and weight[1] == real[1]

@@ -1,11 +1,12 @@
-"""What lies in a LoRA file: modules, kinds, ranks, alphas, family; or a sentence that says what the file is instead.
+"""The contents of a LoRA file: modules, kinds, ranks, alphas, family; or a UserError that says what the file is instead.
 
-Works on the header and a few scalars; knows nothing about torch, bases on disk or drawing.
+Works on the header and a few scalars. Knows nothing about torch, bases on disk or drawing.
 """
 
 import math
 import re
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,9 +14,9 @@ from sdlora import storage
 from sdlora.errors import UserError
 from sdlora.families import FAMILIES, WIDTHS
 from sdlora.lora.formats import cloneofsimo
-from sdlora.lora.formats.dialects import Spelled, diffusers_name, spell
+from sdlora.lora.formats.dialects import FileNames, diffusers_name, parse_names
 from sdlora.lora.formats.header import FLOATS, MAX_FILE_BYTES, Header, array, contents, header, refuse_size
-from sdlora.lora.formats.kinds import NUMBERS, TITLES, Weight, fits, understood, values
+from sdlora.lora.formats.kinds import NUMBERS, TITLES, Kind, Weight, fits, kind_of, weight_size
 from sdlora.lora.formats.module_tables import Table, family_table
 from sdlora.lora.formats.peft_config import SERIES, Config, configs_of, needed
 from sdlora.lora.formats.unsupported import refuse
@@ -29,13 +30,13 @@ MOST_VALUES = 2**32  # of all weights that a file changes: Stable Diffusion XL h
 
 @dataclass(frozen=True)
 class Module:
-    """One adapter as it lies in the file. kind as in delta.Adapter; tensors: {role: tensor name}; rank 0 where it has none.
+    """One adapter of a file. kind as in delta.Adapter; tensors: {role: tensor name}; rank 0 where it has none.
 
-    Beside the roles of delta.Adapter there are PEFT's own "magnitude", "bias", "oft_R" and "ia3_l": unpack.py turns them into
-    those. factor: a scale of the kinds that keep no alpha which could carry it. shape: that of the weight, as in shapes.py.
-    terms: those of the series in which PEFT unrolled the rotations of an "oft_R", 0 where it did not.
+    Beside the roles of delta.Adapter there are PEFT's own "magnitude", "bias", "oft_R" and "ia3_l", which reading.py converts.
+    factor: the scale of a kind without alpha. shape: that of the weight, as in kinds.py.
+    terms: how many terms of a series PEFT makes the rotations of an "oft_R" from, 0 where it solves for them.
     """
-    kind: str
+    kind: Kind
     tensors: dict[str, str]
     rank: int
     alpha: float
@@ -45,13 +46,13 @@ class Module:
 
     @property
     def scale(self) -> float:
-        """What the change is multiplied by before any strength."""
+        """The factor on the change at strength 1."""
         return self.factor * (self.alpha / self.rank if self.rank else 1.0)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A readable file. families: those it can belong to; ignored: (tensor name, reason); notes: sentences."""
+    """A LoRA file. families: those it can belong to; ignored: (tensor name, reason); notes: sentences."""
     dialect: str
     spelling: str
     modules: dict[str, Module]
@@ -74,7 +75,7 @@ class Layout:
 
 
 def title(module: Module) -> str:
-    """The name of one module's kind."""
+    """Return the name of one module's kind."""
     if {"dora_scale", "magnitude"} & module.tensors.keys():
         return "DoRA" if module.kind == "lora" else f"{TITLES[module.kind]} with DoRA"
     if module.kind == "lora" and len(module.shape) == 4 and module.shape[2:] != (1, 1):
@@ -84,25 +85,25 @@ def title(module: Module) -> str:
     return TITLES[module.kind]
 
 
-def opened_lora(path: Path) -> tuple[Header, bytearray, Layout]:
-    """Header, a copy of the tensor bytes and the layout of a LoRA file. Raises UserError for anything else."""
+def open_lora(path: Path) -> tuple[Header, bytearray, Layout]:
+    """Return header, a copy of the tensor bytes and the layout of a LoRA file. Raises UserError for anything else."""
     found = header(path)
     if found.file_bytes > MAX_FILE_BYTES:
-        layout(Path(path).name, found)  # by its names alone it may be something else than a LoRA, and says so
+        layout(Path(path).name, found)  # a whole model, say: its names make a better message than its size
     found, data = contents(Path(path))
     found = with_config(Path(path), found)
     return found, data, layout(Path(path).name, found, data)
 
 
-def told(path: Path) -> dict[str, str]:
-    """The metadata of a file with what PEFT told beside it, for a copy that must stand alone. Raises UserError."""
+def standalone_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of a file with what PEFT keeps beside it, for a copy without that file. Raises UserError."""
     found = header(Path(path))
     whole = with_config(Path(path), found).metadata
     return whole if whole == found.metadata else whole | {"lora_adapter_metadata": needed(whole["lora_adapter_metadata"])}
 
 
 def with_config(path: Path, found: Header) -> Header:
-    """The header with what PEFT's save_pretrained told beside the file: it keeps alpha in adapter_config.json alone."""
+    """Return the header with the adapter_config.json beside the file: PEFT's save_pretrained keeps alpha there alone."""
     beside = path.with_name("adapter_config.json")
     if "lora_adapter_metadata" in found.metadata or not any(key.startswith("base_model.") for key in found.tensors):
         return found
@@ -110,41 +111,41 @@ def with_config(path: Path, found: Header) -> Header:
         if not beside.is_file() or beside.stat().st_size > MAX_CONFIG_BYTES:
             return found
         with storage.open_regular(beside) as file:
-            told = file.read(MAX_CONFIG_BYTES).decode("utf-8", "replace")
+            config = file.read(MAX_CONFIG_BYTES).decode("utf-8", "replace")
     except OSError as error:
         raise UserError(f"adapter_config.json beside {path.name} could not be read ({error.strerror}).",
                         "It says how strong the LoRA is: check the file.") from error
-    return replace(found, metadata=found.metadata | {"lora_adapter_metadata": told})
+    return replace(found, metadata=found.metadata | {"lora_adapter_metadata": config})
 
 
 def layout(name: str, found: Header, data: bytes | bytearray | None = None) -> Layout:
-    """Understand the file `name`. Without `data` (a scan of headers) values count for nothing: alphas are taken as the ranks.
+    """Return the layout of the file `name`. Without `data` (a scan of headers) alphas are unknown and taken as the ranks.
 
     Raises UserError for other kinds of files, unknown kinds of LoRA and parts that do not fit each other.
     """
-    names = numbered(name, found) if cloneofsimo.positional(found.tensors) else spell(list(found.tensors))
+    names = parse_numbered(name, found) if cloneofsimo.is_numbered(found.tensors) else parse_names(list(found.tensors))
     refuse(name, found, names)
     refuse_size(name, found.file_bytes)
-    empty = without_values(name, found, names)
+    empty = drop_empty(name, found, names)
     reader = Reader(name, found, data, configs_of(found.metadata), names.dialect, notes=[*repairs(names), *empty])
     modules = second_encoder({path: reader.module(path, parts) for path, parts in names.modules.items()}, reader.notes)
     if names.dialect == "cloneofsimo":
-        refuse_other_order(name, modules)
+        check_order(name, modules)
     reader.notes += contradictions(found.metadata, modules, reader.alphas)
-    if (claimed := sum(values(module.shape) for module in modules.values())) > MOST_VALUES:
+    if (claimed := sum(weight_size(module.shape) for module in modules.values())) > MOST_VALUES:
         raise UserError(f"{name} claims to change {claimed / 1e9:.0f} billion weights, more than any base has.", AGAIN)
     ignored = names.repeated | {key: INSIDE if EMBEDDING.match(key) else UNKNOWN for key in names.unknown}
     return Layout(names.dialect, names.spelling, modules, families(modules), tuple(ignored.items()),
-                  tuple(dict.fromkeys([*reader.notes, *left_out(ignored)])))
+                  tuple(dict.fromkeys([*reader.notes, *notes_on_ignored(ignored)])))
 
 
-def repairs(names: Spelled) -> list[str]:
-    """Sentences about what was mended in the names."""
+def repairs(names: FileNames) -> list[str]:
+    """Return sentences about what was repaired in the names."""
     return [f"{count} names had {what}: read as they were meant." for what, count in names.repairs.items()]
 
 
-def left_out(ignored: dict[str, str]) -> list[str]:
-    """Sentences about tensors that are not read, {name: reason}."""
+def notes_on_ignored(ignored: dict[str, str]) -> list[str]:
+    """Return sentences about tensors that are not read, {name: reason}."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in ignored.items():
         by_reason.setdefault(reason, []).append(name)
@@ -158,8 +159,8 @@ def left_out(ignored: dict[str, str]) -> list[str]:
     return notes
 
 
-def without_values(name: str, found: Header, names: Spelled) -> list[str]:
-    """Take modules of rank 0 out of `names`, and say so. Raises UserError when nothing else is in the file."""
+def drop_empty(name: str, found: Header, names: FileNames) -> list[str]:
+    """Remove modules of rank 0 from `names`; return a sentence about them. Raises UserError when nothing else is in the file."""
     empty = {path for path, parts in names.modules.items() if any(0 in found.tensors[key][1] for key in parts.values())}
     if not empty:
         return []
@@ -171,33 +172,33 @@ def without_values(name: str, found: Header, names: Spelled) -> list[str]:
 
 
 def contradictions(metadata: dict[str, str], modules: dict[str, Module], alphas: bool) -> list[str]:
-    """A sentence for the rank and the alpha that the metadata tells but no tensor has. alphas: whether tensors tell alpha."""
+    """Return a sentence for a rank or an alpha that the metadata gives but no tensor has. alphas: whether tensors hold alpha."""
     found = []
     for key, title, there in (("ss_network_dim", "rank", {module.rank for module in modules.values() if module.rank}),
                               ("ss_network_alpha", "alpha", {module.alpha for module in modules.values() if module.rank})):
         try:
-            told = float(metadata.get(key, ""))
+            claimed = float(metadata.get(key, ""))
         except ValueError:
-            continue                                           # "Dynamic", "None" or nothing at all
-        known = there if math.isfinite(told) and (title == "rank" or alphas) else ()
-        if known and not any(math.isclose(told, value, rel_tol=1e-2) for value in known):
-            found.append(f"Its metadata tells the {title} {told:g}, its tensors have {span(there)}: the tensors count.")
+            continue  # "Dynamic", "None" or nothing at all
+        known = there if math.isfinite(claimed) and (title == "rank" or alphas) else ()
+        if known and not any(math.isclose(claimed, value, rel_tol=1e-2) for value in known):
+            found.append(f"Its metadata tells the {title} {claimed:g}, its tensors have {as_range(there)}: the tensors count.")
     return found
 
 
-def span(values: set[float]) -> str:
+def as_range(values: Collection[float]) -> str:
     return f"{min(values):g}" if len(values) == 1 else f"{min(values):g} to {max(values):g}"
 
 
-def numbered(name: str, found: Header) -> Spelled:
-    """The names of a positional file, in the order of modules whose widths it has."""
+def parse_numbered(name: str, found: Header) -> FileNames:
+    """Return the names of a numbered file, in the order of modules whose widths it has. Raises UserError."""
     try:
-        orders = [cloneofsimo.places(found.tensors, found.metadata, order) for order in cloneofsimo.ORDERS]
+        orders = [cloneofsimo.numbered_modules(found.tensors, found.metadata, order) for order in cloneofsimo.ORDERS]
     except ValueError as error:
         raise UserError(f"{name} is an old positional LoRA (cloneofsimo) that cannot be read: {error}.",
                         "Convert it where it was made.") from error
-    places = max(orders, key=lambda places: positional_fit(found, places))
-    names = Spelled("cloneofsimo", "cloneofsimo (positional)")
+    places = max(orders, key=lambda each: fitting_widths(found, each))
+    names = FileNames("cloneofsimo", "cloneofsimo (positional)")
     for key in found.tensors:
         if key not in places:
             names.unknown.append(key)
@@ -207,8 +208,8 @@ def numbered(name: str, found: Header) -> Spelled:
     return names
 
 
-def positional_fit(found: Header, places: dict[str, tuple[str, str]]) -> int:
-    """How many numbered tensors have the width that Stable Diffusion 1.x or 2.x has at their place."""
+def fitting_widths(found: Header, places: dict[str, tuple[str, str]]) -> int:
+    """How many parse_numbered tensors have the width that Stable Diffusion 1.x or 2.x has."""
     def fitting(table: Table) -> int:
         return sum(found.tensors[key][1][half == "down"] == table[path][half == "down"]
                    for key, (path, half) in places.items() if path in table and len(found.tensors[key][1]) == 2)
@@ -216,17 +217,17 @@ def positional_fit(found: Header, places: dict[str, tuple[str, str]]) -> int:
 
 
 def second_encoder(modules: dict[str, Module], notes: list[str]) -> dict[str, Module]:
-    """Paths of the second text encoder for one that was saved alone, whose names do not tell: its widths are SDXL's "te2"."""
-    turned = {path.replace("te1:", "te2:"): module for path, module in modules.items()}
-    if any(not path.startswith("te1:") for path in modules) or len(matching(turned, family_table("sdxl"))) < len(turned) \
+    """Return paths of "te2" where SDXL's second text encoder was saved alone: its widths tell what its names do not."""
+    renamed = {path.replace("te1:", "te2:"): module for path, module in modules.items()}
+    if any(not path.startswith("te1:") for path in modules) or len(matching(renamed, family_table("sdxl"))) < len(renamed) \
             or any(matching(modules, family_table(family)) for family in FAMILIES):
         return modules
     notes.append("It was read as a LoRA of SDXL's second text encoder, by its widths.")
-    return turned
+    return renamed
 
 
-def refuse_other_order(name: str, modules: dict[str, Module]) -> None:
-    """A positional file is right only when every width is the one its place must have. Raises UserError."""
+def check_order(name: str, modules: dict[str, Module]) -> None:
+    """Raises UserError for a numbered file unless every width is that of its module in one family."""
     tables = [family_table(family) for family in ("sd1", "sd2")]
     if not any(len(matching(modules, table)) == len(modules) for table in tables):
         raise UserError(f"{name} is an old positional LoRA (cloneofsimo) whose order is not that of Stable Diffusion 1.x or 2.x.",
@@ -235,9 +236,9 @@ def refuse_other_order(name: str, modules: dict[str, Module]) -> None:
 
 @dataclass
 class Reader:
-    """One file on its way from names to modules. dialect: what a missing alpha means there; notes: grows.
+    """Makes the modules of one file. dialect: decides what a missing alpha means; notes: sentences, appended to.
 
-    alphas: whether a tensor told an alpha.
+    alphas: whether a tensor held an alpha.
     """
     name: str
     found: Header
@@ -248,22 +249,22 @@ class Reader:
     alphas: bool = False
 
     def module(self, path: str, parts: dict[str, str]) -> Module:
-        """One module from its parts {part: tensor name}. Raises UserError when they do not fit."""
+        """Return one module from its parts {part: tensor name}. Raises UserError when they do not fit."""
         shapes = {part: self.found.tensors[key][1] for part, key in parts.items()}
         if odd := [part for part, key in parts.items() if part not in NUMBERS and self.found.tensors[key][0] not in FLOATS]:
             raise UserError(f"{self.name} is damaged: the {odd[0]} of {path} holds whole numbers.", AGAIN)
         try:
             on_input = bool(self.number(parts["on_input"])) if self.data and "on_input" in parts else None
-            kind, roles, rank, weight = understood(shapes, on_input)
+            kind, roles, rank, weight = kind_of(shapes, on_input)
             tensors = {role: parts[part] for part, role in roles.items()}
             return self.scaled(Module(kind, tensors, rank, float(rank), weight), path, parts)
         except ValueError as error:
             raise UserError(f"{self.name} is damaged or incomplete: {path} {error}.", AGAIN) from error
 
     def scaled(self, module: Module, path: str, parts: dict[str, str]) -> Module:
-        """The module with its alpha: of a tensor, else of the configuration, else the rank. ValueError for useless ones."""
+        """Return the module with its alpha: of a tensor, else of the configuration, else the rank. Raises ValueError."""
         rank = module.rank
-        if "scale" in parts:                                   # A1111 takes it in place of alpha / rank
+        if "scale" in parts:  # A1111 takes it in place of alpha / rank
             factor = self.number(parts["scale"]) if self.data else 1.0
             if factor != 1 and (module.kind == "oft" or "set" in module.tensors):
                 raise ValueError(f"has a scale of its own, {factor:g}, which its kind has no place for")
@@ -281,11 +282,11 @@ class Reader:
         if "oft_R" in parts:
             return replace(module, alpha=0.0, terms=config.series if config else SERIES)
         if config and module.kind in ("lora", "loha", "lokr"):
-            told = config.alpha(name, rank or config.rank(name))
-            if told is not None and rank:
-                return replace(module, alpha=told)
-            if told is not None and config.rank(name):
-                return replace(module, factor=told / config.rank(name))
+            alpha = config.alpha(name, rank or config.rank(name))
+            if alpha is not None and rank:
+                return replace(module, alpha=alpha)
+            if alpha is not None and config.rank(name):
+                return replace(module, factor=alpha / config.rank(name))
         if rank and self.dialect == "kohya":
             self.notes.append("alpha is missing: read as the rank")
         elif rank and any(key.startswith("base_model.") for key in parts.values()):
@@ -294,8 +295,8 @@ class Reader:
         return module
 
     def number(self, key: str) -> float:
-        """The one value of a tensor. Raises ValueError unless it is one, and finite."""
-        values = array(self.found, self.data, key)
+        """Return the one value of a tensor. Raises ValueError unless it is one, and finite."""
+        values = array(self.found, self.data or b"", key)
         if values.size != 1 or not math.isfinite(values.reshape(-1)[0]):
             role = key.rpartition(".")[2]
             raise ValueError(f"has a{'n' * (role[0] in 'aeiou')} {role} that is not one number")
@@ -303,9 +304,9 @@ class Reader:
 
 
 def families(modules: dict[str, Module]) -> tuple[str, ...]:
-    """The families a file can belong to: by the width of its cross-attention, else those whose modules it fits best."""
-    widths = {module.shape[1] for path, module in modules.items()
-              if path.endswith(("attn2.to_k", "attn2.to_v")) and ":" not in path and len(module.shape) > 1} - {None}
+    """Return the families a file can belong to: by the width of its cross-attention, else those whose modules it fits best."""
+    widths = {width for path, module in modules.items() if path.endswith(("attn2.to_k", "attn2.to_v")) and ":" not in path
+              and len(module.shape) > 1 and (width := module.shape[1]) is not None}
     if widths:
         return (WIDTHS[widths.pop()],) if len(widths) == 1 and widths <= WIDTHS.keys() else ()
     counts = {family: len(matching(modules, family_table(family))) for family in FAMILIES}
@@ -314,5 +315,5 @@ def families(modules: dict[str, Module]) -> tuple[str, ...]:
 
 
 def matching(modules: dict[str, Module], table: Table) -> list[str]:
-    """The paths that `table` has with a weight that the module fits."""
+    """Return the paths that `table` has with a weight that the module fits."""
     return [path for path, module in modules.items() if path in table and fits(module.shape, table[path])]

@@ -1,4 +1,4 @@
-"""Which modules a base has that a LoRA can change, with their weight shapes. Knows nothing about LoRA files, and loads no model.
+"""The modules of a base that a LoRA can change, with their weight shapes. Knows nothing about LoRA files, and loads no model.
 
 Computed from the configurations that diffusers and transformers publish; the tests compare with the real networks.
 """
@@ -13,12 +13,12 @@ Table = dict[str, tuple[int, ...]]  # {canonical path: weight shape (out, in[, k
 
 @lru_cache(maxsize=8)
 def family_table(family: str) -> Table:
-    """Every module of a family, from the configurations that ship with sdlora."""
+    """Return every module of a family, from the configurations that ship with sdlora."""
     return folder_table(storage.shipped("assets", "mini") if family == "mini" else storage.shipped("assets", "configs", family))
 
 
 def folder_table(folder: Path) -> Table:
-    """Every module of a diffusers folder: UNet, "te1:" and "te2:" text encoders. Raises UserError when a config is damaged."""
+    """Return every module of a diffusers folder: UNet, "te1:" and "te2:" text encoders. Raises UserError for a damaged config."""
     table = unet_table(storage.read_json(folder / "unet" / "config.json"))
     for name, part in (("text_encoder", "te1"), ("text_encoder_2", "te2")):
         if (folder / name / "config.json").is_file():
@@ -113,5 +113,5 @@ def transformer(path: str, width: int, layers: int, config: dict) -> Table:
 
 
 def spread(value: int | list[int], depth: int) -> list[int]:
-    """One number for every block, or the list as it is."""
+    """Return the value of every block: a list as it is, one number repeated."""
     return list(value) if isinstance(value, list | tuple) else [value] * depth

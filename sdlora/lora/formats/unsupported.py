@@ -1,13 +1,13 @@
-"""What a file is that is no LoRA of Stable Diffusion: told by name and refused. Knows nothing about tensors' values."""
+"""Files that are no LoRA of Stable Diffusion: recognized by their tensor names and refused by name."""
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from sdlora.errors import UserError
-from sdlora.lora.formats.dialects import Spelled
+from sdlora.lora.formats.dialects import FileNames
 from sdlora.lora.formats.header import Header
-from sdlora.lora.formats.tensor_suffixes import leaf_of
+from sdlora.lora.formats.tensor_suffixes import split_suffix
 from sdlora.storage import clean_text
 
 UNKNOWN = "a model that sdlora does not know"
@@ -15,8 +15,8 @@ FLUX, ZIMAGE, NEXT = "Flux or a model built like it", "Z-Image or a model built 
 SIX, CROSS = "a model like SD 3, Flux or Qwen-Image", "a model like PixArt, LTX-Video or Sana"
 WRAPPERS = re.compile(r"(lora_unet_|lora_transformer_|lycoris_|(model\.)?diffusion_model[._]|base_model\.(model\.)?|"
                       r"transformer\.|unet\.|module\.)+")
-# What gives a model away in the paths of its modules, with "_" for "." so that the spellings of kohya, PEFT and diffusers are
-# one. Taken from the networks of diffusers and transformers and from the models' own sources. The first that occurs decides.
+# Patterns of module paths by which a model is recognized, with "_" for "." so that the spellings of kohya, PEFT and diffusers
+# are one. Taken from the networks of diffusers and transformers and from the models' own sources. The first that occurs decides.
 MODELS = tuple((re.compile(rf"(?:^|_)(?:{marks})"), title) for marks, title in (
     (r"(txtfusion|text_fusion)_|blocks_\d+_attn_(wq|wk|wv|wo|gate)$|transformer_blocks_\d+_(attn_to_gate|ff_(gate|up|down))",
      "Krea 2"),
@@ -57,7 +57,7 @@ MODELS = tuple((re.compile(rf"(?:^|_)(?:{marks})"), title) for marks, title in (
     (r"transformer_blocks_\d+_attn\d_|caption_projection_|adaln_single_", CROSS),
     (r"transformer_blocks_\d+_(attn|ff|norm1)_", SIX),
 ))
-UNETS = (  # in paths that a UNet of Stable Diffusion could have but has not
+UNETS = (  # the same in paths that look like those of Stable Diffusion's UNet
     (re.compile(r"motion_modules|temporal_transformer_blocks|temp_attentions"), "a video model such as AnimateDiff"),
     (re.compile(r"(down|up)_blocks_\d+_\d+_(attention|channelwise|kv_mapper)"), "Stable Cascade"))
 ALIKE = {  # {title: (width of the attention's inputs, the least number that its last double block has, what it then is)}
@@ -85,36 +85,37 @@ UNET_MARKS = ("lora_unet_", "oft_unet_", "lycoris_", "unet.", "diffusion_model."
               "transformer.", "lora_transformer_")
 TEXT_MARKS = ("lora_te", "text_encoder", "text_encoders.")
 BLOCKS = ("down_blocks.", "mid_block.", "up_blocks.")
-EMBEDDED = (768, 1024, 1280)  # widths of the words of CLIP-L, OpenCLIP-H and OpenCLIP-G
+EMBEDDED = (768, 1024, 1280)  # widths of the tokens of CLIP-L, OpenCLIP-H and OpenCLIP-G
 CHOOSE = "Choose a LoRA for Stable Diffusion 1.x, 2.x or XL."
 AS_BASE = "Choose it as the base (--base), and a smaller file as the LoRA. To make a LoRA of it: sdlora extract."
 
 
-def refuse(name: str, found: Header, names: Spelled) -> None:
+def refuse(name: str, found: Header, names: FileNames) -> None:
     """Raises UserError for kinds that sdlora does not read, LoRAs of other models, and files that hold no LoRA at all."""
     if names.kinds:
         kinds = " and ".join(sorted(set(names.kinds.values())))
         raise UserError(f"{name} is of the kind {kinds}, which sdlora does not read.",
                         "Use another file of it, or convert it to a LoRA where it was made.")
     paths = [path.replace(".", "_") for path in (*names.modules, *names.unknown)]
-    strange = next((title for path in paths for mark, title in UNETS if mark.search(path)), "")
-    if strange:
-        raise UserError(f"{name} is a LoRA for {strange}, not for Stable Diffusion 1.x, 2.x or XL.", CHOOSE)
+    other = next((title for path in paths for mark, title in UNETS if mark.search(path)), "")
+    if other:
+        raise UserError(f"{name} is a LoRA for {other}, not for Stable Diffusion 1.x, 2.x or XL.", CHOOSE)
     pairs = [key for key in names.unknown if is_pair(key)]
-    alone = not any(path.startswith(BLOCKS) for path in names.modules)
-    of_text = all(key.startswith(TEXT_MARKS) for key in pairs)
-    drawing = pairs if of_text else [key for key in pairs if not key.startswith(TEXT_MARKS)]  # not T5 beside PixArt
-    title = model_of(drawing, found) if pairs and alone else ""
-    if pairs and alone and (not names.modules or not of_text and (title or any(key.startswith(UNET_MARKS) for key in pairs))):
-        title = title or f"{UNKNOWN}{said(found.metadata)}"
+    no_unet = not any(path.startswith(BLOCKS) for path in names.modules)
+    only_text = all(key.startswith(TEXT_MARKS) for key in pairs)
+    main = pairs if only_text else [key for key in pairs if not key.startswith(TEXT_MARKS)]  # not T5 beside PixArt
+    title = model_of(main, found) if pairs and no_unet else ""
+    of_unet = not only_text and (title or any(key.startswith(UNET_MARKS) for key in pairs))
+    if pairs and no_unet and (not names.modules or of_unet):
+        title = title or f"{UNKNOWN}{claimed_base(found.metadata)}"
         raise UserError(f"{name} is a LoRA for {title}, not for Stable Diffusion 1.x, 2.x or XL: it changes {pairs[0][:80]!r}.",
                         CHOOSE)
     if names.modules:
         return
     what = next((what for marks, what in NO_LORA if any(key.startswith(marks) for key in found.tensors)), None)
     what = what or embedding(found)
-    other = None if what and what != BASE else model_of(found.tensors, found)
-    what = f"a whole model ({other})" if other else what
+    title = model_of(found.tensors, found) if what in (None, BASE) else ""
+    what = f"a whole model ({title})" if title else what
     if what:
         raise UserError(f"{name} is {what}, not a LoRA that sdlora reads.", AS_BASE if what == BASE else CHOOSE)
     example = next(iter(found.tensors))
@@ -122,20 +123,20 @@ def refuse(name: str, found: Header, names: Spelled) -> None:
 
 
 def embedding(found: Header) -> str | None:
-    """What a file of one tensor is whose rows are as wide as the words of a text encoder: an embedding under its own name."""
+    """Return what a file is whose only tensor has rows as wide as the tokens of a text encoder; None for others."""
     (name, (_, shape)), *more = found.tensors.items()
-    rows = not more and "." not in name and len(shape) == 2 and shape[0] <= 128 and shape[1] in EMBEDDED
-    return "a textual inversion embedding" if rows else None
+    is_one = not more and "." not in name and len(shape) == 2 and shape[0] <= 128 and shape[1] in EMBEDDED
+    return "a textual inversion embedding" if is_one else None
 
 
 def is_pair(key: str) -> bool:
-    """Whether a tensor is a part of a LoRA of any kind, by the end of its name alone."""
-    leaf = leaf_of(key)
-    return PAIR.search(key) is not None or leaf is not None and leaf.part not in ("alpha", "scale", "rescale")
+    """Return whether a tensor is a part of a LoRA of any kind, by the end of its name alone."""
+    split = split_suffix(key)
+    return PAIR.search(key) is not None or split is not None and split.part not in ("alpha", "scale", "rescale")
 
 
 def model_of(keys: Iterable[str], found: Header) -> str:
-    """The model whose modules have such names, or ""; where several have them, the widths and the number of blocks decide."""
+    """Return the model whose modules have such names, or "". Widths and numbers of blocks decide between models built alike."""
     paths = {key: path_of(key) for key in keys}
     title = next((title for mark, title in MODELS if any(mark.search(path) for path in paths.values())), "")
     widths = Counter(found.tensors[key][1][1] for key, path in paths.items() if re.search(r"(attn|attention)\d?_", path)
@@ -148,13 +149,13 @@ def model_of(keys: Iterable[str], found: Header) -> str:
 
 
 def path_of(key: str) -> str:
-    """The path of a tensor's module with "_" for ".", without what its spelling puts before it."""
-    leaf = leaf_of(key)
-    path = leaf.module if leaf else key.removesuffix(".weight").removesuffix(".bias")
+    """Return the path of a tensor's module with "_" for ".", without the prefix of its spelling."""
+    split = split_suffix(key)
+    path = split.module if split else key.removesuffix(".weight").removesuffix(".bias")
     return WRAPPERS.sub("", path, count=1).replace(".", "_") if WRAPPERS.match(path) else path.replace(".", "_")
 
 
-def said(metadata: Mapping[str, str]) -> str:
-    """What a file says that it is for, in brackets, or "" where it says nothing or claims to be of Stable Diffusion."""
-    told = clean_text(metadata.get("modelspec.architecture") or metadata.get("ss_base_model_version", ""), 40)
-    return f" (it says {told})" if told and not told.startswith(("sd", "stable-diffusion")) else ""
+def claimed_base(metadata: Mapping[str, str]) -> str:
+    """Return the base that the metadata names, in brackets; "" for none and for Stable Diffusion."""
+    named = clean_text(metadata.get("modelspec.architecture") or metadata.get("ss_base_model_version", ""), 40)
+    return f" (it says {named})" if named and not named.startswith(("sd", "stable-diffusion")) else ""

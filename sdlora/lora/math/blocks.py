@@ -1,6 +1,6 @@
-"""Which block of the network a module lies in, and how strongly each block of a LoRA acts. Knows nothing about tensors or files.
+"""The part and the block of the network that a module lies in, and block weights. Knows nothing about tensors or files.
 
-Slots are named as sd-webui-lora-block-weight and kohya's svd_merge_lora name them: BASE is the text encoders, IN00.. the way
+Slots are named as in sd-webui-lora-block-weight and kohya's svd_merge_lora: BASE is the text encoders, IN00.. the way
 down, MID, OUT00.. the way up, counted over resnets (with their attention) and samplers as in the original network.
 The shorter layout of a family (17, 12) has only the slots with attention, the longer one (26, 20) all of them.
 """
@@ -8,6 +8,7 @@ The shorter layout of a family (17, 12) has only the slots with attention, the l
 import math
 import re
 from collections.abc import Mapping
+from typing import Literal, cast
 
 from sdlora.errors import UserError
 
@@ -19,12 +20,19 @@ ATTENTION["sd2"] = ATTENTION["sd1"]
 DEPTH = {"sd1": (5, 7), "sd2": (5, 7), "sdxl": (6, 3), "mini": (3, 4)}  # the first deep IN slot, the first shallow OUT slot
 BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)(\.|$)")
 MOST = 4.0
+Part = Literal["unet", "te1", "te2"]
+
+
+def part_of(path: str) -> Part:
+    """Return the network that a module lies in, by its canonical path."""
+    part, colon, _ = path.partition(":")
+    return cast(Part, part) if colon else "unet"
 
 
 def layout(family: str) -> tuple[str, ...]:
-    """Every slot of a family, in order: BASE, IN00.., MID, OUT00.. (26 for SD 1.x and 2.x, 20 for SDXL, 14 for mini)."""
+    """Return every slot of a family, in order: BASE, IN00.., MID, OUT00.. (26 for SD 1.x and 2.x, 20 for SDXL, 14 for mini)."""
     levels, resnets = LEVELS[family]
-    down = [f"IN{number:02d}" for number in range(levels * (resnets + 1))]  # conv_in takes the place of the last downsampler
+    down = [f"IN{number:02d}" for number in range(levels * (resnets + 1))]  # conv_in counts in place of the last downsampler
     up = [f"OUT{number:02d}" for number in range(levels * (resnets + 1))]
     return ("BASE", *down, "MID", *up)
 
@@ -33,7 +41,7 @@ SLOTS = {family: {len(slots): slots for slots in (layout(family), ("BASE", *ATTE
 
 
 def block_of(path: str, family: str) -> str:
-    """The slot of a module by its canonical path. IN00 is all that stands before the blocks, the last OUT what follows them."""
+    """Return the slot of a module by its canonical path. IN00 holds all before the blocks, the last OUT all after them."""
     if ":" in path:
         return "BASE"
     if path.startswith("mid_block."):
@@ -49,7 +57,7 @@ def block_of(path: str, family: str) -> str:
 
 
 def presets(family: str) -> dict[str, tuple[str, ...]]:
-    """{name: the slots that act at 1; all others at 0} of one family. The short names are lora-block-weight's.
+    """Return {name: the slots with the weight 1; all others have 0} of one family. The short names are lora-block-weight's.
 
     "style only" and "content only" are B-LoRA's blocks in SDXL (arXiv 2403.14572); elsewhere they are a rule of thumb: the
     deep blocks carry the content, the shallow end of the way up carries the look.
@@ -73,9 +81,9 @@ PRESETS = {name: {family: presets(family)[name] for family in LEVELS} for name i
 
 
 def parse(text: str, family: str) -> dict[str, float]:
-    """A preset's name, a slot's name (that one alone) or a comma list whose length chooses the layout -> {slot: weight}.
+    """Return {slot: weight} of a preset's name, a slot's name (that one alone) or a comma list whose length chooses the layout.
 
-    "" -> {}: all 1. A slot that the shorter layout lacks acts at 0 when it is chosen, as in lora-block-weight.
+    "" gives {}: all 1. A slot that the shorter layout lacks has the weight 0 in it, as in lora-block-weight.
     Raises UserError for anything else.
     """
     text = text.strip()
@@ -96,7 +104,7 @@ def parse(text: str, family: str) -> dict[str, float]:
 
 
 def weight(text: str) -> float:
-    """One number of a list. Raises UserError unless it is one from -4 to 4."""
+    """Return one number of a list. Raises UserError unless it is one from -4 to 4."""
     try:
         number = float(text)
     except ValueError:
@@ -108,5 +116,5 @@ def weight(text: str) -> float:
 
 
 def weight_of(blocks: Mapping[str, float], path: str, family: str) -> float:
-    """What a module's strength is multiplied by: 1 where its slot is not named."""
+    """Return the factor on a module's strength: 1 where `blocks` does not name its slot."""
     return blocks.get(block_of(path, family), 1.0) if blocks else 1.0

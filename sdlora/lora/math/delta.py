@@ -8,14 +8,13 @@ So a blend is a sum, and the order of its LoRAs never matters. (Trainers that ne
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from sdlora.lora.formats.kinds import Kind
 from sdlora.lora.math import formulas
-
-Kind = Literal["lora", "loha", "lokr", "oft", "glora", "full", "ia3"]
+from sdlora.lora.math.blocks import Part
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Adapter:
     tensors: dict[str, Tensor]
     alpha: float
     rank: int
-    part: Literal["unet", "te1", "te2"]
+    part: Part
 
     @property
     def scale(self) -> float:

@@ -1,4 +1,4 @@
-"""How large the change of a LoRA is beside the weights it changes, block by block. Knows nothing about files or key names."""
+"""The size of a LoRA's change relative to the weights, block by block. Knows nothing about files or key names."""
 
 import math
 from collections.abc import Mapping
@@ -11,17 +11,17 @@ from sdlora.lora.formats.module_tables import Table
 from sdlora.lora.math.blocks import block_of, layout
 from sdlora.lora.math.delta import Adapter, Adapters, is_linear, norm
 
-ABSURD = 100.0  # |dW| / |W|: from about 1 on, pictures are lost; this much is a damaged file, not a strong style
-NOTHING = 1e-7  # what rounding takes from weights in fp32
-MOST = 1e100  # what is told of a change whose size fp64 cannot hold
-Sizes = dict[str, tuple[float, float]]                        # {path: (norm of dW, norm of W)}
+DAMAGED = 100.0  # |dW| / |W|: from about 1 on, pictures are lost; this much is a damaged file, not a strong style
+NOTHING = 1e-7  # the rounding error of weights in fp32
+LARGEST = 1e100  # reported for a change whose size fp64 cannot hold
+Sizes = dict[str, tuple[float, float]]  # {path: (norm of dW, norm of W)}
 
 
 def sizes(adapters: Adapters, table: Table, weights: Mapping[str, Tensor]) -> Sizes:
-    """How far each adapter moves its weight. weights: those of the base, by path; where one is missing a typical one is taken.
+    """Return |dW| and |W| of each module. weights: those of the base, by path; where one is missing a typical one is taken.
 
     A typical weight is as large as PyTorch makes a new one, rms 1 / sqrt(3 in), and random; under a DoRA its rows (or
-    columns) have the norms that the DoRA gives them. Adapters that are not finite, or that do not fit, count as 0.
+    columns) have the norms that the DoRA gives them. Adapters that are not finite, or that do not fit, have |dW| = 0.
     """
     found = {}
     for path, adapter in adapters.items():
@@ -33,7 +33,7 @@ def sizes(adapters: Adapters, table: Table, weights: Mapping[str, Tensor]) -> Si
             large = float(weight.double().norm())
         whole = all(bool(torch.isfinite(value.float()).all()) for value in adapter.tensors.values())
         try:
-            moved = min(norm(adapter, weight), MOST) if whole else 0.0
+            moved = min(norm(adapter, weight), LARGEST) if whole else 0.0
         except ValueError:
             moved = 0.0
         found[path] = moved, large
@@ -42,7 +42,7 @@ def sizes(adapters: Adapters, table: Table, weights: Mapping[str, Tensor]) -> Si
 
 
 def typical(shape: tuple[int, ...], adapter: Adapter) -> Tensor:
-    """A random weight of a likely size; with the norms that a DoRA asks for, if it is one."""
+    """Return a random weight of a typical size, with the norms of a DoRA's magnitudes."""
     weight = noise(shape)
     magnitude = adapter.tensors.get("dora_scale")
     if magnitude is None:
@@ -56,27 +56,27 @@ def typical(shape: tuple[int, ...], adapter: Adapter) -> Tensor:
 
 @lru_cache(maxsize=16)
 def noise(shape: tuple[int, ...]) -> Tensor:
-    """Gaussian numbers of rms 1 / sqrt(3 in), always the same; 1 for the weight of a norm."""
+    """Return Gaussian numbers of rms 1 / sqrt(3 in), always the same; 1 for the weight of a norm."""
     if len(shape) == 1:
         return torch.ones(shape)
     return torch.randn(shape, generator=torch.Generator().manual_seed(0)) / math.sqrt(3 * math.prod(shape[1:]))
 
 
-def total(found: Sizes) -> float:
-    """|dW| / |W| over all modules together."""
+def relative_size(found: Sizes) -> float:
+    """Return |dW| / |W| over all modules together."""
     moved, large = (math.sqrt(sum(size[side] ** 2 for size in found.values())) for side in (0, 1))
     return moved / large if large else 0.0
 
 
-def absurd(times: float) -> str:
-    """The sentence about a change that is so many times as large as the weights."""
+def damage_warning(times: float) -> str:
+    """Return the sentence about a change that is so many times as large as the weights."""
     return f"Its change is {times:.3g} times as large as the weights it changes: the file is damaged or was scaled by mistake."
 
 
 def by_block(found: Sizes, family: str) -> dict[str, dict[str, float]]:
-    """{block of lora.blocks: {"modules": how many, "push": |dW| / |W|}}, in the order of the network, only those that change."""
+    """Return {block: {"modules": how many, "push": |dW| / |W|}} of the blocks that change, in the order of the network."""
     grouped: dict[str, Sizes] = {}
     for path, size in found.items():
         grouped.setdefault(block_of(path, family), {})[path] = size
-    return {block: {"modules": len(grouped[block]), "push": total(grouped[block])}
+    return {block: {"modules": len(grouped[block]), "push": relative_size(grouped[block])}
             for block in layout(family) if block in grouped}

@@ -1,7 +1,7 @@
-"""What a number format takes from a LoRA, and how little it must: factors balanced by powers of two before they are rounded.
+"""The loss of rounding a LoRA to a number format, and factors balanced by powers of two that keep it small.
 
 A product U D stays the same to the bit when U is doubled and D halved. fp16 holds nothing below 6e-8 and little below 6e-5, so
-a small factor beside a large one turns into zeros that a balanced pair keeps.
+a small factor beside a large one is rounded to zeros, and a balanced pair is not.
 """
 
 import math
@@ -11,15 +11,16 @@ import torch
 from torch import Tensor
 
 from sdlora.lora.math.delta import Adapter, Adapters, factors, norm
+from sdlora.lora.math.low_rank import product_norm
 
 PAIRS = {"loha": (("w1_a", "w1_b"), ("w2_a", "w2_b")), "lokr": (("w1_a", "w1_b"), ("w2_a", "w2_b")),
          "glora": (("a1", "a2"), ("b1", "b2"))}
-ENOUGH = 1e-3  # of a tensor's length: what rounding takes where no value is too small or too large for the format
+ENOUGH = 1e-3  # of a tensor's length: the error of rounding where no value is too small or too large for the format
 Dtype = torch.dtype
 
 
 def balanced(adapter: Adapter, dtype: Dtype | None) -> Adapter:
-    """The same change in factors that `dtype` holds better, where it holds them badly; else the adapter as it is."""
+    """Return the same change in factors that `dtype` holds better, where it holds them badly; else the adapter as it is."""
     tensors = dict(adapter.tensors)
     if adapter.kind == "lora" and dtype is not None and "mid" not in tensors:
         tensors |= by_rank(tensors["up"], tensors["down"], dtype)
@@ -33,11 +34,12 @@ def balanced(adapter: Adapter, dtype: Dtype | None) -> Adapter:
         moved = torch.ldexp(pair[0].float(), torch.tensor(shift)), torch.ldexp(pair[1].float(), torch.tensor(-shift))
         if sum(error(each, dtype) ** 2 for each in moved) < sum(error(each, dtype) ** 2 for each in pair):
             tensors[first], tensors[second] = moved
-    return replace(adapter, tensors=tensors) if any(tensors[role] is not adapter.tensors[role] for role in tensors) else adapter
+    changed = any(tensors[role] is not adapter.tensors[role] for role in tensors)
+    return replace(adapter, tensors=tensors) if changed else adapter
 
 
 def by_rank(up: Tensor, down: Tensor, dtype: Dtype) -> dict[str, Tensor]:
-    """"up" (out, r, ...) and "down" (r, in, ...) with those ranks moved that `dtype` holds badly; {} where it holds all.
+    """Return "up" (out, r, ...) and "down" (r, in, ...) with those ranks balanced that `dtype` holds badly; {} if none.
 
     Each rank by its own power of two: in a blend of two LoRAs one may have a tiny "up" and the other a tiny "down".
     """
@@ -53,18 +55,18 @@ def by_rank(up: Tensor, down: Tensor, dtype: Dtype) -> dict[str, Tensor]:
 
 
 def held(rows: Tensor, dtype: Dtype) -> Tensor:
-    """Whether each row (r, ...) loses no more than the rounding of numbers in the range of `dtype`, (r,)."""
+    """Return (r,): whether each row (r, ...) loses no more than the rounding of numbers in the range of `dtype`."""
     exact = rows.detach().double().flatten(1)
     return (exact.to(dtype).double() - exact).norm(dim=1) <= torch.finfo(dtype).eps / 2 * exact.norm(dim=1)
 
 
 def exponents(rows: Tensor) -> Tensor:
-    """log2 of the largest number of each row, -inf for a row of zeros."""
+    """Return log2 of the largest number of each row, -inf for a row of zeros."""
     return rows.detach().double().flatten(1).abs().amax(1).log2()
 
 
 def shift_between(first: Tensor, second: Tensor) -> int:
-    """By how many powers of two `first` must grow, and `second` shrink, until both are equally large."""
+    """Return by how many powers of two `first` must grow, and `second` shrink, until both are equally large."""
     sizes = [float(each.abs().max()) if each.numel() else 0.0 for each in (first, second)]
     if not all(0 < size < math.inf for size in sizes):
         return 0
@@ -72,7 +74,7 @@ def shift_between(first: Tensor, second: Tensor) -> int:
 
 
 def error(value: Tensor, dtype: Dtype) -> float:
-    """What rounding to `dtype` takes, as a share of the length of `value`; infinity where a value does not fit."""
+    """Return the error of rounding to `dtype` as a share of the length of `value`; infinity where a value does not fit."""
     exact = value.detach().cpu().double()
     size = float(exact.norm())
     lost = float((exact.float().to(dtype).double() - exact).norm())
@@ -81,7 +83,7 @@ def error(value: Tensor, dtype: Dtype) -> float:
 
 @torch.no_grad()
 def lost(adapters: Adapters, dtype: Dtype | None) -> float:
-    """The share of the whole change, |dW - rounded dW| / |dW| over all modules, that is lost in files of `dtype`.
+    """Return |dW - rounded dW| / |dW| over all modules, the share of the change that a file of `dtype` loses.
 
     Of low-rank changes the products are compared, of other kinds the tensors.
     """
@@ -91,9 +93,10 @@ def lost(adapters: Adapters, dtype: Dtype | None) -> float:
     for adapter in adapters.values():
         made = balanced(adapter, dtype)
         rounded = replace(made, tensors={role: value.float().to(dtype).float() for role, value in made.tensors.items()})
-        pair, kept = (factors(each) for each in (made, rounded)) if made.kind == "lora" else (None, None)
-        if pair is not None:
-            size, off = abs(made.scale) * length(pair, None), abs(made.scale) * length(pair, kept)
+        pair, kept = (factors(made), factors(rounded)) if made.kind == "lora" else (None, None)
+        if pair is not None and kept is not None:
+            up, down = torch.cat([pair[0].double(), -kept[0].double()], 1), torch.cat([pair[1], kept[1]])
+            size, off = abs(made.scale) * product_norm(*pair), abs(made.scale) * product_norm(up, down)
         else:
             errors = [error(value, dtype) for value in made.tensors.values() if value.is_floating_point()]
             size = size_of(made)
@@ -102,16 +105,8 @@ def lost(adapters: Adapters, dtype: Dtype | None) -> float:
     return math.sqrt(gone / there) if there else 0.0
 
 
-def length(pair: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor] | None) -> float:
-    """Frobenius norm of U D, or of U D - U' D', without forming it: by the triangles of two QRs."""
-    up, down = (each.double() for each in pair)
-    if other is not None:
-        up, down = torch.cat([up, -other[0].double()], 1), torch.cat([down, other[1].double()])
-    return float((torch.linalg.qr(up, mode="r").R @ torch.linalg.qr(down.T, mode="r").R.T).norm())
-
-
 def size_of(adapter: Adapter) -> float:
-    """|dW|, or the length of its tensors for kinds whose change depends on the weight."""
+    """Return |dW|, or the length of its tensors for kinds whose change depends on the weight."""
     try:
         return norm(adapter)
     except ValueError:

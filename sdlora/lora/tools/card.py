@@ -94,7 +94,7 @@ def pack(path: Path, out: Path, pictures: Sequence[Picture] = (), base_model: st
         parts[f"images/{number:02d}{file.suffix.lower()}"] = read_picture(file)
     cover = next((parts[name] for name in sorted(parts) if parts[name].startswith(metadata.PNG)), None)
     if cover is not None:
-        parts[f"{path.stem}.png"] = metadata.marked(cover)
+        parts[f"{path.stem}.png"] = metadata.mark_cover(cover)
     return storage.write_atomic(out, lambda temporary: zipped(temporary, parts))
 
 

@@ -10,8 +10,8 @@ from diffusers.loaders.lora_conversion_utils import (
 )
 
 from sdlora.families import FAMILIES
-from sdlora.lora.formats.dialects import diffusers_name, kohya_name, spell, unflatten
-from sdlora.lora.formats.ldm_names import from_sgm, to_sgm
+from sdlora.lora.formats.dialects import diffusers_name, kohya_name, parse_names, unflatten
+from sdlora.lora.formats.ldm_names import from_ldm, to_ldm
 from sdlora.lora.formats.module_tables import family_table
 
 BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0"
@@ -101,7 +101,7 @@ MENDED = [
 
 @pytest.mark.parametrize(("name", "path", "role", "spelling"), SPELLINGS, ids=[entry[0] for entry in SPELLINGS])
 def test_every_spelling_is_understood(name, path, role, spelling):
-    found = spell([name])
+    found = parse_names([name])
     assert found.modules == {path: {role: name}}
     assert (found.spelling, found.dialect) == (spelling, spelling.split()[0])
     assert not found.unknown and not found.kinds
@@ -109,7 +109,7 @@ def test_every_spelling_is_understood(name, path, role, spelling):
 
 @pytest.mark.parametrize(("name", "path", "part", "says"), MENDED, ids=[entry[0] for entry in MENDED])
 def test_what_can_be_mended_is_mended_and_said(name, path, part, says):
-    found = spell([name])
+    found = parse_names([name])
     assert found.modules == {path: {part: name}} and not found.unknown
     assert says in next(iter(found.repairs)) and list(found.repairs.values()) == [1]
 
@@ -117,13 +117,13 @@ def test_what_can_be_mended_is_mended_and_said(name, path, part, says):
 @pytest.mark.parametrize(("leaf", "kind"), [("boft_R", "BOFT of PEFT"), ("boft_R.default", "BOFT of PEFT"), ("lora_E", "AdaLoRA"),
                                             ("lambda_layer", "T-LoRA"), ("reshape_weight", "resized LoRA (reshape_weight)")])
 def test_kinds_we_do_not_read_are_named(leaf, kind):
-    assert list(spell([f"base_model.model.{BLOCK}.attn1.to_q.{leaf}"]).kinds.values()) == [kind]
+    assert list(parse_names([f"base_model.model.{BLOCK}.attn1.to_q.{leaf}"]).kinds.values()) == [kind]
 
 
 def test_the_vector_of_ia3_is_one_only_beside_its_switch():
     vector, switch = (f"lora_unet_{FLAT}_attn1_to_q.{leaf}" for leaf in ("weight", "on_input"))
-    assert spell([vector, switch]).modules == {f"{BLOCK}.attn1.to_q": {"weight": vector, "on_input": switch}}
-    assert spell([vector]).unknown == [vector]
+    assert parse_names([vector, switch]).modules == {f"{BLOCK}.attn1.to_q": {"weight": vector, "on_input": switch}}
+    assert parse_names([vector]).unknown == [vector]
 
 
 def test_a_module_spelled_twice_is_read_once_and_halves_are_never_mixed():
@@ -131,7 +131,7 @@ def test_a_module_spelled_twice_is_read_once_and_halves_are_never_mixed():
            for leaf in ("lora_down.weight", "alpha", "lora_up.weight")]
     plain = [f"lora_unet_{FLAT}_attn1_to_q.{leaf}" for leaf in ("lora_up.weight", "lora_down.weight", "alpha")]
     other = "lora_unet_input_blocks_2_1_proj_in.lora_up.weight"
-    found = spell([*(name for pair in zip(sgm, plain, strict=True) for name in pair), other])
+    found = parse_names([*(name for pair in zip(sgm, plain, strict=True) for name in pair), other])
     assert sorted(found.modules[f"{BLOCK}.attn1.to_q"].values()) == sorted(plain)
     assert found.modules["down_blocks.0.attentions.1.proj_in"] == {"up": other}      # what only one spelling has is kept
     assert found.repeated == dict.fromkeys(sgm, "the same module in a second spelling") and not found.unknown
@@ -139,7 +139,7 @@ def test_a_module_spelled_twice_is_read_once_and_halves_are_never_mixed():
 
 def test_of_two_adapters_in_one_file_one_is_read():
     names = [f"unet.{BLOCK}.attn1.to_q.lora_{half}.{adapter}.weight" for half in "AB" for adapter in ("one", "two")]
-    found = spell([*names, f"unet.{BLOCK}.attn1.to_q.alpha"])
+    found = parse_names([*names, f"unet.{BLOCK}.attn1.to_q.alpha"])
     assert found.modules == {f"{BLOCK}.attn1.to_q": {"down": names[0], "up": names[2], "alpha": f"unet.{BLOCK}.attn1.to_q.alpha"}}
     assert found.repeated == dict.fromkeys(names[1::2], "a second adapter in the same file")
 
@@ -159,21 +159,21 @@ def test_of_two_adapters_in_one_file_one_is_read():
     ],
 )
 def test_other_names_are_not_guessed_at(name):
-    assert spell([name]).unknown == [name]
+    assert parse_names([name]).unknown == [name]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_module_of_every_family_survives_writing_and_reading(family):
     for path in family_table(family):
-        assert list(spell([kohya_name(path, family) + ".alpha"]).modules) == [path]
-        assert list(spell([diffusers_name(path) + ".lora_A.weight"]).modules) == [path]
+        assert list(parse_names([kohya_name(path, family) + ".alpha"]).modules) == [path]
+        assert list(parse_names([diffusers_name(path) + ".lora_A.weight"]).modules) == [path]
 
 
 def test_sgm_names_go_both_ways_for_all_of_sdxl():
     paths = [path for path in family_table("sdxl") if ":" not in path]
-    assert len({to_sgm(path) for path in paths}) == len(paths)
-    assert all(from_sgm(to_sgm(path)) == path for path in paths)
-    assert from_sgm("output_blocks.2.1.conv") == "up_blocks.0.upsamplers.0.conv"  # SD 1.x has no attention there
+    assert len({to_ldm(path) for path in paths}) == len(paths)
+    assert all(from_ldm(to_ldm(path)) == path for path in paths)
+    assert from_ldm("output_blocks.2.1.conv") == "up_blocks.0.upsamplers.0.conv"  # SD 1.x has no attention there
 
 
 def test_kohya_names_of_sdxl_mean_to_diffusers_what_they_mean_to_us():
@@ -188,7 +188,7 @@ def test_kohya_names_of_sdxl_mean_to_diffusers_what_they_mean_to_us():
     theirs, _ = _convert_non_diffusers_lora_to_diffusers(mapped)
     assert len(theirs) == len(names) == 2 * 722
     for name, value in theirs.items():
-        assert list(spell([name]).modules) == [paths[int(value)]]
+        assert list(parse_names([name]).modules) == [paths[int(value)]]
 
 
 def test_flat_names_are_split_only_at_words_of_the_field():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sdlora.families import FAMILIES
-from sdlora.lora.formats.kinds import fits, understood, values
+from sdlora.lora.formats.kinds import fits, kind_of, weight_size
 from sdlora.lora.formats.layout import MOST_VALUES
 from sdlora.lora.formats.module_tables import family_table
 from sdlora.lora.math.delta import Adapter, delta
@@ -32,7 +32,7 @@ KINDS = {  # parts, the weight they are for, rank
 @pytest.mark.parametrize("name", KINDS)
 def test_kind_rank_and_weight_are_told(name):
     parts, weight, rank = KINDS[name]
-    found = understood(parts)
+    found = kind_of(parts)
     assert found.rank == rank and fits(found.weight, weight)
     assert not fits(found.weight, (weight[0] + 1, *weight[1:]))
     tensors = {found.roles[part]: torch.randn(shape) / 9 for part, shape in parts.items()}
@@ -57,16 +57,16 @@ def test_kind_rank_and_weight_are_told(name):
     ({"oft_blocks": (4, 8, 8), "oft_diag": (4, 8, 8)}, "two rotations")])
 def test_what_does_not_fit_is_said(parts, says):
     with pytest.raises(ValueError, match=says):
-        understood(parts)
+        kind_of(parts)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_weight_of_a_family_can_be_changed(family):
     table = family_table(family)
-    assert all(understood({"diff": shape}).weight == shape for shape in table.values())
-    assert sum(map(values, table.values())) < MOST_VALUES
+    assert all(kind_of({"diff": shape}).weight == shape for shape in table.values())
+    assert sum(map(weight_size, table.values())) < MOST_VALUES
 
 
 def test_the_switch_of_ia3_tells_its_side():
     parts = {"weight": (24,), "on_input": ()}
-    assert [understood(parts, switch).weight for switch in (True, False, None)] == [(None, 24), (24, None), (None, None)]
+    assert [kind_of(parts, switch).weight for switch in (True, False, None)] == [(None, 24), (24, None), (None, None)]

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from sdlora.errors import UserError
 from sdlora.lora.formats import reading
 from sdlora.lora.formats.header import header
-from sdlora.lora.formats.layout import layout, opened_lora
+from sdlora.lora.formats.layout import layout, open_lora
 from sdlora.lora.formats.module_tables import family_table
 from sdlora.lora.tools.report import inspect
 from tests.lora.spellings import RANK, every_spelling, flat, halves, kohya
@@ -60,7 +60,7 @@ def test_what_was_mended_is_said(tmp_path, name, says):
 def test_a_header_alone_tells_kind_rank_and_family(tmp_path):
     tensors, metadata, *_ = every_spelling(PAIRS["sd1"], "sd1")["kohya"]
     save_file(tensors, tmp_path / "a.safetensors", metadata)
-    whole, bare = opened_lora(tmp_path / "a.safetensors")[2], layout("a", header(tmp_path / "a.safetensors"))
+    whole, bare = open_lora(tmp_path / "a.safetensors")[2], layout("a", header(tmp_path / "a.safetensors"))
     assert (whole.kind, whole.rank, whole.families, whole.spelling) == (bare.kind, bare.rank, bare.families, bare.spelling)
     assert bare.kind == "LoCon" and bare.rank == RANK and not bare.notes
 
@@ -150,7 +150,7 @@ def test_kinds_may_stand_side_by_side(tmp_path):
     tensors = kohya({path: PAIRS["mini"][path]}, lambda p: flat(p) + ".")
     tensors |= {f"{flat(other)}.hada_{name}": torch.ones(64, 2) if name.endswith("a") else torch.ones(2, 64)
                 for name in ("w1_a", "w1_b", "w2_a", "w2_b")}
-    plan = opened_lora(saved(tmp_path, tensors))[2]
+    plan = open_lora(saved(tmp_path, tensors))[2]
     assert plan.kind == "LoHa + LoRA" and plan.modules[other].rank == 2
 
 
@@ -158,7 +158,7 @@ def test_parts_of_two_kinds_in_one_module_are_refused(tmp_path):
     path = paths("mini")[0]
     tensors = kohya({path: PAIRS["mini"][path]}, lambda p: flat(p) + ".") | {f"{flat(path)}.diff": torch.ones(64, 64)}
     with pytest.raises(UserError, match="mixes LoRA with diff"):
-        opened_lora(saved(tmp_path, tensors))
+        open_lora(saved(tmp_path, tensors))
 
 
 def test_the_second_text_encoder_saved_alone_is_told_by_its_widths(tmp_path):

@@ -50,6 +50,6 @@ def test_a_dangerous_pattern_is_refused(pattern):
 
 def test_a_header_is_taken_apart_by_its_prefixes():
     found = configs_of({"lora_adapter_metadata": '{"unet.r": 4, "text_encoder_2.lora_alpha": 2, "r": 1}'})
-    assert {prefix: config.told for prefix, config in found.items()} == {
+    assert {prefix: config.fields for prefix, config in found.items()} == {
         "unet": {"r": 4}, "text_encoder_2": {"lora_alpha": 2}, "": {"r": 1}}
     assert configs_of({"lora_adapter_metadata": "[" * 50_000}) == {} == configs_of({})

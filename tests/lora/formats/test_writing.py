@@ -13,9 +13,11 @@ from torch import nn
 
 from sdlora.errors import UserError
 from sdlora.lora.formats import reading, writing
+from sdlora.lora.formats.header import header
 from sdlora.lora.formats.module_tables import family_table
 from sdlora.lora.math.delta import Adapter, delta
 from sdlora.storage import shipped
+from tests.lora.formats.test_reading import style, verified
 
 TABLE = family_table("mini")
 LINEAR = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
@@ -80,7 +82,7 @@ def test_our_reader_finds_every_kind_again(tmp_path, dtype):
     meant |= {TEXT: adapter("dora", TEXT), POINT: adapter("lokr", POINT), "mid_block.resnets.0.conv1": adapter(
         "lokr whole", "mid_block.resnets.0.conv1"), "mid_block.attentions.0.transformer_blocks.0.attn1.to_q": adapter(
         "oft", "mid_block.attentions.0.transformer_blocks.0.attn1.to_q")}
-    again = reading.verify(writing.write(tmp_path / "a.safetensors", meant, {}, dtype=dtype, family="mini"), meant)
+    again = verified(writing.write(tmp_path / "a.safetensors", meant, {}, dtype=dtype, family="mini"), meant)
     for path, each in meant.items():
         found, weight = again.adapters[path], numbers(*TABLE[path], seed=9)
         assert found.kind == each.kind and found.part == each.part
@@ -175,7 +177,7 @@ def test_other_metadata_over_the_same_bytes(tmp_path):
     out = writing.rewrite(path, tmp_path / "b.safetensors", {"ss_x": "1", "sdlora_note": "new", "sshs_model_hash": "f" * 64})
     before, after = load_file(path), load_file(out)
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
-    told, new = reading.header(path).metadata, reading.header(out).metadata
+    told, new = header(path).metadata, header(out).metadata
     assert new == told | {"sdlora_note": "new"} and len(new["sshs_model_hash"]) == 64
     assert writing.rewrite(out, out, told).read_bytes() == path.read_bytes()
 
@@ -186,7 +188,7 @@ def test_the_hashes_are_those_of_kohya(tmp_path):
                            "unet")}
     told = {"ss_output_name": "a", "sdlora_note": "not hashed", "modelspec.title": "nor this"}
     path = writing.write(tmp_path / "a.safetensors", big, told, dtype="fp32", family="mini")
-    raw, metadata = path.read_bytes(), reading.header(path).metadata
+    raw, metadata = path.read_bytes(), header(path).metadata
     start = 8 + int.from_bytes(raw[:8], "little")
     assert metadata["sshs_model_hash"] == hashlib.sha256(raw[start:]).hexdigest()
     assert metadata["modelspec.hash_sha256"] == "0x" + metadata["sshs_model_hash"]
@@ -231,15 +233,31 @@ LEAVES = {"lora": "lora_down.weight lora_up.weight alpha", "dora": "lora_down.we
 def test_modules_are_named_as_all_programs_read_them(family):
     for path, name in NAMES[family].items():
         one = Adapter("lora", {"down": torch.ones(1, 2), "up": torch.ones(2, 1)}, 1.0, 1, "unet")
-        assert set(writing.kohya_tensors({path: one}, None, family)[0]) == {
+        assert set(writing.kohya_tensors({path: one}, None, family)) == {
             f"{name}.{leaf}" for leaf in ("lora_down.weight", "lora_up.weight", "alpha")}
 
 
 @pytest.mark.parametrize("kind", LEAVES)
 def test_the_leaves_of_every_kind_are_those_of_lycoris(kind):
     path = CONV if kind == "tucker" else SQUARE
-    named = writing.kohya_tensors({path: adapter(kind, path)}, None, "mini")[0]
+    named = writing.kohya_tensors({path: adapter(kind, path)}, None, "mini")
     assert {name.partition(".")[2] for name in named} == set(LEAVES[kind].split())
     norm = Adapter("full", {"diff": torch.ones(4), "diff_b": torch.ones(4)}, 0.0, 0, "unet")
-    assert {name.partition(".")[2] for name in writing.kohya_tensors({"conv_norm_out": norm}, None, "mini")[0]} == {
+    assert {name.partition(".")[2] for name in writing.kohya_tensors({"conv_norm_out": norm}, None, "mini")} == {
         "w_norm", "b_norm"}
+
+
+def test_reading_back_notices_a_damaged_copy_and_modules_that_are_missing_or_surplus(tmp_path):
+    meant = style()
+    path = writing.write(tmp_path / "a.safetensors", meant, {}, family="mini")
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 0x10
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="differs in 1 modules"):
+        writing.read_back(path, meant, "mini")
+    with pytest.raises(UserError, match="differs"):
+        writing.read_back(writing.write(path, dict(list(meant.items())[1:]), {}, family="mini"), meant, "mini")
+    with pytest.raises(UserError, match="differs in 3 modules"):  # down, up and alpha
+        writing.read_back(writing.write(path, meant, {}, family="mini"), dict(list(meant.items())[1:]), "mini")
+    held = writing.read_back(path, meant, "mini")
+    assert held.keys() == meant.keys() and all(writing.same_change(meant[name], held[name]) for name in meant)

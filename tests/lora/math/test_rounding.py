@@ -7,9 +7,10 @@ import torch
 
 from sdlora.errors import UserError
 from sdlora.lora.formats import reading
+from sdlora.lora.formats.writing import write
 from sdlora.lora.math.delta import Adapter, delta
 from sdlora.lora.math.rounding import balanced, lost
-from tests.lora.formats.test_reading import PATHS, style
+from tests.lora.formats.test_reading import PATHS, style, verified
 
 
 def scaled(up, down, kind="lora"):
@@ -32,9 +33,9 @@ def off(meant, path):
 @pytest.mark.parametrize(("up", "down"), [(1.0, 1e-7), (1e-9, 100.0), (3e5, 1e-3), (1e-5, 1.0)])
 def test_factors_out_of_range_are_balanced_and_nothing_is_lost(tmp_path, up, down, dialect):
     meant = scaled(up, down)
-    path = reading.write(tmp_path / "a.safetensors", meant, {}, dialect=dialect, family="mini")
+    path = write(tmp_path / "a.safetensors", meant, {}, dialect=dialect, family="mini")
     assert off(meant, path) < 1e-3
-    reading.verify(path, meant)
+    verified(path, meant)
 
 
 def test_factors_in_range_stay_as_they_are():
@@ -46,7 +47,7 @@ def test_factors_in_range_stay_as_they_are():
 def test_what_is_lost_is_measured(tmp_path):
     meant = scaled(1e-7, 1e-1)
     share = lost(meant, torch.float16)
-    path = reading.write(tmp_path / "a.safetensors", meant, {}, family="mini")
+    path = write(tmp_path / "a.safetensors", meant, {}, family="mini")
     assert share == pytest.approx(off(meant, path), rel=0.5) and 0 < share < 0.5
     assert lost(meant, torch.float32) == 0.0 and lost(meant, torch.bfloat16) < 0.01
 
@@ -54,9 +55,9 @@ def test_what_is_lost_is_measured(tmp_path):
 def test_a_file_that_would_lose_nearly_all_is_not_written(tmp_path):
     meant = scaled(1e-8, 1e-8)
     with pytest.raises(UserError, match="fp16 would lose"):
-        reading.write(tmp_path / "a.safetensors", meant, {}, family="mini")
+        write(tmp_path / "a.safetensors", meant, {}, family="mini")
     assert not list(tmp_path.iterdir())
-    assert off(meant, reading.write(tmp_path / "a.safetensors", meant, {}, dtype="bf16", family="mini")) < 0.02
+    assert off(meant, write(tmp_path / "a.safetensors", meant, {}, dtype="bf16", family="mini")) < 0.02
 
 
 def test_the_halves_of_a_loha_are_balanced_too():

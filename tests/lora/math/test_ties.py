@@ -8,7 +8,7 @@ from peft.utils import merge_utils
 
 from sdlora.errors import UserError
 from sdlora.lora.math import ties as module
-from sdlora.lora.math.blend import Ingredient
+from sdlora.lora.math.blend import Ingredient, parts_of
 from sdlora.lora.math.delta import Adapter, delta
 from sdlora.lora.math.ties import dare, ties
 
@@ -26,7 +26,7 @@ BLEND = [Ingredient(style(1), 0.8), Ingredient(style(2, 4), 1.5), Ingredient(sty
 
 def changes(ingredients):
     """Signed changes and positive strengths, as PEFT wants them, in the canonical order that decides the masks."""
-    parts = module.parts_of(ingredients, {"a": None})["a"]
+    parts = parts_of(ingredients, {"a": None})["a"]
     return ([delta(one, torch.zeros(SHAPE)) * (1 if strength > 0 else -1) for one, strength in parts],
             torch.tensor([abs(strength) for _, strength in parts]))
 

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from sdlora.errors import UserError
-from sdlora.lora.formats import reading
+from sdlora.lora.formats.writing import write
 from sdlora.lora.tools import card
 from tests.lora.formats.test_reading import style
 
@@ -26,7 +26,7 @@ WIDTHS = {"sd1": (ATTENTION, 320, 768), "sd2": (ATTENTION, 320, 1024), "mini": (
 
 @pytest.fixture
 def lora(tmp_path):
-    return reading.write(tmp_path / "glass.safetensors", style([ATTENTION], "sd1"), TOLD, family="sd1")
+    return write(tmp_path / "glass.safetensors", style([ATTENTION], "sd1"), TOLD, family="sd1")
 
 
 @pytest.fixture

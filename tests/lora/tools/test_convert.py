@@ -9,11 +9,14 @@ from safetensors.torch import save_file
 from sdlora.config import LoraChoice
 from sdlora.errors import UserError
 from sdlora.lora.formats import reading, writing
+from sdlora.lora.formats.header import header
 from sdlora.lora.formats.module_tables import family_table
+from sdlora.lora.formats.writing import diffusers_holds
 from sdlora.lora.math.blend import Ingredient
 from sdlora.lora.math.delta import Adapter, delta
 from sdlora.lora.math.low_rank import Limit
 from sdlora.lora.tools import convert
+from sdlora.lora.tools.convert import to_form
 from tests.lora.blended import blend
 from tests.lora.formats.test_layout import PAIRS
 from tests.lora.formats.test_writing import CONV, LINEAR, POINT, SQUARE, TABLE, TEXT, adapter, numbers
@@ -48,7 +51,7 @@ def test_there_and_back_is_the_same_lora(tmp_path):
         assert report["approximated"] == {} and report["left_out"] == []
     assert there["alpha"].endswith("exactly") and back["alpha"] == "alpha stays as data"
     assert_same_changes(path, tmp_path / "c.safetensors", 0)
-    told = reading.header(tmp_path / "c.safetensors").metadata
+    told = header(tmp_path / "c.safetensors").metadata
     assert told["sdlora_trigger"] == "gls" and told["ss_base_model_version"] == "sdlora_mini"
     assert "lora_adapter_metadata" not in told and told["sshs_model_hash"] != "0" * 64
 
@@ -99,7 +102,7 @@ def test_resizing_reports_every_block(tmp_path):
     assert report["blocks"] == {"BASE": pytest.approx(kept([TEXT]), rel=1e-4),
                                 "IN01": pytest.approx(kept([LINEAR, SQUARE]), rel=1e-4)}
     assert report["energy"] == pytest.approx(kept([TEXT, LINEAR, SQUARE]), rel=1e-4)
-    told = reading.header(tmp_path / "b.safetensors").metadata
+    told = header(tmp_path / "b.safetensors").metadata
     assert told["ss_network_dim"] == "2" and json.loads(told["sdlora_recipe"])["sources"][0]["name"] == "a"
     both = made(tmp_path, {LINEAR: "lora"}, "d", dialect="diffusers")
     convert.resize_file(both, tmp_path / "e.safetensors", Limit(rank=2))
@@ -110,12 +113,12 @@ def test_what_a_file_says_of_its_network_is_true_of_what_was_made_of_it(tmp_path
     said = {"ss_network_module": "lycoris.kohya", "ss_network_args": '{"algo": "loha"}', "ss_network_dim": "99"}
     loha = writing.write(tmp_path / "a.safetensors", {LINEAR: adapter("loha", LINEAR)}, said, dtype="fp32", family="mini")
     convert.convert_file(loha, tmp_path / "same.safetensors", "kohya")
-    told = reading.header(tmp_path / "same.safetensors").metadata
+    told = header(tmp_path / "same.safetensors").metadata
     assert told["ss_network_module"] == "lycoris.kohya" and told["ss_network_dim"] == str(adapter("loha", LINEAR).rank)
     convert.convert_file(loha, tmp_path / "plain.safetensors", "kohya", plain=True)
     convert.resize_file(loha, tmp_path / "small.safetensors", Limit(rank=2))
     for name in ("plain", "small"):
-        told = reading.header(tmp_path / f"{name}.safetensors").metadata
+        told = header(tmp_path / f"{name}.safetensors").metadata
         rank, = {each.rank for each in reading.read(tmp_path / f"{name}.safetensors").adapters.values()}
         assert (told["ss_network_module"], told["ss_network_args"], told["ss_network_dim"]) == ("networks.lora", "{}", str(rank))
 
@@ -134,10 +137,10 @@ def test_a_blend_of_files_is_one_file(tmp_path, method):
                                                                                        blocks="OUTALL", end=0.5)]
     report = convert.merge_files(choices, tmp_path / "c.safetensors", method=method)
     assert report["modules"] == 2 and any("Start and end" in note and "b.safetensors" in note for note in report["notes"])
-    told = reading.header(tmp_path / "c.safetensors").metadata
+    told = header(tmp_path / "c.safetensors").metadata
     recipe = json.loads(told["sdlora_recipe"])
     assert [source["strength"] for source in recipe["sources"]] == [0.7, -0.5] and recipe["method"] == method
-    hashes = [reading.header(path).metadata["sshs_model_hash"][:12] for path in (first, second)]
+    hashes = [header(path).metadata["sshs_model_hash"][:12] for path in (first, second)]
     assert [source["hash"] for source in recipe["sources"]] == hashes
     assert told["modelspec.merged_from"] == "glass, glass" and "0" * 64 not in told["sshs_model_hash"]
     wanted = blend([Ingredient(reading.read(first).adapters, 0.7, 0.2)], {p: WEIGHTS[f"{p}.weight"] for p in (LINEAR, TEXT)})
@@ -194,11 +197,84 @@ def test_what_is_told_of_rank_and_alpha_is_true_of_the_new_tensors(tmp_path, con
     path = peft(tmp_path / "p", **config)
     for dialect, dtype, told_alpha in (("kohya", None, alpha), ("kohya", "fp16", alpha), ("diffusers", None, 4.0)):
         convert.convert_file(path, tmp_path / "out.safetensors", dialect, dtype=dtype)
-        told, again = reading.header(tmp_path / "out.safetensors").metadata, reading.read(tmp_path / "out.safetensors")
+        told, again = header(tmp_path / "out.safetensors").metadata, reading.read(tmp_path / "out.safetensors")
         adapter, = again.adapters.values()
         assert (int(told["ss_network_dim"]), float(told["ss_network_alpha"])) == (adapter.rank, adapter.alpha) == (4, told_alpha)
         assert_same_changes(path, tmp_path / "out.safetensors", 1e-3)
     convert.resize_file(path, tmp_path / "out.safetensors", Limit(rank=8))
-    told, again = reading.header(tmp_path / "out.safetensors").metadata, reading.read(tmp_path / "out.safetensors")
+    told, again = header(tmp_path / "out.safetensors").metadata, reading.read(tmp_path / "out.safetensors")
     adapter, = again.adapters.values()
     assert (int(told["ss_network_dim"]), float(told["ss_network_alpha"])) == (adapter.rank, adapter.alpha)
+
+
+def weight(path):
+    return numbers(*TABLE[path], seed=9)
+
+
+@pytest.mark.parametrize(("kind", "path"), [("lora", LINEAR), ("tucker", CONV), ("loha", LINEAR), ("lokr", LINEAR)])
+def test_few_ranks_are_expanded_exactly_without_a_base(kind, path):
+    meant = adapter(kind, path)
+    made = to_form({path: meant}, "plain", shapes=TABLE)
+    assert made.energy == {} and diffusers_holds(made.adapters[path])
+    assert made.expanded == (() if kind == "lora" else (path,)) and (kind != "lora" or made.adapters[path] is meant)
+    assert torch.allclose(delta(made.adapters[path], weight(path)), delta(meant, weight(path)), atol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "path"), [("dora", LINEAR), ("dora", CONV), ("oft", SQUARE), ("ia3", SQUARE),
+                                            ("glora", SQUARE)])
+def test_what_depends_on_the_base_is_approximated_on_it(kind, path):
+    meant, given = adapter(kind, path), {path: weight(path)}
+    with pytest.raises(UserError, match="--base"):
+        to_form({path: meant}, "plain", shapes=TABLE)
+    made = to_form({path: meant}, "plain", limit=Limit(rank=8), weight_of=given.get)
+    change = delta(meant, given[path]).double().flatten(1)
+    values = torch.linalg.svdvals(change).square()
+    assert 4 <= made.adapters[path].rank <= 8
+    assert made.energy[path] == pytest.approx(float(values[:8].sum() / values.sum()), rel=1e-4)
+    error = (delta(made.adapters[path], given[path]).double().flatten(1) - change).square().sum() / values.sum()
+    assert float(error) == pytest.approx(1 - made.energy[path], abs=1e-5)
+    full = to_form({path: meant}, "plain", limit=Limit(keep=1.0), weight_of=given.get).adapters[path]
+    assert torch.allclose(delta(full, given[path]), delta(meant, given[path]), atol=1e-4)
+
+
+def test_dora_may_stay_dora():
+    meant = {LINEAR: adapter("dora", LINEAR), CONV: adapter("dora", CONV)}
+    assert to_form(meant, "diffusers", shapes=TABLE).adapters == meant
+    loha = Adapter("loha", adapter("loha", LINEAR).tensors | {"dora_scale": numbers(TABLE[LINEAR][0], 1).abs()}, 2.0, 4, "unet")
+    made = to_form({LINEAR: loha}, "diffusers", shapes=TABLE).adapters[LINEAR]
+    assert made.kind == "lora" and torch.allclose(delta(made, weight(LINEAR)), delta(loha, weight(LINEAR)), atol=1e-5)
+    on_input = adapter("lora", LINEAR).tensors | {"dora_scale": numbers(1, TABLE[LINEAR][1]).abs()}
+    with pytest.raises(UserError, match="--base"):
+        to_form({LINEAR: Adapter("lora", on_input, 2.0, 4, "unet")}, "diffusers", shapes=TABLE)
+
+
+def test_a_part_with_some_dora_gets_magnitudes_that_change_nothing():
+    meant = {LINEAR: adapter("dora", LINEAR), CONV: adapter("lora", CONV)}
+    with pytest.raises(UserError, match="Some modules are DoRA"):
+        to_form(meant, "diffusers", shapes=TABLE)
+    given = {path: weight(path) for path in meant}
+    made = to_form(meant, "diffusers", weight_of=given.get).adapters
+    assert made[LINEAR] is meant[LINEAR] and "dora_scale" in made[CONV].tensors
+    assert torch.allclose(delta(made[CONV], given[CONV]), delta(meant[CONV], given[CONV]), atol=1e-5)
+
+
+def test_norms_and_biases_are_left_out_by_name():
+    biased = Adapter("lora", adapter("lora", LINEAR).tensors | {"diff_b": numbers(4)}, 2.0, 4, "unet")
+    norm = Adapter("full", {"diff": numbers(8), "diff_b": numbers(8)}, 0.0, 0, "unet")
+    made = to_form({LINEAR: biased, "conv_norm_out": norm}, "plain", shapes=TABLE)
+    assert made.adapters.keys() == {LINEAR}
+    assert made.left_out == (f"{LINEAR} (bias)", "conv_norm_out (bias)", "conv_norm_out (norm)")
+    with pytest.raises(UserError, match="norms and biases only"):
+        to_form({"conv_norm_out": norm}, "plain")
+
+
+def test_a_kohya_file_keeps_all_that_it_has_names_for():
+    """PEFT's OFT turns the inputs, for which kohya files have no name; its neighbours stay what they are."""
+    turn = torch.linalg.qr(torch.eye(16) + numbers(TABLE[SQUARE][1] // 16, 16, 16) / 8).Q
+    odd = Adapter("oft", {"inputs": turn}, 0.0, 0, "unet")
+    meant = {SQUARE: odd, LINEAR: adapter("loha", LINEAR), CONV: adapter("full", CONV)}
+    with pytest.raises(UserError, match="--base"):
+        to_form(meant, "kohya", shapes=TABLE)
+    made = to_form(meant, "kohya", limit=Limit(keep=1.0), weight_of={SQUARE: weight(SQUARE)}.get, shapes=TABLE)
+    assert made.adapters[LINEAR] is meant[LINEAR] and made.adapters[CONV] is meant[CONV] and made.expanded == (SQUARE,)
+    assert torch.allclose(delta(made.adapters[SQUARE], weight(SQUARE)), delta(odd, weight(SQUARE)), atol=1e-4)

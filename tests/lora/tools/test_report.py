@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from sdlora.errors import UserError
 from sdlora.lora.formats import reading
 from sdlora.lora.formats.module_tables import family_table
+from sdlora.lora.formats.writing import write
 from sdlora.lora.math.delta import delta
 from sdlora.lora.tools import report
 from sdlora.storage import shipped
@@ -21,26 +22,26 @@ from tests.lora.spellings import every_spelling, flat, halves
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
 def test_the_family_is_read_from_widths_not_from_metadata(tmp_path, family):
     paths = [path for path in family_table(family) if ".attn2.to" in path][:8]
-    path = reading.write(tmp_path / "a.safetensors", style(paths, family), {"ss_base_model_version": "sd_v1"}, family=family)
+    path = write(tmp_path / "a.safetensors", style(paths, family), {"ss_base_model_version": "sd_v1"}, family=family)
     found = report.inspect(path)
     assert (found["family"], found["matched"], found["modules"], found["push_against"]) == (family, 8, 8, "typical")
 
 
 def test_tensors_that_fit_two_families_are_told_as_a_list(tmp_path):
-    path = reading.write(tmp_path / "a.safetensors", style(["te1:text_model.encoder.layers.0.mlp.fc1"], "sd1"), {}, family="sd1")
+    path = write(tmp_path / "a.safetensors", style(["te1:text_model.encoder.layers.0.mlp.fc1"], "sd1"), {}, family="sd1")
     found = report.inspect(path)
     assert found["family"] == ["sd1", "sdxl"] and list(found["blocks"]) == ["BASE"]
 
 
 def test_half_a_match_is_a_sentence(tmp_path):
     mixed = style([*PATHS]) | {key: adapter for key, adapter in style(["mid_block.resnets.0.time_emb_proj"], "sd1").items()}
-    found = report.inspect(reading.write(tmp_path / "b.safetensors", mixed, {}, family="mini"))
+    found = report.inspect(write(tmp_path / "b.safetensors", mixed, {}, family="mini"))
     assert (found["matched"], found["modules"]) == (4, 5) and "1 of 5 modules" in found["problems"][0]
 
 
 def test_modules_that_happen_to_fit_another_family_do_not_hide_it(tmp_path):
     paths = ["te1:text_model.encoder.layers.0.mlp.fc1", "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"]
-    path = reading.write(tmp_path / "a.safetensors", style(paths, "sdxl"), {}, family="sdxl")
+    path = write(tmp_path / "a.safetensors", style(paths, "sdxl"), {}, family="sdxl")
     found = report.inspect(path, shipped("assets", "configs", "sd1"))
     assert found["matched"] == 1
     assert found["problems"][0] == ("It was made for Stable Diffusion XL, and this base is Stable Diffusion 1.x: "
@@ -50,7 +51,7 @@ def test_modules_that_happen_to_fit_another_family_do_not_hide_it(tmp_path):
 def test_the_push_of_every_block_is_measured_against_minis_own_weights(tmp_path):
     text = "te1:text_model.encoder.layers.0.mlp.fc1"
     made = style([*PATHS, "mid_block.attentions.0.transformer_blocks.0.attn1.to_q", text])
-    found = report.inspect(reading.write(tmp_path / "a.safetensors", made, {}, dtype="fp32", family="mini"))
+    found = report.inspect(write(tmp_path / "a.safetensors", made, {}, dtype="fp32", family="mini"))
     weights = load_file(shipped("assets", "mini", "unet", "diffusion_pytorch_model.safetensors"))
     for block, start in (("IN01", "down"), ("MID", "mid")):
         paths = [path for path in made if path.startswith(start)]
@@ -102,12 +103,12 @@ def test_zeros_change_nothing_and_that_is_said(tmp_path):
     made = style()
     for adapter in made.values():
         adapter.tensors["up"].zero_()
-    found = report.inspect(reading.write(tmp_path / "a.safetensors", made, {}, family="mini"))
+    found = report.inspect(write(tmp_path / "a.safetensors", made, {}, family="mini"))
     assert found["push"] == 0 and "It changes nothing: all its values are zero." in found["problems"]
 
 
 def test_a_summary_needs_no_torch(tmp_path):
-    path = reading.write(tmp_path / "a.safetensors", style(), {}, family="mini")
+    path = write(tmp_path / "a.safetensors", style(), {}, family="mini")
     code = ("import sys; from pathlib import Path; from sdlora.lora.tools.report import summary; "
             "found = summary(Path(sys.argv[1])); sys.exit('torch' in sys.modules or found['matched'] != 4)")
     assert subprocess.run([sys.executable, "-c", code, str(path)], timeout=60).returncode == 0
@@ -124,13 +125,13 @@ def test_a_change_too_small_for_any_picture_is_told(tmp_path):
     for size, told in ((1e-9, True), (1e-4, False)):
         made = {path: replace(adapter, tensors=adapter.tensors | {"up": adapter.tensors["up"] * size})
                 for path, adapter in style(PATHS).items()}
-        problems = report.inspect(reading.write(tmp_path / "a.safetensors", made, {}, dtype="fp32", family="mini"))["problems"]
+        problems = report.inspect(write(tmp_path / "a.safetensors", made, {}, dtype="fp32", family="mini"))["problems"]
         assert any("next to nothing" in problem for problem in problems) == told
 
 
 @pytest.mark.parametrize(("alpha", "says"), [(float("nan"), "has an alpha that is not one number"), (-2.0, "has the alpha -2")])
 def test_an_impossible_alpha_is_a_sentence(tmp_path, alpha, says):
-    reading.write(tmp_path / "a.safetensors", style(PATHS), {}, family="mini")
+    write(tmp_path / "a.safetensors", style(PATHS), {}, family="mini")
     tensors = load_file(tmp_path / "a.safetensors")
     changed = {name: torch.tensor(alpha) for name in tensors if name.endswith("alpha")}
     save_file(tensors | changed, tmp_path / "b.safetensors")
@@ -140,4 +141,4 @@ def test_an_impossible_alpha_is_a_sentence(tmp_path, alpha, says):
 
 def test_metadata_that_tells_no_number_contradicts_nothing(tmp_path):
     told = {"ss_network_dim": "nan", "ss_network_alpha": "inf"}
-    assert report.inspect(reading.write(tmp_path / "a.safetensors", style(PATHS), told, family="mini"))["problems"] == []
+    assert report.inspect(write(tmp_path / "a.safetensors", style(PATHS), told, family="mini"))["problems"] == []

@@ -11,12 +11,12 @@ from safetensors import SafetensorError, safe_open
 
 from sdlora.config import LoraChoice
 from sdlora.errors import UserError
-from sdlora.lora.formats import header as header_module
 from sdlora.lora.formats import reading
-from sdlora.lora.formats.header import Header, header
+from sdlora.lora.formats.header import NUMPY, Header, header
 from sdlora.lora.formats.layout import layout
 from sdlora.lora.math.low_rank import Limit
 from sdlora.lora.tools import convert
+from sdlora.lora.tools.report import inspect
 
 NAME = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
 
@@ -140,7 +140,7 @@ SAYS = {
 def test_broken_files_are_refused_by_a_sentence(tmp_path, name):
     path = tmp_path / "bad.safetensors"
     path.write_bytes(BROKEN[name])
-    for door in (reading.read, reading.inspect):
+    for door in (reading.read, inspect):
         began = time.monotonic()
         with pytest.raises(UserError, match="bad.safetensors") as caught:
             door(path)
@@ -165,18 +165,18 @@ def test_pickles_are_not_even_opened(tmp_path, suffix):
 def test_what_is_odd_but_right_is_read_with_a_note(tmp_path):
     path = tmp_path / "a.safetensors"
     path.write_bytes(GOOD)
-    assert reading.inspect(path)["matched"] == reading.inspect(path)["modules"] == 1 and reading.read(path).problems == ()
+    assert inspect(path)["matched"] == inspect(path)["modules"] == 1 and reading.read(path).problems == ()
     path.write_bytes(lora(alpha=0.0))
     assert (
         reading.read(path).adapters[next(iter(reading.read(path).adapters))].alpha == 4.0
         and "alpha is 0" in reading.read(path).problems[0]
     )
     path.write_bytes(lora(fill=0.0))
-    assert "changes nothing" in reading.inspect(path)["problems"][0]
+    assert "changes nothing" in inspect(path)["problems"][0]
     path.write_bytes(lora(fill=float("nan")))
-    assert "burnt" in reading.inspect(path)["problems"][0]
+    assert "burnt" in inspect(path)["problems"][0]
     path.write_bytes(lora(down=(4, 4096)))
-    assert reading.inspect(path)["matched"] == 0 and "another kind of base" in reading.inspect(path)["problems"][0]
+    assert inspect(path)["matched"] == 0 and "another kind of base" in inspect(path)["problems"][0]
     path.write_bytes(
         packed(
             {"__metadata__": {"<img onerror=x>": "<script>" + "x" * 10_000}}
@@ -184,13 +184,13 @@ def test_what_is_odd_but_right_is_read_with_a_note(tmp_path):
             GOOD[8 + int.from_bytes(GOOD[:8], "little") :],
         )
     )
-    assert len(reading.inspect(path)["metadata"]["<img onerror=x>"]) == 2000
+    assert len(inspect(path)["metadata"]["<img onerror=x>"]) == 2000
 
 
 def test_fields_that_the_format_does_not_name_are_ignored_as_the_library_does(tmp_path):
     head, data = json.loads(GOOD[8:8 + int.from_bytes(GOOD[:8], "little")]), GOOD[8 + int.from_bytes(GOOD[:8], "little"):]
     (tmp_path / "a.safetensors").write_bytes(packed({name: told | {"nbytes": 1} for name, told in head.items()}, data))
-    assert reading.inspect(tmp_path / "a.safetensors")["matched"] == 1
+    assert inspect(tmp_path / "a.safetensors")["matched"] == 1
 
 
 def test_one_layer_of_more_numbers_than_any_weight_is_refused_by_its_header(tmp_path):
@@ -206,12 +206,12 @@ def test_one_layer_of_more_numbers_than_any_weight_is_refused_by_its_header(tmp_
 
 @pytest.mark.parametrize("dtype", ["U16", "U32", "U64", "I64", "BOOL", "F16"])
 def test_the_switch_of_an_ia3_may_have_any_number_format(tmp_path, dtype):
-    size = header_module.ITEM_BYTES[dtype]
+    size = NUMPY[dtype].itemsize
     path = tmp_path / "a.safetensors"
     path.write_bytes(packed({f"{NAME}.weight": entry((128,), 0), f"{NAME}.on_input": entry((1,), 512, dtype, size)},
                             np.full(128, 0.5, np.float32).tobytes() + bytes([0] * (size - 1) + [1 if dtype != "F16" else 60])))
     adapter, = reading.read(path).adapters.values()
-    assert adapter.kind == "ia3" and bool(adapter.tensors["on_input"]) and reading.inspect(path)["matched"] == 1
+    assert adapter.kind == "ia3" and bool(adapter.tensors["on_input"]) and inspect(path)["matched"] == 1
 
 
 def weightless(shapes):
@@ -234,7 +234,7 @@ HUGE = {  # a few kB that claim weights of gigabytes
 def test_huge_weights_that_a_small_file_claims_are_refused_by_every_door(tmp_path, name):
     path = tmp_path / "bad.safetensors"
     path.write_bytes(weightless(HUGE[name]))
-    doors = (reading.read, reading.inspect, lambda path: convert.convert_file(path, tmp_path / "out.safetensors", "diffusers"),
+    doors = (reading.read, inspect, lambda path: convert.convert_file(path, tmp_path / "out.safetensors", "diffusers"),
              lambda path: convert.resize_file(path, tmp_path / "out.safetensors", Limit(rank=1)),
              lambda path: convert.merge_files([LoraChoice(file=str(path))], tmp_path / "out.safetensors"))
     for door in doors:
@@ -285,7 +285,7 @@ def test_one_wrong_byte_is_read_or_refused_but_never_a_traceback(tmp_path_factor
     content = bytearray(GOOD)
     content[place % 400] ^= flip  # the header is where it can hurt
     path.write_bytes(content)
-    for door in (reading.read, reading.inspect):
+    for door in (reading.read, inspect):
         try:
             door(path)
         except UserError:
