@@ -138,9 +138,9 @@ def simplified(prompt: str) -> tuple[str, list[str]]:
     prompt = without_tags(prompt, remarks.append)
     remarks += [f"{clean_text(found[0], QUOTED)} is never closed with >: it is drawn as words."
              for found in list(OPEN_TAG.finditer(prompt))[:3]]
-    prompt = without_editing(prompt, lambda group, kept: remarks.append(
+    prompt = without_editing(prompt, lambda group, drawn: remarks.append(
         f"{clean_text(group, QUOTED)} changes words while the picture is drawn, which sdlora does not do: "
-        f'"{clean_text(kept, QUOTED)}" is drawn from the first step to the last.'))
+        f'"{clean_text(drawn, QUOTED)}" is drawn from the first step to the last.'))
     prompt = without_and(prompt, remarks.append)
     unseen = prompt
     for kind, form in OTHERS.items():
@@ -192,7 +192,7 @@ def without_and(prompt: str, remark: Callable[[str], object]) -> str:
 def without_editing(prompt: str, remark: Callable[[str, str], object]) -> str:
     """Return the prompt with the first words of `[from:to:when]`, `[to:when]`, `[from::when]` and `[a|b]` in their place.
 
-    remark(the group, what is drawn).
+    remark(the group, the words of it that are drawn).
     """
     made: list[str] = []  # finished groups are one entry, so ":" and "|" within them do not divide the group around them
     opened: list[int] = []
@@ -217,6 +217,6 @@ def drawn_words(group: list[str], remark: Callable[[str, str], object]) -> str:
     parts = ["".join(pieces) for divides, pieces in groupby(inside, divider.__eq__) if not divides]
     if divider == ":" and not (1 < len(parts) <= 3 and NUMBER.fullmatch(parts[-1])):
         return whole
-    kept = next((part.strip() for part in (parts if divider == "|" else parts[:-1]) if part.strip()), "")
-    remark(whole, kept)
-    return kept
+    drawn = next((part.strip() for part in (parts if divider == "|" else parts[:-1]) if part.strip()), "")
+    remark(whole, drawn)
+    return drawn

@@ -163,7 +163,7 @@ class Reader(Graph):
             return [""]
         onward = [value for given, value in inputs.items() if is_link(value) and MERGES.match(given)]
         if not onward and is_link(inputs.get("positive")) and is_link(inputs.get("negative")):
-            onward = [inputs[("positive", "negative")[output] if output in (0, 1) else role]]  # of a pipe: the one asked for
+            onward = [inputs[("positive", "negative")[output] if output in (0, 1) else role]]  # of a pipe: its linked output
         if not onward:
             if texts := self.encoded(name, inputs, role):
                 return texts
