@@ -14,8 +14,6 @@ from safetensors import SafetensorError, safe_open
 
 from sdlora import storage
 from sdlora.base.download import HUB_ID
-from sdlora.base.download import about as about
-from sdlora.base.download import download as download
 from sdlora.errors import UserError
 from sdlora.families import FAMILIES, WIDTHS, Family
 

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 from rich.table import Table
 
 from sdlora.base import catalog
+from sdlora.base import download as hub
 from sdlora.cli.progress import plain_console
 from sdlora.cli.report import JsonOption, print_report
 from sdlora.errors import UserError
@@ -71,14 +72,14 @@ def fetch(spec: str, *, ask: bool) -> None:
         catalog.resolve(spec)
         return
     except UserError:
-        if not catalog.HUB_ID.fullmatch(spec):
+        if not hub.HUB_ID.fullmatch(spec):
             raise
-    offer = catalog.about(spec)
+    offer = hub.about(spec)
     typer.echo(f"{spec}: {offer.file_bytes / 1e9:.2f} GB, licence {offer.licence} (https://huggingface.co/{spec})", err=True)
     if ask:
         typer.confirm("Download it?", abort=True, err=True)
     console = plain_console(stderr=True)
     with Progress(BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(), console=console) as progress:
         bar = progress.add_task(spec, total=offer.file_bytes)
-        catalog.download(spec, lambda done, total: progress.update(bar, completed=done, total=total))
+        hub.download(spec, lambda done, total: progress.update(bar, completed=done, total=total))
     typer.echo(f"{spec} is here: {catalog.resolve(spec)}", err=True)

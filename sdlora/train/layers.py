@@ -7,8 +7,8 @@ autograd node. Same mathematics as PEFT's layers (the tests compare outputs and 
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -63,8 +63,8 @@ class Project(torch.autograd.Function):
             inner = rows @ down.view(-1, width).T if inner is None else inner
             back = torch.bmm(parts, up).mul_(ctx.scale).transpose(0, 1).reshape(-1, count * rank)   # s dy B  (t, n r)
             grad_down = (back.T @ rows).view_as(down)
-            kept = inner.view(-1, count, rank).transpose(0, 1)
-            grad_up = torch.bmm(parts.transpose(1, 2), kept).mul_(ctx.scale)
+            inner = inner.view(-1, count, rank).transpose(0, 1)
+            grad_up = torch.bmm(parts.transpose(1, 2), inner).mul_(ctx.scale)
             grad_x = grad @ used if needs_x else None
             if needs_x and not ctx.merged:
                 grad_x.addmm_(back, down.view(-1, width))
@@ -93,13 +93,14 @@ class Pieces(torch.autograd.Function):
 
 
 class Group:
-    """Projections of one attention that read the same input: their frozen weights as one matrix, their A and B in one piece."""
+    """Projections of one attention that read the same input: one matrix of frozen weights, one A and one B."""
 
     def __init__(self, names: list[str], linears: list[nn.Linear]) -> None:
         self.names, self.linears = names, linears
         self.out, self.width = linears[0].weight.shape
         self.join()
-        self.down = self.up = None                                             # set before every forward of the UNet
+        self.down: Tensor | None = None                                        # A and B, set before every forward of the UNet
+        self.up: Tensor | None = None
 
     def join(self) -> None:
         """Move the frozen weights into one matrix; each module keeps a view of its rows, so no memory is doubled."""
@@ -110,16 +111,16 @@ class Group:
         self.bias = None if biases[0] is None else torch.cat([bias.data for bias in biases])
 
     def joined(self) -> bool:
-        """False after somebody moved or cast the modules: the matrix must then be made again."""
+        """Return False after the modules were moved or cast: join() must then run again."""
         return self.linears[0].weight.data_ptr() == self.weight.data_ptr()
 
-    def part(self) -> None:
+    def separate(self) -> None:
         """Give every module its own weight again."""
         for linear in self.linears:
             linear.weight.data = linear.weight.data.clone()
 
     def shapes(self, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Shapes of A and B: (n, r, in) and (n, out, r)."""
+        """Return the shapes of A and B: (n, r, in) and (n, out, r)."""
         return (len(self.names), rank, self.width), (len(self.names), self.out, rank)
 
     def __call__(self, x: Tensor, scale: float, merged: bool) -> Tensor:
@@ -157,21 +158,22 @@ class LoraAttention:
 
 @dataclass
 class Attached:
-    """Adapters living in a UNet. `parameters` holds the one flat fp32 parameter (its layout: group by group, A then B)."""
+    """Adapters attached to a UNet. `parameters` holds the one flat fp32 parameter: group by group, A then B."""
     unet: nn.Module
     rank: int
     alpha: float
     groups: list[Group]
     parameters: list[nn.Parameter]
-    processors: list[tuple[nn.Module, object, LoraAttention]]
+    processors: list[tuple[Any, Any, LoraAttention]]  # (attention, its own processor, ours)
 
     def __post_init__(self) -> None:
         self.shapes = tuple(shape for group in self.groups for shape in group.shapes(self.rank))
-        self.hook = self.unet.register_forward_pre_hook(self._cut)
-        self.enabled = True
+        self.hook = self.unet.register_forward_pre_hook(self._set_factors)
+        for attention, _, adapted in self.processors:
+            attention.processor = adapted
 
-    def _cut(self, *_: object) -> None:
-        """Before each forward: hand every group its A and B of this moment."""
+    def _set_factors(self, *_: object) -> None:
+        """Give every group its present A and B, before each forward of the UNet."""
         for group in self.groups:
             if not group.joined():
                 group.join()
@@ -179,73 +181,42 @@ class Attached:
         for group, down, up in zip(self.groups, pieces[::2], pieces[1::2], strict=True):
             group.down, group.up = down, up
 
-    @property
-    def enabled(self) -> bool:
-        """False: the UNet answers as if nothing were attached."""
-        return self._enabled
-
-    @enabled.setter
-    def enabled(self, value: bool) -> None:
-        self._enabled = value
-        for attention, original, ours in self.processors:
-            attention.processor = ours if value else original
-
-    @contextmanager
-    def disabled(self) -> Iterator[None]:
-        """The untouched UNet for the length of a `with`."""
-        before, self.enabled = self.enabled, False
-        try:
-            yield
-        finally:
-            self.enabled = before
-
-    def _places(self, flat: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """(module path, view of A (r, in), view of B (out, r)) for every projection."""
+    def factors(self, flat: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Yield (module path, view of A (r, in), view of B (out, r)) for every projection."""
         cut = flat.split([math.prod(shape) for shape in self.shapes])
         views = [piece.view(shape) for piece, shape in zip(cut, self.shapes, strict=True)]
         for group, downs, ups in zip(self.groups, views[::2], views[1::2], strict=True):
             yield from zip(group.names, downs, ups, strict=True)
 
     def adapters(self) -> Adapters:
-        """The adapters of this moment as fp32 copies on the CPU."""
+        """Return the present adapters as fp32 copies on the CPU."""
         flat = self.parameters[0].detach().float().cpu()
         return {name: Adapter("lora", {"down": down.clone(), "up": up.clone()}, self.alpha, self.rank, "unet")
-                for name, down, up in self._places(flat)}
-
-    def load(self, adapters: Adapters) -> None:
-        """Go on from these adapters. ValueError when modules, ranks or alphas are not those that were attached."""
-        places = list(self._places(self.parameters[0].detach()))
-        if set(adapters) != {name for name, _, _ in places}:
-            raise ValueError("these adapters belong to other modules")
-        with torch.no_grad():
-            for name, down, up in places:
-                adapter = adapters[name]
-                if adapter.alpha != self.alpha or adapter.tensors["down"].shape != down.shape:
-                    raise ValueError(f"{name}: rank {adapter.rank}, alpha {adapter.alpha} do not fit")
-                down.copy_(adapter.tensors["down"])
-                up.copy_(adapter.tensors["up"])
+                for name, down, up in self.factors(flat)}
 
     def detach(self) -> None:
-        """Give the UNet back as it was: processors, weights, no hook."""
-        self.enabled = False
+        """Restore the UNet: processors, weights, no hook."""
         self.hook.remove()
+        for attention, original, _ in self.processors:
+            attention.processor = original
         for group in self.groups:
-            group.part()
+            group.separate()
         self.processors = []
 
 
-def attach(unet: nn.Module, rank: int, alpha: float, seed: int) -> Attached:
-    """LoRA on to_q, to_k, to_v, to_out.0 of every attn1 and attn2 of a diffusers UNet, on its device.
+def attach(unet: nn.Module | None, rank: int, alpha: float, seed: int) -> Attached:
+    """Attach LoRA to to_q, to_k, to_v, to_out.0 of every attn1 and attn2 of a diffusers UNet, on its device.
 
     A is kaiming-uniform with a = sqrt(5) from `seed` (the same on every device), B zero: nothing changes before training.
-    ValueError when the UNet has no such attention.
+    Raises ValueError when the UNet has no such attention.
     """
+    assert unet is not None
     groups, processors = [], []
     for name, module in unet.named_modules():
         if name.rpartition(".")[2] not in ("attn1", "attn2") or not hasattr(module, "to_q"):
             continue
         joint = [["to_q", "to_k", "to_v"]] if not module.is_cross_attention else [["to_q"], ["to_k", "to_v"]]
-        own = [Group([f"{name}.{leaf}" for leaf in leaves], [module.get_submodule(leaf) for leaf in leaves])
+        own = [Group([f"{name}.{leaf}" for leaf in leaves], [cast(nn.Linear, module.get_submodule(leaf)) for leaf in leaves])
                for leaves in (*joint, ["to_out.0"])]
         groups += own
         processors.append((module, module.processor, LoraAttention(own, alpha / rank)))
@@ -257,7 +228,7 @@ def attach(unet: nn.Module, rank: int, alpha: float, seed: int) -> Attached:
 
 
 def initial(groups: list[Group], rank: int, seed: int) -> Tensor:
-    """The flat parameter before training, (p,) fp32 on the CPU: A uniform in +-1/sqrt(in), B zero."""
+    """Return the flat parameter before training, (p,) fp32 on the CPU: A uniform in +-1/sqrt(in), B zero."""
     generator = torch.Generator().manual_seed(seed)
     pieces = []
     for group in groups:
