@@ -219,15 +219,17 @@ def make(model: type[Model], values: dict[str, Any]) -> Model:
             raise UserError(f"There is no setting {key!r}.", nearest_setting(key, fields)) from error
         if first["type"] == "missing":
             raise UserError(f"{key} is missing.", "Add it and try again.") from error
-        got = len(first["input"]) if first["type"] in ("too_long", "too_short") else first["input"]
+        got: Any = first["input"]
+        if first["type"] in ("too_long", "too_short"):
+            got = len(got)
         shown = f"{len(got)} characters" if first["type"].startswith("string_too_") else clean_text(repr(got), MAX_SHOWN)
         close = difflib.get_close_matches(str(got)[:MAX_SHOWN].lower(), choices(fields[key]), n=1)
         raise UserError(f"{key} must be {allowed_values(fields[key])}, got {shown}.",
                         f"Did you mean {close[0]}?" if close else "Change it and try again.") from error
 
 
-def value_type(field: FieldInfo) -> type:
-    """Return int, float, str or tuple: what a setting holds when it is not None. A choice of words is str."""
+def value_type(field: FieldInfo) -> Any:
+    """Return the class of a setting's values but None: int, float, str or tuple. A choice of words is str."""
     options = get_args(field.annotation) if isinstance(field.annotation, UnionType) else [field.annotation]
     first = next(option for option in options if option is not NoneType)
     return str if get_origin(first) is Literal else get_origin(first) or first

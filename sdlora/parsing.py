@@ -97,8 +97,8 @@ def possible_numbers(text: str) -> list[Decimal]:
     text = unicodedata.normalize("NFKC", text).translate({ord("−"): "-", ord("–"): "-", ord("’"): "'"})
     found = NUMERAL.fullmatch(text.strip())
     words = found["unit"].replace("%", "% ").split() if found else []
-    factors = [UNITS.get(word) or UNITS.get(word.lower() if len(word) > 1 or word in "KF" else "") for word in words]
-    if not found or None in factors:
+    factors = [UNITS.get(word) or UNITS.get(word.lower() if len(word) > 1 or word in "KF" else "", 0) for word in words]
+    if not found or 0 in factors:
         return []
     digits = found["digits"] or "1"
     grouped = GROUPED.fullmatch(digits)
@@ -114,6 +114,6 @@ def fits(key: str, value: Decimal) -> bool:
     """Return whether a setting takes this number."""
     kind = value_type(FIELDS[key])
     try:
-        return not (kind is int and value % 1) and bool(TrainConfig(**{key: kind(value)}))
+        return not (kind is int and value % 1) and bool(TrainConfig.model_validate({key: kind(value)}))
     except (ValidationError, ArithmeticError):
         return False

@@ -1,4 +1,4 @@
-"""Which base models there are, where they lie and what they are.
+"""Which base models there are, where they are stored and what they are.
 
 Knows nothing about torch or about what the weights mean: it reads folders, JSON and safetensors headers only.
 """
@@ -62,7 +62,7 @@ def list_bases() -> list[BaseEntry]:
 
 
 def menu() -> dict[str, str]:
-    """{id: spec} of everything in the list, unread."""
+    """Return {id: spec} of everything in the list, without opening it."""
     specs = [str(path) for path in sorted(storage.data_folder("bases").iterdir()) if looks_like_base(path)]
     keys = {"mini": "mini"}
     for spec in [*specs, *(spec for spec in added() if spec not in specs)]:
@@ -72,7 +72,7 @@ def menu() -> dict[str, str]:
 
 
 def entry(key: str, spec: str) -> BaseEntry:
-    """The menu line of one spec; what is wrong with it is told in `problem`, never raised."""
+    """Return the menu line of one spec; what is wrong with it is in `problem`, never raised."""
     kind = "built in" if spec == "mini" else "folder" if Path(spec).is_dir() else "file" if Path(spec).exists() else "hub"
     try:
         return BaseEntry(key, title(spec), spec, read_family(resolve(spec)).key, kind)
@@ -81,7 +81,7 @@ def entry(key: str, spec: str) -> BaseEntry:
 
 
 def title(spec: str) -> str:
-    """The name an artist reads: "Mini (built in)", "Stable Diffusion 1.5", the folder's or file's own name."""
+    """Return the name an artist reads: "Mini (built in)", "Stable Diffusion 1.5", the folder's or file's own name."""
     if spec == "mini":
         return "Mini (built in)"
     return KNOWN[spec].title if spec in KNOWN else Path(spec).stem if spec.endswith(".safetensors") else Path(spec).name
@@ -92,7 +92,7 @@ def looks_like_base(path: Path) -> bool:
 
 
 def added() -> list[str]:
-    """The specs kept in HOME/bases.json, in the order they were added."""
+    """Return the specs in HOME/bases.json, in the order they were added."""
     path = storage.home() / "bases.json"
     specs = storage.read_json(path) if path.exists() else []
     if not isinstance(specs, list) or not all(isinstance(spec, str) for spec in specs):
@@ -101,13 +101,13 @@ def added() -> list[str]:
 
 
 def add_base(spec: str) -> BaseEntry:
-    """Remember a folder, file or hub id. It is looked at first: what is no base is refused with a sentence."""
+    """Add a folder, file or hub id to the list. Raises UserError when it is no base."""
     found = resolve(spec)
     read_family(found)
-    kept = str(found) if Path(spec).expanduser().exists() else spec
-    if kept != "mini" and kept not in (other.spec for other in list_bases()):
-        storage.write_json(storage.home() / "bases.json", [*added(), kept])
-    return next(other for other in list_bases() if other.spec == kept)
+    spec = str(found) if Path(spec).expanduser().exists() else spec
+    if spec != "mini" and spec not in (other.spec for other in list_bases()):
+        storage.write_json(storage.home() / "bases.json", [*added(), spec])
+    return next(other for other in list_bases() if other.spec == spec)
 
 
 def remove_base(key: str) -> BaseEntry:
@@ -123,9 +123,9 @@ def remove_base(key: str) -> BaseEntry:
 
 
 def resolve(spec: str) -> Path:
-    """The folder or file of a base: "mini" | diffusers folder | .safetensors | id in the list | hub id in the local cache.
+    """Return the folder or file of a base: "mini" | diffusers folder | .safetensors | id in the list | hub id in the local cache.
 
-    Never touches the network. Raises UserError when there is no such base here.
+    Never uses the network. Raises UserError when there is no such base here.
     """
     if spec == "mini":
         return storage.shipped("assets", "mini")
@@ -146,7 +146,7 @@ def resolve(spec: str) -> Path:
 
 
 def cached_snapshot(repo_id: str) -> Path:
-    """The folder of a hub model in the local Hugging Face cache."""
+    """Return the folder of a hub model in the local Hugging Face cache."""
     from huggingface_hub import try_to_load_from_cache
 
     index = try_to_load_from_cache(repo_id, "model_index.json")
@@ -181,13 +181,13 @@ def check_folder(folder: Path) -> None:
 
 
 def weight_files(part: Path) -> list[Path]:
-    """The safetensors files of one part that count: the full ones, else the fp16 ones; never EMA doubles."""
+    """Return the safetensors files of one part that are loaded: the full ones, else the fp16 ones; never EMA copies."""
     files = [path for path in sorted(part.glob("*.safetensors")) if "non_ema" not in path.name and path.exists()]
     return [path for path in files if ".fp16" not in path.name] or files
 
 
 def read_family(path: Path) -> Family:
-    """The family of a resolved base, read from unet/config.json or from the single file's own tensor shapes."""
+    """Return the family of a resolved base, read from unet/config.json or from the single file's own tensor shapes."""
     if path.is_dir():
         config = storage.read_json(path / "unet" / "config.json")
         return family_of(config.get("cross_attention_dim"), config.get("in_channels"), path.name,
@@ -199,7 +199,7 @@ def read_family(path: Path) -> Family:
 
 
 def family_of(width: object, channels: object, name: str, has_time_ids: bool) -> Family:
-    """Family by text width; raises UserError for refiners, inpainting and depth models and other architectures."""
+    """Return the family by its text width. Raises UserError for refiners, inpainting and depth models and other architectures."""
     key = "sdxl" if has_time_ids and width != 1280 else WIDTHS.get(width) if isinstance(width, int) else None
     if key is None:
         raise UserError(f"{name} is not a Stable Diffusion 1.x, 2.x or XL base model.",
@@ -211,7 +211,7 @@ def family_of(width: object, channels: object, name: str, has_time_ids: bool) ->
 
 
 def header_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """{tensor name: shape} of a safetensors file; only its header is read. Raises UserError for anything else."""
+    """Return {tensor name: shape} of a safetensors file; only its header is read. Raises UserError for anything else."""
     try:
         with safe_open(path, framework="np") as file:
             return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
@@ -221,16 +221,16 @@ def header_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def identity(path: Path) -> str:
-    """sha256 (hex) over the tensor bytes of the UNet's files, or of the single file: the same weights, the same base.
+    """Return the SHA-256 (hex) of the tensor bytes of the UNet's files, or of the single file.
 
-    Kept in HOME/cache by path, size and time of change, because hashing 4 GB takes seconds.
+    Cached in HOME/cache by path, size and time of change, because hashing 4 GB takes seconds.
     """
     files = weight_files(path / "unet") if path.is_dir() else [path]
     facts = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
-    kept = storage.data_folder("cache") / f"identity-{key}.json"
-    if kept.exists():
-        return storage.read_json(kept)["sha256"]
+    cached = storage.data_folder("cache") / f"identity-{key}.json"
+    if cached.exists():
+        return storage.read_json(cached)["sha256"]
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as handle:
@@ -238,5 +238,5 @@ def identity(path: Path) -> str:
             while chunk := handle.read(1 << 20):
                 digest.update(chunk)
     with suppress(UserError):  # a full or read-only data folder: it is computed again next time
-        storage.write_json(kept, {"sha256": digest.hexdigest(), "files": [fact[0] for fact in facts]})
+        storage.write_json(cached, {"sha256": digest.hexdigest(), "files": [fact[0] for fact in facts]})
     return digest.hexdigest()

@@ -1,6 +1,6 @@
-"""Fetching a base model from the hub, only when the artist asks. Knows nothing about torch or about models at work.
+"""Download a base model from the hub, only when the artist asks. Knows nothing about torch or loaded models.
 
-The network is touched in a process of its own: it can be stopped at any moment, and this one may stay offline.
+The network is used in a process of its own: it can be stopped at any moment, and this one stays offline.
 `python -m sdlora.base.download ask|fetch OWNER/NAME` prints one JSON object.
 """
 
@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sdlora import storage
 from sdlora.errors import UserError
@@ -35,7 +36,8 @@ class Offer:
 def about(repo_id: str) -> Offer:
     """Ask the hub what a download of `repo_id` would bring. Raises UserError: no connection, no such model, no safetensors."""
     answer = finish(start("ask", repo_id), repo_id)
-    return Offer(**answer | {"files": tuple(answer["files"])})
+    answer["files"] = tuple(answer["files"])
+    return Offer(**answer)
 
 
 def download(repo_id: str, progress: Callable[[int, int], None] = lambda done, total: None,
@@ -43,7 +45,7 @@ def download(repo_id: str, progress: Callable[[int, int], None] = lambda done, t
     """Fetch `repo_id` into the Hugging Face cache; returns its folder. Raises UserError, also when cancelled.
 
     Only safetensors, JSON and text files; fp16 weights where the model offers them. progress(bytes done, bytes in all)
-    and cancelled() are called about four times a second. A cancelled download goes on where it was when asked for again.
+    and cancelled() are called about four times a second. A cancelled download resumes when it is started again.
     """
     offer = about(repo_id)
     process = start("fetch", repo_id)
@@ -52,7 +54,7 @@ def download(repo_id: str, progress: Callable[[int, int], None] = lambda done, t
         if cancelled():
             process.terminate()
             process.wait()
-            raise UserError(f"The download of {repo_id} was stopped.", "What has arrived is kept; ask again to go on.")
+            raise UserError(f"The download of {repo_id} was stopped.", "What has arrived is kept; download it again to resume.")
         time.sleep(POLL_SECONDS)
     folder = Path(finish(process, repo_id)["folder"])
     progress(offer.file_bytes, offer.file_bytes)
@@ -60,7 +62,7 @@ def download(repo_id: str, progress: Callable[[int, int], None] = lambda done, t
 
 
 def fetched(repo_id: str) -> int:
-    """Bytes of `repo_id` that lie in the cache, unfinished files among them."""
+    """Return the bytes of `repo_id` in the cache, with unfinished files."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     folder, total = Path(HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}", 0
@@ -72,8 +74,8 @@ def fetched(repo_id: str) -> int:
     return total
 
 
-def start(order: str, repo_id: str) -> subprocess.Popen:
-    """The other process, allowed to use the network."""
+def start(order: str, repo_id: str) -> subprocess.Popen[str]:
+    """Start the process that may use the network."""
     if not HUB_ID.fullmatch(repo_id):
         raise UserError(f"{storage.clean_text(repo_id, 200)!r} is not the id of a model on the hub.", "Write it as owner/name.")
     package = str(Path(__file__).resolve().parents[2])
@@ -84,20 +86,20 @@ def start(order: str, repo_id: str) -> subprocess.Popen:
                             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
-def finish(process: subprocess.Popen, repo_id: str) -> dict:
-    """The process's answer; what it complains about becomes a UserError here."""
-    said, _ = process.communicate()
+def finish(process: subprocess.Popen[str], repo_id: str) -> dict[str, Any]:
+    """Return the answer of the process. Raises UserError with the problem it reports."""
+    output, _ = process.communicate()
     try:
-        answer = json.loads(said.strip().split("\n")[-1])
+        answer = json.loads(output.strip().split("\n")[-1])
     except ValueError:
-        answer = {"problem": f"The download of {repo_id} broke off.", "hint": "Try again; what has arrived is kept."}
+        answer = {"problem": f"The download of {repo_id} broke off.", "hint": "Try again; what has arrived is used."}
     if "problem" in answer:
         raise UserError(answer["problem"], answer["hint"])
     return answer
 
 
-def wanted(sizes: dict[str, int], repo_id: str) -> dict[str, int]:
-    """{file: bytes} of those files of a model that sdlora needs: no pickles, no doubles in another precision."""
+def wanted(sizes: dict[str, int | None], repo_id: str) -> dict[str, int]:
+    """Return {file: bytes} of the files of a model that sdlora needs: no pickles, no second copies in another precision."""
     chosen = {}
     for part in PARTS:
         inside = {name: size or 0 for name, size in sizes.items() if name.rpartition("/")[0] == part}
@@ -109,18 +111,18 @@ def wanted(sizes: dict[str, int], repo_id: str) -> dict[str, int]:
     return chosen | {"model_index.json": sizes.get("model_index.json") or 0}
 
 
-def ask(repo_id: str) -> dict:
-    """Runs in the other process: the fields of an Offer."""
+def ask(repo_id: str) -> dict[str, Any]:
+    """Return the fields of an Offer (in the other process)."""
     from huggingface_hub import HfApi
 
     info = HfApi().model_info(repo_id, files_metadata=True, timeout=30)
-    sizes = wanted({file.rfilename: file.size for file in info.siblings}, repo_id)
+    sizes = wanted({file.rfilename: file.size for file in info.siblings or []}, repo_id)
     licence = str((info.card_data or {}).get("license") or "unknown")
     return {"id": repo_id, "revision": info.sha, "file_bytes": sum(sizes.values()), "licence": licence, "files": list(sizes)}
 
 
-def fetch(repo_id: str) -> dict:
-    """Runs in the other process: fetch the files of ask() at its revision."""
+def fetch(repo_id: str) -> dict[str, Any]:
+    """Download the files of ask() (in the other process)."""
     from huggingface_hub import snapshot_download
 
     offer = ask(repo_id)
@@ -128,22 +130,24 @@ def fetch(repo_id: str) -> dict:
     return {"folder": folder}
 
 
-def main(order: str, repo_id: str) -> dict:
-    """ask or fetch, with what can go wrong out there as a sentence."""
+def main(order: str, repo_id: str) -> dict[str, Any]:
+    """Run ask or fetch; return errors of the network as {"problem": sentence, "hint": sentence}."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     try:
         return {"ask": ask, "fetch": fetch}[order](repo_id)
     except GatedRepoError:
-        said = f"{repo_id} asks you to accept its licence first.", f"Do that on https://huggingface.co/{repo_id}, then log in."
+        problem = f"{repo_id} asks you to accept its licence first."
+        hint = f"Do that on https://huggingface.co/{repo_id}, then log in."
     except RepositoryNotFoundError:
-        said = f"There is no model {repo_id} on the hub.", "Check the spelling: owner/name."
+        problem, hint = f"There is no model {repo_id} on the hub.", "Check the spelling: owner/name."
     except UserError as error:
-        said = error.message, error.hint
+        problem, hint = error.message, error.hint
     except Exception as error:  # noqa: BLE001  the hub's client raises a dozen kinds, and changes them; all mean the same here
         reason = storage.clean_text(f"{type(error).__name__}: {error}", 200)
-        said = f"{repo_id} could not be fetched ({reason}).", "Check the connection and the free disk space, then try again."
-    return {"problem": said[0], "hint": said[1]}
+        problem = f"{repo_id} could not be fetched ({reason})."
+        hint = "Check the connection and the free disk space, then try again."
+    return {"problem": problem, "hint": hint}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A frozen base model in memory: text in, latents in and out, the UNet's prediction.
 
-Knows nothing about LoRA, training, schedulers at work or where models are kept: it opens what catalog.resolve() found.
+Knows nothing about LoRA, training, schedulers or where models are stored: it opens what catalog.resolve() found.
 """
 
 import gc
@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # diffusers copies this at import: no look-up may reach for the network
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -24,7 +25,7 @@ from sdlora import storage
 from sdlora.base import catalog, single_file
 from sdlora.errors import UserError
 
-transformers_logging.disable_progress_bar()  # our own progress and sentences reach the artist, not the libraries' chatter
+transformers_logging.disable_progress_bar()  # progress and messages are ours, not those of the libraries
 transformers_logging.set_verbosity_error()
 diffusers_logging.set_verbosity_error()
 PARTS = ("text", "vae", "unet")
@@ -32,7 +33,7 @@ PARTS = ("text", "vae", "unet")
 
 @dataclass(eq=False)
 class Base:
-    """A Stable Diffusion whose weights never change here. Parts that were not asked for are None (or empty).
+    """A Stable Diffusion whose weights never change here. Parts that were not loaded are None (or empty).
 
     resolution: px of a side the model was made for; factor: px per latent; dtype: of UNet and text encoders
     (the VAE is always fp32: SDXL's overflows in fp16, and latents are cached anyway).
@@ -46,9 +47,9 @@ class Base:
     prediction_type: str
     tokenizers: list[CLIPTokenizer]
     text_encoders: list[nn.Module]
-    vae: AutoencoderKL | None
-    unet: UNet2DConditionModel | None
-    scheduler_config: dict[str, object] = field(repr=False)
+    vae: Any  # AutoencoderKL or None; diffusers declares neither the fields of a config nor what a model returns
+    unet: Any  # UNet2DConditionModel or None
+    scheduler_config: dict[str, Any] = field(repr=False)
     device: torch.device
     dtype: torch.dtype
 
@@ -78,10 +79,10 @@ class Base:
         return features if pooled is None else features | {"pooled": pooled}
 
     def overlong(self, prompt: str) -> str:
-        """The end of `prompt` that the model will not read, or ""."""
+        """Return the end of `prompt` that the model will not read, or ""."""
         tokenizer = self.tokenizers[0]
         ids = tokenizer(prompt, truncation=False, verbose=False).input_ids[1:-1]
-        return tokenizer.decode(ids[tokenizer.model_max_length - 2:]).strip()
+        return str(tokenizer.decode(ids[tokenizer.model_max_length - 2:])).strip()
 
     @torch.no_grad()
     def encode_pictures(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,7 +109,7 @@ class Base:
         """The UNet's output for noisy latents (n, c, h, w) at timesteps (n,) -> (n, c, h, w) in noisy's dtype.
 
         features as encode_text gives them, one row per latent. size_px: (width, height) of the picture or its side;
-        SDXL is told it as original and target size, uncropped. Gradients flow.
+        SDXL gets it as original and target size, uncropped. Gradients flow.
         """
         extra = {}
         if "pooled" in features:
@@ -175,19 +176,19 @@ def load_base(spec: str, device: str = "auto", *, parts: Sequence[str] = PARTS,
 
 
 def frozen(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model on its device, in the mode and the memory layout it is used in."""
+    """Return the model without gradients, on its device and in the memory layout it is used in."""
     # Convolutions read this layout faster: on two cores a training step of mini takes 6 % less, its VAE 25 % less.
     layout = torch.preserve_format if device.type == "mps" else torch.channels_last
-    return model.requires_grad_(False).eval().to(device, memory_format=layout)
+    return model.requires_grad_(False).eval().to(device).to(memory_format=layout)
 
 
 def read_resolution(spec: str) -> int:
-    """px of a side that a base was made for; no weight is loaded. Raises UserError as `load_base`."""
+    """Return the px of a side that a base was made for; no weight is loaded. Raises UserError as `load_base`."""
     return load_base(spec, "cpu", parts=()).resolution
 
 
 def open_folder(path: Path, parts: Sequence[str], dtype: torch.dtype) -> single_file.Opened:
-    """The parts of a diffusers folder; one that only has fp16 files is taken too."""
+    """Open the parts of a diffusers folder, also one that only has fp16 files."""
     opened = single_file.Opened(storage.read_json(path / "unet" / "config.json"),
                                 storage.read_json(path / "vae" / "config.json"),
                                 storage.read_json(path / "scheduler" / "scheduler_config.json"))
@@ -208,7 +209,7 @@ def open_folder(path: Path, parts: Sequence[str], dtype: torch.dtype) -> single_
     return opened
 
 
-def from_folder(kind: type, folder: Path, dtype: torch.dtype) -> nn.Module:
-    """One model of a diffusers folder, from safetensors only."""
+def from_folder(kind: Any, folder: Path, dtype: torch.dtype) -> nn.Module:
+    """Load one model of a diffusers folder, from safetensors only."""
     variant = "fp16" if all(".fp16" in file.name for file in catalog.weight_files(folder)) else None
     return kind.from_pretrained(folder, local_files_only=True, use_safetensors=True, variant=variant, dtype=dtype)

@@ -6,6 +6,7 @@ Knows nothing about folders of models or the network: configuration and vocabula
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -32,13 +33,13 @@ V_MARK = catalog.LDM_UNET + "output_blocks.11.1.transformer_blocks.0.norm1.bias"
 @dataclass
 class Opened:
     """What was opened of a model: the configurations always, the models that were asked for."""
-    unet_config: dict
-    vae_config: dict
-    scheduler_config: dict
+    unet_config: dict[str, Any]
+    vae_config: dict[str, Any]
+    scheduler_config: dict[str, Any]
     tokenizers: list[CLIPTokenizer] = field(default_factory=list)
     text_encoders: list[nn.Module] = field(default_factory=list)
-    vae: AutoencoderKL | None = None
-    unet: UNet2DConditionModel | None = None
+    vae: Any = None  # AutoencoderKL
+    unet: Any = None  # UNet2DConditionModel
 
     def models(self) -> Iterator[nn.Module]:
         yield from (model for model in (*self.text_encoders, self.vae, self.unet) if model is not None)
@@ -59,10 +60,12 @@ def open_parts(path: Path, family: Family, parts: Sequence[str], dtype: torch.dt
             opened.tokenizers.append(tokenizer(part, family.key))
         if "vae" in parts:
             opened.vae = AutoencoderKL.from_single_file(
-                read_tensors(path, VAE, "vae"), config=str(configs), subfolder="vae", local_files_only=True, dtype=torch.float32)
+                cast(Any, read_tensors(path, VAE, "vae")), config=str(configs), subfolder="vae", local_files_only=True,
+                dtype=torch.float32)
         if "unet" in parts:
             opened.unet = UNet2DConditionModel.from_single_file(
-                read_tensors(path, UNET, "unet"), config=str(configs), subfolder="unet", local_files_only=True, dtype=dtype)
+                cast(Any, read_tensors(path, UNET, "unet")), config=str(configs), subfolder="unet", local_files_only=True,
+                dtype=dtype)
     except (NotImplementedError, ValueError, KeyError) as error:  # the first is torch's word for a weight left on "meta"
         raise UserError(f"{path.name} lacks weights or has them in other shapes ({storage.clean_text(str(error), 200)}).",
                         "Download it again, or choose the full model file.") from error
@@ -96,15 +99,15 @@ def read_tensors(path: Path, prefix: str, part: str) -> dict[str, Tensor]:
 
 
 def correct_prediction(path: Path, family: Family, opened: Opened) -> None:
-    """Set what tensor shapes do not tell: epsilon or v, and the resolution of a 2.x model.
+    """Set what tensor shapes do not show: epsilon or v prediction, and the resolution of a 2.x model.
 
     A "v_pred" tensor ("ztsnr" beside it) marks XL models trained on v; modelspec metadata is believed. For 2.x the
     spread of one norm's biases decides, as in ComfyUI (supported_models.py, SD20.model_type): above 0.09 it is a v model.
     """
     with safe_open(path, framework="pt") as file:
-        keys, said = set(file.keys()), (file.metadata() or {}).get("modelspec.prediction_type", "")
-        is_v = "v_pred" in keys or said.lower().startswith("v")
-        if family.key == "sd2" and not said:
+        keys, declared = set(file.keys()), (file.metadata() or {}).get("modelspec.prediction_type", "")
+        is_v = "v_pred" in keys or declared.lower().startswith("v")
+        if family.key == "sd2" and not declared:
             is_v = V_MARK in keys and file.get_tensor(V_MARK).float().std(unbiased=False).item() > 0.09
     opened.scheduler_config["prediction_type"] = "v_prediction" if is_v else "epsilon"
     if "ztsnr" in keys:
@@ -114,7 +117,7 @@ def correct_prediction(path: Path, family: Family, opened: Opened) -> None:
 
 
 def tokenizer(part: str, family: str) -> CLIPTokenizer:
-    """CLIP's tokenizer. 2.x and the second encoder of XL were trained with "!" (id 0) as padding, the others with the end."""
+    """Return CLIP's tokenizer. It pads with "!" (id 0) in 2.x and the second encoder of XL, else with the end token."""
     pad = "!" if family == "sd2" or part == "text_encoder_2" else "<|endoftext|>"
     return CLIPTokenizer.from_pretrained(storage.shipped("assets", "configs", "clip_tokenizer"), local_files_only=True,
                                          pad_token=pad, model_max_length=77)

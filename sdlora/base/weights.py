@@ -1,7 +1,7 @@
 """All weights of a base under one set of names, read one at a time; and a copy of a base with some of them replaced.
 
-Knows nothing about LoRA or about models in memory. Names are diffusers' own, "te1:" and "te2:" before those of the text
-encoders, which always carry `text_model.` (newer transformers write CLIP without it).
+Knows nothing about LoRA or about models in memory. Names are those of diffusers, with "te1:" or "te2:" before those of the
+text encoders, which always have their `text_model.` (newer transformers write CLIP without it).
 """
 
 import json
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
@@ -34,159 +34,158 @@ STALE = ("sshs_", "modelspec.hash_sha256")  # hashes of what the file held befor
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where one weight lies. third: which third of the rows (OpenCLIP keeps q, k and v in one matrix), or None for all;
-    turned: kept transposed."""
+class Location:
+    """Where a weight is stored. third: which third of the rows (OpenCLIP has q, k and v in one matrix), or None for all."""
     file: Path
     key: str
     third: int | None = None
-    turned: bool = False
+    transposed: bool = False
 
 
 class Weights(Mapping[str, Tensor]):
-    """{"mid_block.resnets.0.conv1.weight": tensor in the file's dtype}, read when asked for. `path`: the resolved base."""
+    """{"mid_block.resnets.0.conv1.weight": tensor in the file's dtype}, read on access. `path`: the resolved base."""
 
     def __init__(self, path: Path) -> None:
-        """Raises UserError when `path` (a folder or single file, as catalog.resolve gives it) is no readable base."""
+        """Raises UserError when `path` (a folder or file, as catalog.resolve returns it) is no readable base."""
         self.path = path
         self.family = catalog.read_family(path).key
         try:
-            self.places = dict(folder_places(path) if path.is_dir() else file_places(path, self.family))
+            self.locations = dict(folder_locations(path) if path.is_dir() else file_locations(path, self.family))
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path.name} could not be read ({error}).", "Download it again.") from error
 
     @cached_property
-    def opened(self) -> dict[Path, object]:
-        return {file: safe_open(file, framework="pt") for file in {place.file for place in self.places.values()}}
+    def opened(self) -> dict[Path, Any]:
+        return {file: safe_open(file, framework="pt") for file in {location.file for location in self.locations.values()}}
 
     def __getitem__(self, name: str) -> Tensor:
-        place = self.places[name]
-        if place.third is None:
-            value = self.opened[place.file].get_tensor(place.key)
-            return value.T if place.turned else value
-        rows = self.opened[place.file].get_slice(place.key)
+        location = self.locations[name]
+        if location.third is None:
+            value = self.opened[location.file].get_tensor(location.key)
+            return value.T if location.transposed else value
+        rows = self.opened[location.file].get_slice(location.key)
         count = rows.get_shape()[0] // 3
-        return rows[place.third * count:(place.third + 1) * count]
+        return rows[location.third * count:(location.third + 1) * count]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.places)
+        return iter(self.locations)
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.locations)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a weight without reading it."""
-        place = self.places[name]
-        rows, *others = self.opened[place.file].get_slice(place.key).get_shape()
-        return tuple(others) + (rows,) if place.turned else (rows if place.third is None else rows // 3, *others)
+        """Return the shape of a weight without reading it."""
+        location = self.locations[name]
+        rows, *others = self.opened[location.file].get_slice(location.key).get_shape()
+        return tuple(others) + (rows,) if location.transposed else (rows if location.third is None else rows // 3, *others)
 
 
-def folder_places(folder: Path) -> Iterator[tuple[str, Place]]:
-    """(name, place) of everything in the UNet and the text encoders of a diffusers folder."""
+def folder_locations(folder: Path) -> Iterator[tuple[str, Location]]:
+    """Yield (name, location) of every weight in the UNet and the text encoders of a diffusers folder."""
     for file in catalog.weight_files(folder / "unet"):
-        yield from ((key, Place(file, key)) for key in names_of(file))
+        yield from ((key, Location(file, key)) for key in tensor_names(file))
     for part, prefix in TEXT_FOLDERS.items():
         for file in catalog.weight_files(folder / part):
-            yield from ((prefix + nested(key), Place(file, key)) for key in names_of(file))
+            yield from ((prefix + with_text_model(key), Location(file, key)) for key in tensor_names(file))
 
 
-def file_places(path: Path, family: str) -> Iterator[tuple[str, Place]]:
-    """(name, place) of everything in the UNet and the text encoders of a single file with CompVis names."""
-    keys = names_of(path)
+def file_locations(path: Path, family: str) -> Iterator[tuple[str, Location]]:
+    """Yield (name, location) of every weight in the UNet and the text encoders of a single file with CompVis names."""
+    keys = tensor_names(path)
     config = storage.read_json(storage.shipped("assets", "configs", family) / "unet" / "config.json")
     of_unet = convert_ldm_unet_checkpoint({key: key for key in keys}, config)  # it moves values without looking at them
-    yield from ((name, Place(path, key)) for name, key in of_unet.items())
+    yield from ((name, Location(path, key)) for name, key in of_unet.items())
     for key in keys:
         for prefix, part in (("cond_stage_model.transformer.", "te1:"), ("conditioner.embedders.0.transformer.", "te1:")):
             if key.startswith(prefix):
-                yield part + nested(key.removeprefix(prefix)), Place(path, key)
+                yield part + with_text_model(key.removeprefix(prefix)), Location(path, key)
         for prefix, part in (("cond_stage_model.model.", "te1:"), ("conditioner.embedders.1.model.", "te2:")):
             if key.startswith(prefix):
-                yield from ((part + name, place) for name, place in open_clip(path, key, key.removeprefix(prefix)))
+                yield from ((part + name, location) for name, location in open_clip(path, key, key.removeprefix(prefix)))
 
 
-def open_clip(path: Path, key: str, rest: str) -> Iterator[tuple[str, Place]]:
-    """OpenCLIP's name -> that of Hugging Face, or three of them; nothing for what CLIPTextModel has not."""
+def open_clip(path: Path, key: str, rest: str) -> Iterator[tuple[str, Location]]:
+    """Yield the Hugging Face name of an OpenCLIP weight, or three of them; none for what CLIPTextModel lacks."""
     if rest in OPEN_CLIP_EDGES:
-        yield f"text_model.{OPEN_CLIP_EDGES[rest]}", Place(path, key)
+        yield f"text_model.{OPEN_CLIP_EDGES[rest]}", Location(path, key)
     elif rest == "text_projection":
-        yield "text_projection.weight", Place(path, key, turned=True)
+        yield "text_projection.weight", Location(path, key, transposed=True)
     elif rest.startswith("transformer.resblocks."):
         _, _, layer, inner = rest.split(".", 3)
         owner = f"text_model.encoder.layers.{layer}"
         if inner.startswith("attn.in_proj_"):
             leaf = inner.removeprefix("attn.in_proj_")
-            yield from ((f"{owner}.self_attn.{which}_proj.{leaf}", Place(path, key, third))
+            yield from ((f"{owner}.self_attn.{which}_proj.{leaf}", Location(path, key, third))
                         for third, which in enumerate("qkv"))
         else:
             module, _, leaf = inner.rpartition(".")
-            yield f"{owner}.{OPEN_CLIP[module]}.{leaf}", Place(path, key)
+            yield f"{owner}.{OPEN_CLIP[module]}.{leaf}", Location(path, key)
 
 
-def nested(key: str) -> str:
-    """A CLIP name with its `text_model.`; the projection beside the model has none."""
+def with_text_model(key: str) -> str:
+    """Return a CLIP name with its `text_model.`; the projection beside the model has none."""
     return key if key.startswith(("text_model.", "text_projection.")) else "text_model." + key
 
 
-def names_of(file: Path) -> list[str]:
+def tensor_names(file: Path) -> list[str]:
     with safe_open(file, framework="pt") as opened:
         return list(opened.keys())
 
 
-def write_copy(weights: Weights, changed: Iterable[tuple[str, Tensor]], out: Path, told: dict[str, str]) -> Path:
-    """A copy of the base in its own form, whole or not at all, with the `changed` weights (name, tensor) in their old dtype.
+def write_copy(weights: Weights, changed: Iterable[tuple[str, Tensor]], out: Path, metadata: dict[str, str]) -> Path:
+    """Write a copy of the base, whole or not at all, with the `changed` weights (name, tensor) in their old dtype.
 
-    told: metadata added to every weight file. One changed tensor is in memory at a time. Other variants of the weights in a
+    metadata: added to every weight file. One changed tensor is in memory at a time. Other variants of the weights in a
     folder (fp16 doubles, pickles) are not copied: they would still hold the old ones. Raises UserError.
     """
     if weights.path.is_file():
-        return storage.write_atomic(out, lambda path: patch(weights, changed, {weights.path: path}, told))
-    return storage.write_folder(out, lambda folder: fill(weights, changed, folder, told))
+        return storage.write_atomic(out, lambda path: patch(weights, changed, {weights.path: path}, metadata))
+    return storage.write_folder(out, lambda folder: fill_folder(weights, changed, folder, metadata))
 
 
-def fill(weights: Weights, changed: Iterable[tuple[str, Tensor]], folder: Path, told: dict[str, str]) -> None:
-    """A diffusers folder again: everything that is no weight copied, the weight files rewritten."""
+def fill_folder(weights: Weights, changed: Iterable[tuple[str, Tensor]], folder: Path, metadata: dict[str, str]) -> None:
+    """Write a diffusers folder: copy everything that is no weight, rewrite the weight files."""
     source = weights.path
-    ours = {place.file for place in weights.places.values()}
-    kept = {file for part in source.iterdir() if part.is_dir() for file in catalog.weight_files(part)} - ours
+    rewritten = {location.file for location in weights.locations.values()}
+    unchanged = {file for part in source.iterdir() if part.is_dir() for file in catalog.weight_files(part)} - rewritten
     for file in sorted(source.rglob("*")):
         target = folder / file.relative_to(source)
         heavy = file.suffix.lower() in {".safetensors", *storage.PICKLES, ".msgpack", ".onnx"}
-        if file.is_file() and (file in kept or not heavy):
+        if file.is_file() and (file in unchanged or not heavy):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
-    for file in ours:
+    for file in rewritten:
         (folder / file.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
-    patch(weights, changed, {file: folder / file.relative_to(source) for file in ours}, told)
+    patch(weights, changed, {file: folder / file.relative_to(source) for file in rewritten}, metadata)
 
 
-def patch(weights: Weights, changed: Iterable[tuple[str, Tensor]], copies: dict[Path, Path], told: dict[str, str]) -> None:
-    """Copy weight files byte for byte under a new header, then put the changed tensors into their places."""
+def patch(weights: Weights, changed: Iterable[tuple[str, Tensor]], copies: dict[Path, Path], metadata: dict[str, str]) -> None:
+    """Copy weight files byte for byte under a new header, then overwrite the changed tensors."""
     spans, handles = {}, {}
     try:
         for file, copy in copies.items():
             handles[file] = copy.open("w+b")
-            spans[file] = copied(file, handles[file], told)
+            spans[file] = copy_file(file, handles[file], metadata)
         for name, tensor in changed:
-            place = weights.places[name]
-            begin, size, dtype = spans[place.file][place.key]
-            value = (tensor.T if place.turned else tensor).to(dtype).contiguous()
+            location = weights.locations[name]
+            begin, size, dtype = spans[location.file][location.key]
+            value = (tensor.T if location.transposed else tensor).to(dtype).contiguous()
             raw = value.reshape(-1).view(torch.uint8).numpy()
-            if raw.nbytes != (size if place.third is None else size // 3):
-                raise ValueError(f"{name} has another size than in {place.file.name}")
-            handles[place.file].seek(begin + (place.third or 0) * raw.nbytes)
-            handles[place.file].write(raw.data)
+            if raw.nbytes != (size if location.third is None else size // 3):
+                raise ValueError(f"{name} has another size than in {location.file.name}")
+            handles[location.file].seek(begin + (location.third or 0) * raw.nbytes)
+            handles[location.file].write(raw.data)
     finally:
         for handle in handles.values():
             handle.close()
 
 
-def copied(file: Path, handle: BinaryIO, told: dict[str, str]) -> dict[str, tuple[int, int, torch.dtype]]:
-    """Copy one safetensors file with `told` added to its metadata -> {key: (first byte, size in bytes, torch dtype)}."""
+def copy_file(file: Path, handle: BinaryIO, metadata: dict[str, str]) -> dict[str, tuple[int, int, torch.dtype]]:
+    """Copy one safetensors file with more metadata -> {key: (first byte, size in bytes, torch dtype)}."""
     with file.open("rb") as source:
         header = json.loads(source.read(int.from_bytes(source.read(8), "little")))
-        kept = {key: value for key, value in header.pop("__metadata__", {}).items() if not key.startswith(STALE)}
-        text = json.dumps({"__metadata__": kept | told} | header, ensure_ascii=False, separators=(",", ":")).encode()
+        old = {key: value for key, value in header.pop("__metadata__", {}).items() if not key.startswith(STALE)}
+        text = json.dumps({"__metadata__": old | metadata} | header, ensure_ascii=False, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
         handle.write(len(text).to_bytes(8, "little") + text)
         start = handle.tell()

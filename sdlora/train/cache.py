@@ -42,7 +42,6 @@ def cache_latents(base: Base, examples: Iterable[Example], side: int) -> Iterato
     A picture is opened only when its latents are not cached. Yields the UserError of one that cannot be read any more or
     whose latents are not finite.
     """
-    assert base.vae is not None
     vae = content_hash(base.vae.state_dict())
     for example in examples:
         name = entry_name("latents", vae, example.digest, side, crop_box(example.width, example.height))
@@ -102,7 +101,7 @@ def content_hash(*groups: dict[str, Tensor]) -> str:
     for tensors in groups:
         for name, tensor in sorted(tensors.items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(memoryview(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy()))
+            digest.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -66,9 +66,9 @@ class Project(torch.autograd.Function):
             inner = inner.view(-1, count, rank).transpose(0, 1)
             grad_up = torch.bmm(parts.transpose(1, 2), inner).mul_(ctx.scale)
             grad_x = grad @ used if needs_x else None
-            if needs_x and not ctx.merged:
+            if grad_x is not None and not ctx.merged:
                 grad_x.addmm_(back, down.view(-1, width))
-        return grad_x.view(ctx.shape) if needs_x else None, grad_down, grad_up, None, None, None
+        return None if grad_x is None else grad_x.view(ctx.shape), grad_down, grad_up, None, None, None
 
 
 class Pieces(torch.autograd.Function):
@@ -204,13 +204,12 @@ class Attached:
         self.processors = []
 
 
-def attach(unet: nn.Module | None, rank: int, alpha: float, seed: int) -> Attached:
+def attach(unet: nn.Module, rank: int, alpha: float, seed: int) -> Attached:
     """Attach LoRA to to_q, to_k, to_v, to_out.0 of every attn1 and attn2 of a diffusers UNet, on its device.
 
     A is kaiming-uniform with a = sqrt(5) from `seed` (the same on every device), B zero: nothing changes before training.
     Raises ValueError when the UNet has no such attention.
     """
-    assert unet is not None
     groups, processors = [], []
     for name, module in unet.named_modules():
         if name.rpartition(".")[2] not in ("attn1", "attn2") or not hasattr(module, "to_q"):
