@@ -1,8 +1,8 @@
-"""The one error an artist is meant to read. Knows nothing about where it is shown."""
+"""The errors that an artist is meant to read. Knows nothing about where they are shown."""
 
 
 class UserError(Exception):
-    """Something the artist can act on: `message` says what happened and to which file, `hint` what to do.
+    """A problem that the artist can solve: `message` says what happened and to which file, `hint` what to do.
 
     Everything that is not a UserError is a bug of ours: it is logged with its traceback and shown as a code.
     """
@@ -17,11 +17,11 @@ class UserError(Exception):
 
 
 class DiskFull(UserError):
-    """There is no room left to write. What was written before is whole, and the work can be continued."""
+    """The disk is full. What was written before is whole, and the work can be resumed."""
 
 
 def distinct_decimals(value: float, limit: float, places: int = 1) -> tuple[str, str]:
-    """Both numbers with as few decimals, at least `places`, as show which is larger: 2.04 beside 2 is not "2.0"."""
+    """Return both numbers as text with the fewest decimals, at least `places`, that show which is larger: "2.04" and "2"."""
     for decimals in range(places, 400):
         shown = [f"{number:.{decimals}f}" for number in (value, limit)]
         left, right = map(float, shown)

@@ -1,4 +1,4 @@
-"""Where files live and how they are written: the data folder, safe names, atomic writes, processes that work there.
+"""Where files are kept and how they are written: the data folder, safe names, atomic writes, the cache.
 
 Knows nothing about what the files mean.
 """
@@ -12,8 +12,6 @@ import shutil
 import signal
 import sqlite3
 import stat
-import subprocess
-import sys
 import threading
 import time
 import unicodedata
@@ -38,7 +36,7 @@ OPEN_FLAGS = ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY")  # each where t
 
 
 def home() -> Path:
-    """The data folder: SDLORA_HOME, else the platform's own place for application data. Made when missing."""
+    """The data folder: SDLORA_HOME, else the platform's folder for application data. Made when missing."""
     folder = Path(os.environ.get("SDLORA_HOME") or platformdirs.user_data_dir("sdlora", appauthor=False)).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -49,7 +47,7 @@ def home() -> Path:
 
 
 def data_folder(*parts: str) -> Path:
-    """A folder inside the data folder, made when missing: place("runs") -> HOME/runs."""
+    """A folder inside the data folder, made when missing: data_folder("runs") -> HOME/runs."""
     folder = home().joinpath(*parts)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +57,7 @@ def data_folder(*parts: str) -> Path:
 
 
 def disk_error(error: OSError, path: Path) -> UserError:
-    """The sentence for a disk that does not take what should be written at `path`."""
+    """The UserError for an OSError while `path` is written."""
     if error.errno in DISK_FULL:
         return DiskFull(f"The disk is full: {path.name} could not be written to {path.parent}.",
                         "Free some space, then try again: what was saved before is whole.")
@@ -71,7 +69,7 @@ def disk_error(error: OSError, path: Path) -> UserError:
 
 
 def sqlite_error(error: sqlite3.Error, path: Path) -> UserError | None:
-    """The same for a database file; None when the disk is not to blame."""
+    """The same for an error of SQLite on the file `path`; None when it is not the disk's."""
     code = (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
     if code == sqlite3.SQLITE_FULL or (code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and has_no_room(path.parent)):
         return disk_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), path)
@@ -101,7 +99,7 @@ def shipped(*parts: str) -> Path:
 
 
 def clean_text(text: str, limit: int = 2000) -> str:
-    """Text from outside as one NFC line: no control, bidi-override or surrogate characters, cut at `limit` letters.
+    """Text from outside as one NFC line: no control, bidi-override or surrogate characters, cut at `limit` characters.
 
     The two joiners inside words stay (Persian, Hindi, emoji); text of nothing visible is "".
     """
@@ -114,7 +112,7 @@ def clean_text(text: str, limit: int = 2000) -> str:
 def slug(name: str) -> str:
     """A name that is safe as a file name on every system: `[a-z0-9-]{1,64}`.
 
-    Letters that do not survive (emoji, other scripts) are told apart by a short hash of the full name.
+    Names that lose characters (emoji, other scripts) get a short hash of the full name.
     """
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
     words = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:48].strip("-")
@@ -129,7 +127,7 @@ def confine(folder: Path, name: str) -> Path:
     """`folder/name`, refused when it would lie outside of `folder` or follow a link out of it."""
     try:
         target = (folder / name).resolve()
-    except (ValueError, OSError, RuntimeError):  # a NUL, half a letter, a link that leads to itself
+    except (ValueError, OSError, RuntimeError):  # a NUL, a lone surrogate, a link to itself
         target = None
     if target is None or not target.is_relative_to(folder.resolve()):
         raise UserError(f"{clean_text(name, MAX_NAME)} is not inside {folder.name}.", "Choose a file from the list.")
@@ -139,13 +137,13 @@ def confine(folder: Path, name: str) -> Path:
 def open_regular(path: Path) -> BufferedReader:
     """Open a file from outside to read its bytes, only when it is an ordinary file. Links are followed.
 
-    Raises OSError, also for a pipe, a device, a socket, a folder, a link that leads to itself and a name that no file can have.
-    Never waits for a writer. What is checked is the open file itself (fstat): a file exchanged after a check cannot slip in.
+    Raises OSError, also for a pipe, a device, a socket, a folder, a link to itself and a name that no file can have.
+    Never waits for a writer. What is checked is the open file itself (fstat): a file exchanged after a check is refused.
     """
     try:
         refuse_special(Path(path).stat().st_mode, path)  # before opening: to open a device can already act on it
         descriptor = os.open(path, os.O_RDONLY | sum(getattr(os, flag, 0) for flag in OPEN_FLAGS))
-    except ValueError as error:  # a NUL, half a letter
+    except ValueError as error:  # a NUL, a lone surrogate
         raise OSError(errno.EINVAL, "no file can have this name") from error
     try:
         refuse_special(os.fstat(descriptor).st_mode, path)
@@ -164,7 +162,7 @@ def refuse_special(mode: int, path: Path) -> None:
 
 
 def crash_point(name: str) -> None:
-    """Dies here when a test asks for it (SDLORA_CRASH_AT=name): proves that no half-written file survives."""
+    """Kill this process when a test sets SDLORA_CRASH_AT=name, to show that no half-written file survives."""
     if os.environ.get("SDLORA_CRASH_AT") == name:
         os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
 
@@ -216,7 +214,7 @@ def write_cached(path: Path, content: bytes) -> None:
 def write_folder(path: Path, fill: Callable[[Path], object]) -> Path:
     """Make a folder whole or not at all: `fill` fills a temporary one beside it, then it gets its name.
 
-    Raises UserError when there is something at `path` already or the disk refuses.
+    Raises UserError when `path` holds something already or the disk refuses.
     """
     path = Path(path)
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{time.monotonic_ns()}")
@@ -243,7 +241,7 @@ def write_folder(path: Path, fill: Callable[[Path], object]) -> Path:
 def check_writable(folder: Path) -> None:
     """Make `folder` when missing and try whether a file can be written to it. Raises UserError.
 
-    Permission bits do not tell: of root, of a read-only or network disk, of Windows.
+    Permission bits do not say so for root, for a read-only or network disk, and on Windows.
     """
     probe = folder / f"{TEMPORARY}{os.getpid()}-{time.monotonic_ns()}"
     try:
@@ -266,38 +264,6 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def spawn(arguments: list[str], log: Path) -> subprocess.Popen:
-    """Start a Python process on this data folder that neither a closed terminal nor its parent's death ends.
-
-    arguments: what follows `python -P`. What it prints is appended to `log`.
-    """
-    command, options = child_process(arguments)
-    options["env"]["SDLORA_HOME"] = str(home())
-    apart = {} if os.name == "nt" else {"start_new_session": True}
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as output:
-            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=home(), **options,
-                                    **apart)
-    except OSError as error:
-        if error.errno in (*DISK_FULL, errno.EROFS, errno.EACCES):
-            raise disk_error(error, log) from error
-        raise UserError(f"A process of sdlora could not be started ({error.strerror or error}).",
-                        "Close other programs, then try again.") from error
-
-
-def child_process(arguments: list[str]) -> tuple[list[str], dict[str, Any]]:
-    """(command, options for Popen) of a Python process that runs this code. arguments: what follows `python -P`."""
-    source = Path(__file__).resolve().parents[1]
-    environment = dict(os.environ)
-    if "site-packages" not in source.parts:
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(source), os.environ.get("PYTHONPATH")]))
-    options: dict[str, Any] = {"env": environment}
-    if os.name == "nt":
-        options["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
-    return [sys.executable, "-P", *arguments], options
-
-
 def write_json(path: Path, value: object) -> Path:
     """Write JSON atomically; NaN and Infinity are refused because no other program reads them."""
     return write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False).encode())
@@ -318,7 +284,7 @@ def read_json(path: Path) -> Any:
 def prune_cache(limit_bytes: int = CACHE_BYTES) -> int:
     """Remove the files of HOME/cache that were not used for the longest time until the rest has `limit_bytes`.
 
-    Returns the bytes removed. An entry that is missing is made again when it is needed. Folders of unpacked zips go as a whole.
+    Return the bytes removed. A missing entry is made again when it is needed. Folders of unpacked zips are removed as a whole.
     """
     entries = sorted(cache_entries(), key=lambda entry: entry[1])
     used = sum(size for _, _, size in entries)
@@ -348,7 +314,7 @@ def cache_entries() -> list[tuple[Path, float, int]]:
 
 
 def remove_temporaries(folder: Path, older_than_seconds: float = 3600) -> int:
-    """Remove temporaries that a killed process left below `folder`; returns how many."""
+    """Remove temporaries that a killed process left below `folder`; return how many."""
     now, swept = time.time(), 0
     for leftover in folder.rglob(f"{TEMPORARY}*"):
         try:

@@ -10,13 +10,15 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "sdlora").rglob("*.py")) + [ROOT / "app.py"]
-LEVELS = [{"errors", "families", "config", "parsing", "storage"}, {"dataset", "base", "lora"}, {"train", "draw"},
+LEVELS = [{"errors", "families", "config", "parsing", "storage", "processes"}, {"dataset", "base", "lora"}, {"train", "draw"},
           {"jobs", "library"}, {"mini", "bench"}, {"cli", "ui", "app"}]
 SIDEWAYS = {("train", "draw"), ("config", "errors"), ("config", "storage"), ("storage", "errors"), ("parsing", "config"),
-            ("parsing", "errors"), ("parsing", "storage"), ("cli", "ui"), ("app", "ui")}
+            ("parsing", "errors"), ("parsing", "storage"), ("processes", "errors"), ("processes", "storage"), ("cli", "ui"),
+            ("app", "ui")}
 HEAVY = {"torch", "diffusers", "transformers", "accelerate", "peft", "safetensors.torch"}
-LIGHT = ["errors.py", "families.py", "config.py", "parsing.py", "storage.py", "train/events.py", "train/plan.py", "jobs/table.py",
-         "lora/tools/report.py", "lora/math/blocks.py", "draw/grammar.py", "draw/grid.py", "draw/sheet.py", "draw/samplers.py"]
+LIGHT = ["errors.py", "families.py", "config.py", "parsing.py", "storage.py", "processes.py", "train/events.py", "train/plan.py",
+         "jobs/table.py", "lora/tools/report.py", "lora/math/blocks.py",
+         "draw/grammar.py", "draw/grid.py", "draw/sheet.py", "draw/samplers.py"]
 LIGHT_FOLDERS = ("ui", "library", "dataset", "cli", "lora/formats", "draw/infotext")
 
 
@@ -67,7 +69,7 @@ def test_gradio_and_torch_stay_in_their_rooms(path):
     tree, mine = parsed(path), part(path)
     roots = {name.split(".")[0] for name in imports(tree)}
     assert "gradio" not in roots or mine in ("ui", "app")
-    if mine in ("ui", "app", "library", "dataset", "errors", "families", "config", "storage"):
+    if mine in ("ui", "app", "library", "dataset", "errors", "families", "config", "storage", "processes"):
         assert not roots & HEAVY
     relative = path.relative_to(ROOT / "sdlora").as_posix() if mine != "app" else "app.py"
     if relative in LIGHT or relative.startswith(LIGHT_FOLDERS):

@@ -23,7 +23,7 @@ def environment_of_a_process(module: str, **given: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("module", ["sdlora", "sdlora.cli.main", "sdlora.mini.__main__", "app"])
 def test_every_process_spins_a_little(module):
-    assert environment_of_a_process(module) == {"GOMP_SPINCOUNT": sdlora.turns(), "KMP_BLOCKTIME": "1"}
+    assert environment_of_a_process(module) == {"GOMP_SPINCOUNT": sdlora.spin_count(), "KMP_BLOCKTIME": "1"}
 
 
 @pytest.mark.parametrize(("machine", "about", "maker"), [
@@ -31,18 +31,18 @@ def test_every_process_spins_a_little(module):
     ("x86_64", "processor : 0\nvendor_id : AuthenticAMD\n", "AuthenticAMD"),
     ("x86_64", "processor : 0\nvendor_id : HygonGenuine\n", "GenuineIntel"),
     ("aarch64", "processor : 0\nBogoMIPS : 50.00\n", "ARM")])
-def test_a_thread_spins_as_many_turns_as_take_the_time_on_its_cpu(machine, about, maker, monkeypatch, tmp_path):
+def test_the_spins_fit_the_cpu(machine, about, maker, monkeypatch, tmp_path):
     (tmp_path / "cpuinfo").write_text(about)
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine=machine))
     monkeypatch.setattr("builtins.open", lambda path, **options: (tmp_path / "cpuinfo").open(**options))
-    assert sdlora.turns() == sdlora.TURNS[maker]
+    assert sdlora.spin_count() == sdlora.SPINS[maker]
 
 
-def test_a_machine_that_says_nothing_of_its_cpu_is_taken_for_intels(monkeypatch):
+def test_an_unknown_cpu_spins_as_intels(monkeypatch):
     monkeypatch.setattr("builtins.open", lambda *given, **options: (_ for _ in ()).throw(PermissionError))
     monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(machine="x86_64"))
-    assert sdlora.turns() == sdlora.TURNS["GenuineIntel"]
+    assert sdlora.spin_count() == sdlora.SPINS["GenuineIntel"]
 
 
 @pytest.mark.parametrize("given", [{"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "PASSIVE"}, {"GOMP_SPINCOUNT": "0"},

@@ -1,6 +1,6 @@
 """Programs measured in turn, each in a process of its own, with its own defaults.
 
-A side connects to a loopback socket, says "ready", and answers every "go" with one line of JSON. All but one wait at any
+A side connects to a loopback socket, sends "ready", and answers every "go" with one line of JSON. All but one wait at any
 moment, so a busy machine slows them alike, and no setting of ours reaches another program.
 """
 
@@ -14,19 +14,20 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
+from typing import Any, TextIO
 
 import sdlora
 from sdlora.bench.timed import PORT
 from sdlora.errors import UserError
+from sdlora.processes import with_source
 
 START_SECONDS = 600.0
-LIMIT_SECONDS = 150.0  # a busy machine gets fewer rounds, never a longer wait
-# With its default set, the one variable that both LLVM and Intel read, sdlora changes none of them (sdlora.spin_a_little)
-UNTOUCHED = {"KMP_BLOCKTIME": "200"}
+LIMIT_SECONDS = 150.0  # a busy machine gets fewer rounds instead of a longer wait
+# Set to its default, this variable keeps sdlora from changing how OpenMP threads wait (sdlora.limit_spinning).
+OWN_WAITING = {"KMP_BLOCKTIME": "200"}
 
 
-def as_others() -> dict[str, str]:
+def foreign_environment() -> dict[str, str]:
     """This process's environment without what sdlora set in it."""
     return {name: value for name, value in os.environ.items() if sdlora.THREAD_WAITING.get(name) != value}
 
@@ -37,19 +38,18 @@ def own_python(module: str, *arguments: str) -> list[str]:
 
 
 class Side:
-    """One running program. turn() lets it go once and returns its answer. Raises UserError when it ends before that."""
+    """One running program."""
 
     def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        self.name, self.log, self.lines = name, tempfile.TemporaryFile(), None
+        self.name, self.log = name, tempfile.TemporaryFile()
+        self.lines: TextIO | None = None
         self.server = socket.create_server(("127.0.0.1", 0))
-        given = {**environment, PORT: str(self.server.getsockname()[1])}
-        if command[:2] == [sys.executable, "-m"]:
-            source = str(Path(__file__).parents[2])
-            given["PYTHONPATH"] = os.pathsep.join(filter(None, [source, environment.get("PYTHONPATH")]))
-        self.process = subprocess.Popen(command, env=given, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+        own = command[:2] == [sys.executable, "-m"]
+        variables = (with_source(environment) if own else dict(environment)) | {PORT: str(self.server.getsockname()[1])}
+        self.process = subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
 
-    def ready(self) -> None:
-        """Wait until the program can be measured."""
+    def wait_until_ready(self) -> None:
+        """Wait until the program can be measured. Raises UserError when it ends before that."""
         self.server.settimeout(0.5)
         until = time.monotonic() + START_SECONDS
         while self.lines is None:
@@ -61,8 +61,8 @@ class Side:
                 self.lines = connection.makefile("rw", encoding="utf-8", newline="\n")
         self._read()
 
-    def _read(self) -> object:
-        line = self.lines.readline()
+    def _read(self) -> Any:
+        line = self.lines.readline() if self.lines else ""
         if not line:
             self.process.wait(10)
             raise self._ended()
@@ -71,10 +71,12 @@ class Side:
     def _ended(self) -> UserError:
         self.close()
         self.log.seek(0)
-        said = [line for line in self.log.read().decode("utf-8", "replace").split("\n") if line.strip()]
-        return UserError(f"{self.name} ended before it was measured.", f"Its last words: {said[-1] if said else 'none'}")
+        printed = [line for line in self.log.read().decode("utf-8", "replace").split("\n") if line.strip()]
+        return UserError(f"{self.name} ended before it was measured.", f"Its last line: {printed[-1] if printed else 'none'}")
 
-    def turn(self) -> object:
+    def turn(self) -> Any:
+        """Let it go once and return its answer. Raises UserError when it ends before that."""
+        assert self.lines, "wait_until_ready() comes first"
         try:
             self.lines.write("go\n")
             self.lines.flush()
@@ -97,12 +99,12 @@ def running(commands: Mapping[str, tuple[Sequence[str], Mapping[str, str]]]) -> 
             sides[name] = Side(name, command, environment)
             stack.callback(sides[name].close)
         for side in sides.values():
-            side.ready()
+            side.wait_until_ready()
         yield sides
 
 
 def in_turn(sides: Mapping[str, Side], rounds: int, warm_up: int = 1) -> dict[str, list]:
-    """{name: answers of each round}. Every round asks all of them once, beginning with another one."""
+    """{name: answers of each round}. Every round lets all of them go once, beginning with another one."""
     names, answers = list(sides), {name: [] for name in sides}
     started = time.perf_counter()
     for number in range(-warm_up, rounds):

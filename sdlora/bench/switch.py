@@ -1,7 +1,7 @@
 """How long it takes to load, switch and blend LoRAs, and what a step then costs: ours, and diffusers with PEFT, in one run.
 
-Each side has a resident base in a process of its own, with its own defaults (sides.py), and reads the same files; the median of
-the rounds counts. The large models have random weights of true shape.
+Each side has a resident base in a process of its own, with its own defaults (sides.py), and reads the same files; the result is
+the median of the rounds. The large models have random weights of true shape.
 """
 
 import json
@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, cast
 
 import diffusers
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from sdlora import storage
 from sdlora.base.load import Base, frozen, load_base, pick_device
@@ -40,7 +41,7 @@ SIDE_PX = 256  # of the large models; mini draws its own size
 ROUNDS = {"mini": 24, "sd15": 5, "sdxl": 3}
 REPEATS = 3  # of what takes milliseconds, in every round
 NO_PEFT = 'PEFT is not installed, so it was not measured. Get it with: pip install "sdlora[test]"'
-Seconds = dict[str, float | list[float]]
+Seconds = dict[str, Any]  # {name: seconds, or a list of them}
 Step = Callable[[], object]
 
 
@@ -81,11 +82,11 @@ def measure(model: str = "mini", *, rounds: int | None = None, device: str = "au
     """Time `model` ("mini", "sd15", "sdxl"). Raises UserError where the device is not there, KeyError for another model."""
     device = pick_device(device).type
     with tempfile.TemporaryDirectory() as folder:
-        given = json.dumps({"model": model, "device": device, "folder": folder})
+        options = json.dumps({"model": model, "device": device, "folder": folder})
         environments = {"ours": dict(os.environ)}
         if find_spec("peft"):
-            environments["theirs"] = sides.as_others() | sides.UNTOUCHED
-        commands = {name: (sides.own_python("sdlora.bench.switch", name, given), environment)
+            environments["theirs"] = sides.foreign_environment() | sides.OWN_WAITING
+        commands = {name: (sides.own_python("sdlora.bench.switch", name, options), environment)
                     for name, environment in environments.items()}
         with sides.running(commands) as running:
             answers = sides.in_turn(running, rounds or ROUNDS[model])
@@ -95,15 +96,15 @@ def measure(model: str = "mini", *, rounds: int | None = None, device: str = "au
         for name, value in turn.items():
             if name != "facts":
                 seconds[name] += value if isinstance(value, list) else [value]
-    return told(model, seconds, facts)
+    return result_of(model, seconds, facts)
 
 
 def serve(side: str, model: str, device: str, folder: str) -> None:
-    """Answer with one turn of "ours" (with facts about the base) or "theirs" until nobody asks any more.
+    """Answer with one turn of "ours" (with facts about the base) or "theirs" until no more is wanted.
 
-    Ours writes the files, before it says that it is ready; nobody is asked before both are.
+    Ours writes the files before it is ready; no side is measured before both are ready.
     """
-    base = load_base("mini", device, parts=("text", "unet")) if model == "mini" else hollow(MODELS[model], device)
+    base = load_base("mini", device, parts=("text", "unet")) if model == "mini" else random_base(MODELS[model], device)
     files, step = [Path(folder) / f"{seed}.safetensors" for seed in range(LORAS)], step_of(base)
     warnings.simplefilter("ignore")  # PEFT warns of every adapter it is given
     with torch.no_grad():
@@ -112,13 +113,13 @@ def serve(side: str, model: str, device: str, folder: str) -> None:
             timed.answer(lambda: theirs(pipeline, files, step))
             return
         for seed, file in enumerate(files):
-            written(file, base, seed)
+            write_lora(file, base, seed)
         facts = facts_of(base, files[0])
         timed.answer(lambda: {**ours(base, files, step), "facts": facts})
 
 
-def facts_of(base: Base, file: Path) -> dict[str, object]:
-    """What a result says beside the seconds."""
+def facts_of(base: Base, file: Path) -> dict[str, Any]:
+    """What a result holds besides the seconds."""
     applied = Applied(base)
     applied.set([Ingredient(lora_file.read(file).adapters)])
     lost = applied.rounding_error()
@@ -127,7 +128,7 @@ def facts_of(base: Base, file: Path) -> dict[str, object]:
             "device": str(base.device), "dtype": str(base.dtype).removeprefix("torch.")}
 
 
-def told(model: str, seconds: dict[str, list[float]], facts: dict[str, object]) -> Result:
+def result_of(model: str, seconds: dict[str, list[float]], facts: dict[str, Any]) -> Result:
     """The medians; a step ratio is the median of the ratios of two steps that were measured one after the other."""
     middle = {name: statistics.median(values) for name, values in seconds.items()}
     with_peft = "peft_load_s" in middle
@@ -143,7 +144,7 @@ def told(model: str, seconds: dict[str, list[float]], facts: dict[str, object]) 
 
 
 def ours(base: Base, files: Sequence[Path], step: Step) -> Seconds:
-    """One turn of ours, begun with nothing in memory but the base; it is as it was afterwards."""
+    """One turn of ours, begun with nothing in memory but the base, which is left unchanged."""
     applied = Applied(base)
     try:
         seconds = {"load_s": clock(lambda: applied.set([Ingredient(lora_file.read(files[0]).adapters)]))}
@@ -151,20 +152,20 @@ def ours(base: Base, files: Sequence[Path], step: Step) -> Seconds:
         loras = [Ingredient(lora_file.read(file).adapters, 1 / LORAS) for file in files]
         applied.set(loras)
 
-        def switched(to: Sequence[Ingredient]) -> float:
+        def switch(to: Sequence[Ingredient]) -> float:
             applied.set(loras[:1])
             return clock(lambda: applied.set(to))
         for name, to in (("switch_s", loras[1:2]), ("blend2_s", loras[1:3]), ("blend5_s", loras)):
-            seconds[name] = statistics.median(switched(to) for _ in range(REPEATS))
-        seconds["copy_s"] = copying(sum(each.parameter.nbytes for each in applied.originals.values()), base.device)
-        pairs = [stepped(applied, order, step) for order in ((loras, ()), ((), loras))]
+            seconds[name] = statistics.median(switch(to) for _ in range(REPEATS))
+        seconds["copy_s"] = copy_seconds(sum(each.parameter.nbytes for each in applied.originals.values()), base.device)
+        pairs = [step_seconds(applied, order, step) for order in ((loras, ()), ((), loras))]
         seconds |= {"step5_s": [pair[len(loras)] for pair in pairs], "step_s": [pair[0] for pair in pairs]}
     finally:
         applied.clear()
     return seconds
 
 
-def stepped(applied: Applied, blends: Sequence[Sequence[Ingredient]], step: Step) -> dict[int, float]:
+def step_seconds(applied: Applied, blends: Sequence[Sequence[Ingredient]], step: Step) -> dict[int, float]:
     """{number of LoRAs: seconds of a step with this blend}; each is timed at its second step, as most steps of a picture are."""
     seconds = {}
     for blend in blends:
@@ -174,7 +175,7 @@ def stepped(applied: Applied, blends: Sequence[Sequence[Ingredient]], step: Step
     return seconds
 
 
-def theirs(pipeline: object, files: Sequence[Path], step: Step) -> Seconds:
+def theirs(pipeline: Any, files: Sequence[Path], step: Step) -> Seconds:
     """The same of diffusers with PEFT, begun and left with a bare UNet (up to the rounding that unfuse_lora leaves)."""
     names = [f"lora{number}" for number in range(len(files))]
 
@@ -205,44 +206,50 @@ def theirs(pipeline: object, files: Sequence[Path], step: Step) -> Seconds:
     return seconds
 
 
-def copying(nbytes: int, device: torch.device) -> float:
-    """Seconds of a plain copy of so many bytes: less no merge can take."""
+def copy_seconds(nbytes: int, device: torch.device) -> float:
+    """Seconds of a plain copy of so many bytes, the least that a merge can take."""
     source = torch.zeros(nbytes, dtype=torch.uint8, device=device)
     target = torch.zeros_like(source)
     return statistics.median(clock(lambda: target.copy_(source)) for _ in range(REPEATS))
 
 
 def clock(action: Callable[[], object]) -> float:
-    """Seconds that `action` takes, to the end of what it left to the GPU."""
-    timed.settle()
+    """Seconds that `action` takes, until the GPU has finished."""
+    timed.synchronize()
     began = time.perf_counter()
     action()
-    timed.settle()
+    timed.synchronize()
     return time.perf_counter() - began
 
 
 def step_of(base: Base) -> Step:
     """The UNet's prediction for one picture with guidance (2 latents) and random texts: what a denoising step costs."""
-    config = base.unet.config
-    side = config.sample_size if base.family == "mini" else SIDE_PX // base.factor
+    config = unet_of(base).config
+    side = config["sample_size"] if base.family == "mini" else SIDE_PX // base.factor
     generator = torch.Generator().manual_seed(1)
 
     def noise(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator).to(base.device, base.dtype)
-    features = {"states": noise(2, 32 if base.family == "mini" else 77, config.cross_attention_dim)}
+    features = {"states": noise(2, 32 if base.family == "mini" else 77, config["cross_attention_dim"])}
     if base.family == "sdxl":
         features["pooled"] = noise(2, 1280)
-    latents, timesteps = noise(2, config.in_channels, side, side), torch.tensor([500, 500], device=base.device)
+    latents, timesteps = noise(2, config["in_channels"], side, side), torch.tensor([500, 500], device=base.device)
     return lambda: base.predict(latents, timesteps, features, SIDE_PX)
+
+
+def unet_of(base: Base) -> UNet2DConditionModel:
+    assert base.unet is not None, "the base was loaded without its UNet"
+    return base.unet
 
 
 def targets(base: Base) -> dict[str, tuple[int, int]]:
     """{path: (out, in)} of every attention projection of the UNet."""
-    return {path: tuple(module.weight.shape) for path, module in base.unet.named_modules() if path.endswith(TARGETS)}
+    return {path: (module.out_features, module.in_features) for path, module in unet_of(base).named_modules()
+            if isinstance(module, nn.Linear) and path.endswith(TARGETS)}
 
 
-def written(path: Path, base: Base, seed: int) -> Path:
-    """A LoRA file of rank 16 on every attention projection, random, in fp16 and in the spelling PEFT reads without converting."""
+def write_lora(path: Path, base: Base, seed: int) -> Path:
+    """Write a random LoRA of rank 16 on every attention projection, in fp16 and in the names that PEFT reads as they are."""
     generator = torch.Generator().manual_seed(seed)
     adapters: Adapters = {}
     for name, (out, width) in targets(base).items():
@@ -252,13 +259,13 @@ def written(path: Path, base: Base, seed: int) -> Path:
 
 
 @torch.no_grad()
-def hollow(family: str, device: str, dtype: torch.dtype = torch.bfloat16) -> Base:
+def random_base(family: str, device: str, dtype: torch.dtype = torch.bfloat16) -> Base:
     """A base of true shape whose UNet has random weights, and no other parts. Takes 1.7 GB (sd1) or 5.1 GB (sdxl) in bf16."""
     config = storage.read_json(storage.shipped("assets", "configs", family, "unet", "config.json"))
     where = pick_device(device)
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(config).to(dtype)
-    unet = unet.to_empty(device=where)
+        unet = cast(nn.Module, UNet2DConditionModel.from_config(config)).to(dtype)
+    unet = cast(UNet2DConditionModel, unet.to_empty(device=where))
     noise = torch.randn(2**22, generator=torch.Generator().manual_seed(0)).to(where, dtype) * 0.02
     for name, value in unet.named_parameters():
         flat = value.view(-1)
@@ -266,18 +273,21 @@ def hollow(family: str, device: str, dtype: torch.dtype = torch.bfloat16) -> Bas
             flat[at:at + len(noise)] = noise[:len(flat) - at]
         if "norm" in name and name.endswith("weight"):
             value.fill_(1)
-    return Base(spec=family, title=FAMILIES[family].title, family=family, identity="", resolution=unet.config.sample_size * 8,
-                factor=8, prediction_type="epsilon", tokenizers=[], text_encoders=[], vae=None, unet=frozen(unet, where),
+    return Base(spec=family, title=FAMILIES[family].title, family=family, identity="", resolution=unet.config["sample_size"] * 8,
+                factor=8, prediction_type="epsilon", tokenizers=[], text_encoders=[], vae=None,
+                unet=cast(UNet2DConditionModel, frozen(unet, where)),
                 scheduler_config={}, device=where, dtype=dtype)
 
 
-def pipeline_of(base: Base) -> object:
+def pipeline_of(base: Base) -> Any:
     """diffusers' pipeline around the same UNet, without text encoders and VAE."""
-    parts: dict[str, object] = dict.fromkeys(("vae", "text_encoder", "tokenizer"))
-    parts |= {"unet": base.unet, "scheduler": DDIMScheduler(clip_sample=False, steps_offset=1)}
+    parts: dict[str, Any] = {"vae": None, "text_encoder": None, "tokenizer": None, "unet": base.unet,
+                             "scheduler": DDIMScheduler(clip_sample=False, steps_offset=1)}
     if base.family == "sdxl":
-        return diffusers.StableDiffusionXLPipeline(text_encoder_2=None, tokenizer_2=None, **parts)
-    return diffusers.StableDiffusionPipeline(safety_checker=None, feature_extractor=None, requires_safety_checker=False, **parts)
+        parts |= {"text_encoder_2": None, "tokenizer_2": None}
+        return diffusers.StableDiffusionXLPipeline(**parts)
+    parts |= {"safety_checker": None, "feature_extractor": None}
+    return diffusers.StableDiffusionPipeline(requires_safety_checker=False, **parts)
 
 
 if __name__ == "__main__":

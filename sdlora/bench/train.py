@@ -1,7 +1,7 @@
 """How long a training step takes: ours, the same step with PEFT's layers, and two forwards (the floor), in one run.
 
 Or ours beside any external training script on the same base and pictures. Each is a process of its own (sides.py) with its own
-defaults, measured in turn; the median of the rounds counts. Ours is the very loss, optimizer and loop that `sdlora train` runs.
+defaults, measured in turn; the result is the median of the rounds. Ours is the loss, optimizer and loop of `sdlora train`.
 """
 
 import json
@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
@@ -21,7 +21,7 @@ import torch
 from sdlora.base.catalog import resolve
 from sdlora.base.load import Base, load_base, pick_device, training_dtype
 from sdlora.bench import sides, timed
-from sdlora.bench.switch import MODELS, hollow
+from sdlora.bench.switch import MODELS, random_base, unet_of
 from sdlora.config import TrainConfig, make
 from sdlora.dataset.folder import read_dataset
 from sdlora.errors import UserError
@@ -95,11 +95,12 @@ class ScriptResult:
 def measure(case: Case, rounds: int = 20) -> Result:
     """Time `rounds` windows of each kind. Raises UserError: no such base or device, or a side that fails."""
     case = resolved(case)
-    given = json.dumps(asdict(case))
-    names = {"ours": dict(os.environ), "forward": dict(os.environ)}
+    options = json.dumps(asdict(case))
+    environments = {"ours": dict(os.environ), "forward": dict(os.environ)}
     if find_spec("peft"):
-        names["peft"] = sides.as_others() | sides.UNTOUCHED
-    commands = {name: (sides.own_python("sdlora.bench.train", name, given), environment) for name, environment in names.items()}
+        environments["peft"] = sides.foreign_environment() | sides.OWN_WAITING
+    commands = {name: (sides.own_python("sdlora.bench.train", name, options), environment)
+                for name, environment in environments.items()}
     with sides.running(commands) as running:
         seconds = sides.in_turn(running, rounds)
     middle = {name: statistics.median(values) for name, values in seconds.items()}
@@ -120,17 +121,17 @@ def measure_script(case: Case, script: Path, arguments: Sequence[str], *, rounds
     if not script.is_file():
         raise UserError(f"There is no script {script}.", "Give the path of a training script after --script.")
     with tempfile.TemporaryDirectory() as out:
-        known = {"base": str(resolve(case.model)), "pictures": case.pictures, "out": out, "batch": str(case.batch),
+        placeholders = {"base": str(resolve(case.model)), "pictures": case.pictures, "out": out, "batch": str(case.batch),
                  "rank": str(case.rank)}
-        filled = [fill(argument, known) for argument in arguments]
+        filled = [fill(argument, placeholders) for argument in arguments]
         theirs = [python, str(Path(timed.__file__)), str(steps), str(script.resolve()), *filled]
         ours = sides.own_python("sdlora.bench.train", "loop", json.dumps(asdict(case)), str(steps))
-        with sides.running({"sdlora": (ours, dict(os.environ)), script.name: (theirs, sides.as_others())}) as running:
+        with sides.running({"sdlora": (ours, dict(os.environ)), script.name: (theirs, sides.foreign_environment())}) as running:
             seconds = sides.in_turn(running, rounds)
-    mine, other = ([value / steps for value in seconds[name]] for name in ("sdlora", script.name))
-    middle = statistics.median(mine), statistics.median(other)
-    return ScriptResult(case.model, case.batch, script.name, *middle, middle[1] / middle[0], len(mine), steps, case.device,
-                        max(sides.spread(mine), sides.spread(other)))
+    ours_s, theirs_s = ([value / steps for value in seconds[name]] for name in ("sdlora", script.name))
+    middle = statistics.median(ours_s), statistics.median(theirs_s)
+    return ScriptResult(case.model, case.batch, script.name, *middle, middle[1] / middle[0], len(ours_s), steps, case.device,
+                        max(sides.spread(ours_s), sides.spread(theirs_s)))
 
 
 def shipped_pictures() -> Path:
@@ -140,23 +141,23 @@ def shipped_pictures() -> Path:
 
 def resolved(case: Case) -> Case:
     """The case with its device named. Raises UserError for one that is not there."""
-    return Case(**asdict(case) | {"device": pick_device(case.device).type})
+    return replace(case, device=pick_device(case.device).type)
 
 
-def fill(argument: str, known: dict[str, str]) -> str:
-    for name, value in known.items():
+def fill(argument: str, placeholders: dict[str, str]) -> str:
+    for name, value in placeholders.items():
         argument = argument.replace(f"{{{name}}}", value)
     return argument
 
 
-def base_of(case: Case, parts: Sequence[str] = ("text", "unet")) -> Base:
+def open_base(case: Case, parts: Sequence[str] = ("text", "unet")) -> Base:
     """The base of a case, as a training run opens it."""
     torch.set_num_threads(case.threads)
     dtype = training_dtype(torch.device(case.device))
     if case.model in FULL:
-        return hollow(MODELS[case.model], case.device, dtype)
+        return random_base(MODELS[case.model], case.device, dtype)
     base = load_base(case.model, case.device, parts=parts, dtype=dtype)
-    base.unet.requires_grad_(False)
+    unet_of(base).requires_grad_(False)
     return base
 
 
@@ -169,21 +170,21 @@ def inputs(base: Base, case: Case) -> tuple[torch.Tensor, torch.Tensor, torch.Te
     if base.text_encoders:
         features = base.encode_text(["a red house, meadow, in daylight"] * case.batch)
     else:
-        features = {"states": torch.randn(case.batch, 77, base.unet.config.cross_attention_dim, generator=generator)}
+        features = {"states": torch.randn(case.batch, 77, unet_of(base).config["cross_attention_dim"], generator=generator)}
         if base.family == "sdxl":
             features["pooled"] = torch.randn(case.batch, 1280, generator=generator)
     features = {part: values.to(base.device) for part, values in features.items()}
-    return *(value.to(base.device) for value in (latents, noise, timesteps)), features, size_px
+    return latents.to(base.device), noise.to(base.device), timesteps.to(base.device), features, size_px
 
 
 def ours(base: Base, case: Case) -> Step:
     """A step as in train.loop: loss, backward, clipping and AdamW on the one flat parameter."""
-    attached = attach(base.unet, case.rank, case.rank, seed=1)
-    model, given = make_denoiser(base), inputs(base, case)
+    attached = attach(unet_of(base), case.rank, case.rank, seed=1)
+    model, batch = make_denoiser(base), inputs(base, case)
     optimizer = AdamW(attached.parameters, weight_decay=0.01, clip_norm=1.0)
 
     def step() -> torch.Tensor:
-        loss = denoising_loss(model, *given)
+        loss = denoising_loss(model, *batch)
         optimizer.step(loss, RATE)
         return loss
     return step
@@ -193,14 +194,14 @@ def peft(base: Base, case: Case) -> Step:
     """The same loss through PEFT's layers, with PyTorch's fused AdamW and clipping: what its users run at best."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    inject_adapter_in_model(LoraConfig(r=case.rank, lora_alpha=case.rank, target_modules=list(TARGETS)), base.unet)
-    model, given = make_denoiser(base), inputs(base, case)
-    parameters = [parameter for parameter in base.unet.parameters() if parameter.requires_grad]
+    inject_adapter_in_model(LoraConfig(r=case.rank, lora_alpha=case.rank, target_modules=list(TARGETS)), unet_of(base))
+    model, batch = make_denoiser(base), inputs(base, case)
+    parameters = [parameter for parameter in unet_of(base).parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=RATE, fused=True)
 
     def step() -> torch.Tensor:
         optimizer.zero_grad()
-        loss = denoising_loss(model, *given)
+        loss = denoising_loss(model, *batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
@@ -221,14 +222,14 @@ def forward(base: Base, case: Case) -> Step:
 STEPS: dict[str, Callable[[Base, Case], Step]] = {"ours": ours, "peft": peft, "forward": forward}
 
 
-def looped(case: Case) -> Step:
+def loop_step(case: Case) -> Step:
     """The next step of a real run's loop, on the pictures of the case with their captions."""
-    base = base_of(case, ("text", "vae", "unet"))
+    base = open_base(case, ("text", "vae", "unet"))
     dataset = read_dataset(Path(case.pictures), trigger=TRIGGER)
-    examples, latents, _ = drained(session.encode_pictures(base, dataset, base.resolution))
-    items, _ = drained(session.encode_captions(base, examples, latents, base.resolution, None))
+    examples, latents, _ = returned(session.encode_pictures(base, dataset, base.resolution))
+    items, _ = returned(session.encode_captions(base, examples, latents, base.resolution, None))
     samples.unload_encoders(base)
-    attached = attach(base.unet, case.rank, case.rank, seed=1)
+    attached = attach(unet_of(base), case.rank, case.rank, seed=1)
     config = make(TrainConfig, {"base": case.model, "trigger": TRIGGER, "rank": case.rank, "batch_size": case.batch,
                                 "steps": 20_000, "learning_rate": RATE})
     optimizer = AdamW(attached.parameters, weight_decay=config.weight_decay, clip_norm=config.clip_norm,
@@ -238,8 +239,8 @@ def looped(case: Case) -> Step:
     return lambda: next(steps)
 
 
-def drained(generator: Generator[object, None, Value]) -> Value:
-    """What a generator returns, its events passed over."""
+def returned(generator: Generator[object, None, Value]) -> Value:
+    """What a generator returns; its events are skipped."""
     while True:
         try:
             next(generator)
@@ -248,19 +249,19 @@ def drained(generator: Generator[object, None, Value]) -> Value:
 
 
 def serve(side: str, case: Case, window: int) -> None:
-    """Answer with the seconds per step of `window` steps (for "loop", of all of them) until nobody asks any more."""
-    step = looped(case) if side == "loop" else STEPS[side](base_of(case), case)
+    """Answer with the seconds per step of `window` steps (for "loop", of all of them) until no more is wanted."""
+    step = loop_step(case) if side == "loop" else STEPS[side](open_base(case), case)
 
     def turn() -> float:
-        timed.settle()
+        timed.synchronize()
         began = time.perf_counter()
         for _ in range(window):
             step()
-        timed.settle()
+        timed.synchronize()
         return (time.perf_counter() - began) / (1 if side == "loop" else window)
     timed.answer(turn)
 
 
 if __name__ == "__main__":
-    asked = Case(**json.loads(sys.argv[2]))
-    serve(sys.argv[1], asked, int(sys.argv[3]) if len(sys.argv) > 3 else asked.window)
+    options = Case(**json.loads(sys.argv[2]))
+    serve(sys.argv[1], options, int(sys.argv[3]) if len(sys.argv) > 3 else options.window)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sdlora.errors import UserError
-from sdlora.storage import child_process
+from sdlora.processes import child_process
 
 LIMIT_S = 30  # wall clock, for one file; 40 megapixels of the slowest format take 3 s of one core
 MEMORY_BYTES = 2 * 2**30  # of address space; 40 megapixels of 16-bit grey, the greediest, take 1.5 GB

@@ -20,7 +20,8 @@ from sdlora.jobs.lock import Held, hold, is_held
 from sdlora.jobs.run import LOCK, PAUSE, view
 from sdlora.jobs.run_log import EVENTS
 from sdlora.jobs.table import DRAWER_KINDS, Job, Table
-from sdlora.storage import data_folder, home, prune_cache, remove_temporaries, spawn
+from sdlora.processes import spawn
+from sdlora.storage import data_folder, home, prune_cache, remove_temporaries
 from sdlora.train import events
 
 WORKER_LOCK = "worker.lock"

@@ -26,7 +26,8 @@ from sdlora.library.database import Busy, connected, writing
 from sdlora.library.facts import COVER_KEYS, Structure, read_row, update_rows
 from sdlora.library.folders import list_folders
 from sdlora.lora.formats.header import digests, header
-from sdlora.storage import TEMPORARY, data_folder, disk_error, home, spawn, write_atomic
+from sdlora.processes import spawn
+from sdlora.storage import TEMPORARY, data_folder, disk_error, home, write_atomic
 
 BATCH = 64  # files whose headers are read between two transactions
 SMALL = 500  # files; on a shelf up to this size every listing checks the date of every file

@@ -43,7 +43,7 @@ def test_without_peft_its_figures_are_empty_and_a_sentence_says_how_to_get_it(mo
 
 def test_either_side_merges_the_same_and_leaves_the_base(tmp_path):
     base = load_base("mini", "cpu", parts=("unet",))
-    files = [switch.written(tmp_path / f"{seed}.safetensors", base, seed) for seed in range(2)]
+    files = [switch.write_lora(tmp_path / f"{seed}.safetensors", base, seed) for seed in range(2)]
     adapters = lora_file.read(files[0]).adapters
     before = {path: base.unet.get_submodule(path).weight.clone() for path in switch.targets(base)}
     assert adapters.keys() == before.keys()
@@ -61,12 +61,12 @@ def test_either_side_merges_the_same_and_leaves_the_base(tmp_path):
     assert all(torch.allclose(base.unet.get_submodule(path).weight, before[path], atol=1e-6) for path in before)
 
 
-def test_a_hollow_base_has_the_true_shape_and_draws_finite_numbers(monkeypatch):
+def test_a_random_base_has_the_true_shape_and_draws_finite_numbers(monkeypatch):
     real = switch.storage.read_json
     monkeypatch.setattr(switch.storage, "read_json", lambda path: real(path) | {
         "block_out_channels": [32, 64, 64], "layers_per_block": 1, "transformer_layers_per_block": 1, "sample_size": 8})
     monkeypatch.setattr(switch, "SIDE_PX", 64)
-    base = switch.hollow("sdxl", "cpu")
+    base = switch.random_base("sdxl", "cpu")
     assert base.dtype == torch.bfloat16 and not any(value.is_meta for value in base.unet.parameters())
     with torch.no_grad():
         assert switch.step_of(base)().isfinite().all()

@@ -116,5 +116,5 @@ def test_full_cases_have_the_size_of_their_artists(base, model, side):
 
 
 def test_the_loop_of_a_side_is_the_loop_of_a_run(base):
-    step = train.looped(train.Case(str(base), pictures=str(train.shipped_pictures())))
+    step = train.loop_step(train.Case(str(base), pictures=str(train.shipped_pictures())))
     assert [step().step for _ in range(3)] == [1, 2, 3]

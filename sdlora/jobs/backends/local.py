@@ -10,7 +10,7 @@ from pathlib import Path
 from sdlora.jobs.execute import DONE, LOG, MISTAKE, STOPPED
 from sdlora.jobs.lock import is_held
 from sdlora.jobs.run import LOCK, SUSPEND, view
-from sdlora.storage import spawn
+from sdlora.processes import spawn
 
 CODES = {"done": DONE, "failed": MISTAKE, "stopped": STOPPED}  # of a run whose process was not ours, by its events
 DIED = -1
