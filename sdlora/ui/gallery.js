@@ -83,7 +83,7 @@
     const filled = (labels) => Object.fromEntries(labels.map((label) => [label.lastChild.name, label.lastChild.value]));
     const facts = form(report.fields), about = form(report.about);
     const save = async () => {
-      const answer = await server.keep_facts([card.id, filled(facts)]).catch(() => ({ problem: words.unsaved }));
+      const answer = await server.save_facts([card.id, filled(facts)]).catch(() => ({ problem: words.unsaved }));
       status.textContent = answer.problem || words.saved;
       status.classList.toggle("bad", Boolean(answer.problem));
       changed = changed || !answer.problem;

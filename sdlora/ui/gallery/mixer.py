@@ -126,40 +126,38 @@ def show_method(method: Any) -> gr.HTML:
     return gr.HTML(data={**data_of({}), "method": one_of(method, words.METHODS)})
 
 
-def weigh(data: Any) -> dict:
-    """{"rows", "method"} -> the payload of the question how they get on."""
-    rows = rows_of(mapping(data).get("rows"))
+def interference_payload(data: Any) -> dict:
+    """Return the payload of the question how the LoRAs interfere, from {"rows", "method"}."""
+    form = mapping(data)
+    rows = rows_of(form.get("rows"))
     if not rows:
         raise UserError(words.MIXER_EMPTY)
     return {
         "base": base_spec(rows),
-        "together": one_of(mapping(data).get("method"), words.METHODS) == "sum",
+        "together": one_of(form.get("method"), words.METHODS) == "sum",
         "ids": [row.entry.id for row in rows],
         "loras": [row.choice.model_dump(mode="json") for row in rows],
     }
 
 
-def weighed(answer: questions.Answer) -> dict:
-    """What the desk shows of the measurement: a push per row, sentences, strengths to take over."""
+def interference_data(answer: questions.Answer) -> dict:
+    """Return what the mixer shows of the measurement: a change per row, sentences, strengths to take over."""
     found = answer.result
     rows, together = dict(zip(found["ids"], found["rows"], strict=True)), found["together"]
-    names = [search.find(style).name for style in rows]
-    told = {
-        "changes": {style: change_bar(row["push"]) for style, row in rows.items()},
-        "lines": [words.TOGETHER.format(change=f"{found['push']:.0%}")] if together and len(rows) > 1 else [],
-    }
+    names = [search.find(lora).name for lora in rows]
+    lines = [words.TOGETHER.format(change=f"{found['push']:.0%}")] if together and len(rows) > 1 else []
     for pair in found["pairs"]:
-        said = words.PAIRS[pair["cosine"] > 0]
         if abs(pair["cosine"]) >= ALIKE:
             share = f"{abs(pair['cosine']):.0%}"
-            told["lines"].append(said.format(one=names[pair["one"]], other=names[pair["other"]], share=share))
+            lines.append(words.PAIRS[pair["cosine"] > 0].format(one=names[pair["one"]], other=names[pair["other"]], share=share))
+    shown: dict[str, Any] = {"changes": {lora: change_bar(row["push"]) for lora, row in rows.items()}, "lines": lines}
     if found["warning"]:
         several = words.TOO_STRONG if together else words.TOO_STRONG_IN_TURN
-        told["warning"] = (several if len(rows) > 1 else words.TOO_STRONG_ALONE).format(times=f"{found['stretch']:.1f}")
-        told["suggested"] = strengths(rows, "suggested")
+        shown["warning"] = (several if len(rows) > 1 else words.TOO_STRONG_ALONE).format(times=f"{found['stretch']:.1f}")
+        shown["suggested"] = strengths(rows, "suggested")
     if len(rows) > 1:
-        told["balanced"] = strengths(rows, "balanced")
-    return told
+        shown["balanced"] = strengths(rows, "balanced")
+    return shown
 
 
 def strengths(rows: dict[str, dict], which: str) -> dict[str, dict]:
@@ -167,40 +165,44 @@ def strengths(rows: dict[str, dict], which: str) -> dict[str, dict]:
     return {lora: {"strength": row[which], "text": row[f"{which}_text"]} for lora, row in rows.items()}
 
 
-def change_bar(push: float) -> dict:
+def change_bar(change: float) -> dict:
     """Return the relative change |dW| / |W| as text and as the length of its bar."""
-    percent = round(min(100 * push / FULL_BAR, 100), 1)
-    return {"text": words.CHANGE.format(change=f"{push:.0%}"), "percent": percent, "strong": push > FULL_BAR}
+    percent = round(min(100 * change / FULL_BAR, 100), 1)
+    return {"text": words.CHANGE.format(change=f"{change:.0%}"), "percent": percent, "strong": change > FULL_BAR}
 
 
-def blended(data: Any) -> dict:
-    """{"rows", "method", "name", "way"} -> the payload of the question for the blend as a file.
+def save_payload(data: Any) -> dict:
+    """Return the payload of the question for the blend as a file, from {"rows", "method", "name", "way"}.
 
-    A way is how to write it and its rank. Whatever the method of drawing, a file can only add its parts up: `kept` says so.
+    A way is how to write it and its rank. Whatever the method of drawing, a file can only be a sum: `add_saved` says so.
     """
-    asked = mapping(data)
-    rows, name = rows_of(asked.get("rows")), text(asked.get("name"), 80)
+    form = mapping(data)
+    rows, name = rows_of(form.get("rows")), text(form.get("name"), 80)
     if not rows:
         raise UserError(words.MIXER_EMPTY)
     if not name:
         raise UserError(words.NAME_EMPTY)
-    method, _, rank = one_of(asked.get("way"), words.SAVE_WAYS).partition(" ")
-    choices = [row.choice.model_dump(mode="json") for row in rows]
-    together = one_of(asked.get("method"), words.METHODS) == "sum"
-    return {"base": base_spec(rows), "loras": choices, "name": name, "method": method, "rank": int(rank) if rank else None,
-            "together": together}
+    method, _, rank = one_of(form.get("way"), words.SAVE_WAYS).partition(" ")
+    return {
+        "base": base_spec(rows),
+        "loras": [row.choice.model_dump(mode="json") for row in rows],
+        "name": name,
+        "method": method,
+        "rank": int(rank) if rank else None,
+        "together": one_of(form.get("method"), words.METHODS) == "sum",
+    }
 
 
-def kept(answer: questions.Answer) -> dict:
-    """Put the written blend on the shelf, with a picture that was drawn with it as its cover; what the artist is told."""
+def add_saved(answer: questions.Answer) -> dict:
+    """Put the written blend on the shelf, with a picture that was drawn with it as its cover; return the sentence about it."""
     found = answer.result
     entry = edit.add(confine(answer.folder, str(found["file"])), found["name"])
     drawn = next((each.path for each in draws.list_pictures(RECENT) if each.settings.get("loras") == found["loras"]), None)
     if drawn and entry.thumbnail is None:
         write_atomic(entry.path.with_suffix(".png"), mark_cover(drawn.read_bytes()))
-    told = words.SAVED_BLEND.format(name=entry.name, energy=f"{found['energy']:.1%}")
+    saved = words.SAVED_BLEND.format(name=entry.name, energy=f"{found['energy']:.1%}")
     summed = [] if found["together"] else [words.SAVED_AS_SUM]
-    return {"text": " ".join([told, *summed, *found["notes"]])}
+    return {"text": " ".join([saved, *summed, *found["notes"]])}
 
 
-QUESTIONS = {"interference": Question(weigh, weighed), "save": Question(blended, kept)}
+QUESTIONS = {"interference": Question(interference_payload, interference_data), "save": Question(save_payload, add_saved)}

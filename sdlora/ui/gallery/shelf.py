@@ -212,7 +212,7 @@ def add(files: Any, *filters: Any) -> tuple:
 def fetch(event: gr.EventData) -> gr.DownloadButton:
     """Return a copy of a LoRA, or of what was made of it, for the browser; `CLICK` presses the button when it is there."""
     made = event_value(event, "made")
-    return gr.DownloadButton(value=download_copy(report.made(made) if made else lora_of(event).path))
+    return gr.DownloadButton(value=download_copy(report.converted_file(made) if made else lora_of(event).path))
 
 
 def lora_of(event: gr.EventData) -> search.LoraEntry:

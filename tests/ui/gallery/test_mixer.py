@@ -43,23 +43,23 @@ def test_a_measurement_is_shown_in_names_and_numbers():
             for name, push in (("one", 0.2), ("two", 0.8))]
     found = {"ids": ["one", "two"], "together": True, "rows": rows, "push": 0.9, "stretch": 2.0, "warning": "x",
              "pairs": [{"one": 0, "other": 1, "cosine": -0.5, "shared": 0.1, "blocks": {}}]}
-    told = mixer.weighed(questions.Answer("", "interference", "done", found, "", "", data_folder("questions")))
-    assert told["changes"]["one"]["text"] == "change 20%" and told["changes"]["two"]["percent"] == 100
-    assert any("one and two work against each other (50%)" in line for line in told["lines"])
-    assert told["suggested"] == {name: {"strength": 0.5, "text": 0.4} for name in ("one", "two")}
-    assert told["balanced"] == {name: {"strength": 0.6, "text": None} for name in ("one", "two")}
-    assert told["warning"].startswith("Together")
+    shown = mixer.interference_data(questions.Answer("", "interference", "done", found, "", "", data_folder("questions")))
+    assert shown["changes"]["one"]["text"] == "change 20%" and shown["changes"]["two"]["percent"] == 100
+    assert any("one and two work against each other (50%)" in line for line in shown["lines"])
+    assert shown["suggested"] == {name: {"strength": 0.5, "text": 0.4} for name in ("one", "two")}
+    assert shown["balanced"] == {name: {"strength": 0.6, "text": None} for name in ("one", "two")}
+    assert shown["warning"].startswith("Together")
     apart = found | {"together": False}
-    apart = mixer.weighed(questions.Answer("", "interference", "done", apart, "", "", data_folder("questions")))
+    apart = mixer.interference_data(questions.Answer("", "interference", "done", apart, "", "", data_folder("questions")))
     assert apart["warning"].startswith("One of these") and not any("Together" in line for line in apart["lines"])
     calm = found | {"warning": "", "pairs": []}
-    calm = mixer.weighed(questions.Answer("", "interference", "done", calm, "", "", data_folder("questions")))
+    calm = mixer.interference_data(questions.Answer("", "interference", "done", calm, "", "", data_folder("questions")))
     assert "warning" not in calm and "suggested" not in calm
 
 
 def test_a_saved_blend_gets_a_picture_drawn_with_it_as_its_cover(tmp_path):
     put("one", "two")
-    loras = mixer.blended({"rows": [row("one")], "method": "sum", "name": "Blend", "way": "svd 16"})
+    loras = mixer.save_payload({"rows": [row("one")], "method": "sum", "name": "Blend", "way": "svd 16"})
     assert (loras["method"], loras["rank"], loras["name"]) == ("svd", 16, "Blend")
     picture = draws.picture_path("20260101-000000-abcdef-000")
     Image.new("RGB", (64, 64), "teal").save(data_folder("pictures", "2026-01-01") / picture.name)
@@ -67,7 +67,7 @@ def test_a_saved_blend_gets_a_picture_drawn_with_it_as_its_cover(tmp_path):
     search.find("two").path.rename(data_folder("questions", "made") / "blend.safetensors")
     found = {"file": "blend.safetensors", "name": "Blend", "loras": loras["loras"], "together": False, "energy": 0.987,
              "notes": ["A note."]}
-    told = mixer.kept(questions.Answer("", "save", "done", found, "", "", data_folder("questions", "made")))
-    assert "98.7%" in told["text"] and told["text"].endswith("A note.") and words.SAVED_AS_SUM in told["text"]
+    shown = mixer.add_saved(questions.Answer("", "save", "done", found, "", "", data_folder("questions", "made")))
+    assert "98.7%" in shown["text"] and shown["text"].endswith("A note.") and words.SAVED_AS_SUM in shown["text"]
     with Image.open(search.find("blend").thumbnail) as cover:
         assert cover.getpixel((1, 1)) == (0, 128, 128)

@@ -7,7 +7,7 @@ from tests.ui.gallery.conftest import put
 
 def test_notes_of_the_artist_are_kept():
     put("one")
-    assert report.keep_facts(["one", {"name": "Uno", "trigger": "unostyle", "tags": "a, b,, c", "notes": "n"}]) == {}
+    assert report.save_facts(["one", {"name": "Uno", "trigger": "unostyle", "tags": "a, b,, c", "notes": "n"}]) == {}
     entry = search.find("one")
     assert (entry.name, entry.trigger, entry.tags, entry.notes) == ("Uno", "unostyle", ("a", "b", "c"), "n")
-    assert "name" in report.keep_facts(["one", {"name": ""}])["problem"]
+    assert "name" in report.save_facts(["one", {"name": ""}])["problem"]
