@@ -102,15 +102,6 @@ def test_a_picture_is_found_by_its_address_and_by_no_other(tmp_path):
         assert theme.picture_url(file, 128) == ""
 
 
-def test_addresses_of_pictures_are_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(theme, "MOST_ADDRESSES", 3)
-    monkeypatch.setattr(theme, "addresses", type(theme.addresses)())
-    for number in range(6):
-        Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.png")
-        theme.picture_url(tmp_path / f"{number}.png", 64)
-    assert len(theme.addresses) == 3
-
-
 class Queue:
     def __init__(self):
         self.pending_messages_per_session, self.pending_event_ids_session = {}, {}

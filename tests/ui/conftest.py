@@ -1,4 +1,6 @@
-"""A paused run as a folder, without training."""
+"""What a hostile browser sends, the bugs that it finds, and a paused run."""
+
+import traceback
 
 import pytest
 from PIL import Image
@@ -6,6 +8,20 @@ from PIL import Image
 from sdlora.config import from_preset
 from sdlora.jobs import run as runs
 from sdlora.train import events
+from sdlora.ui import validation
+
+HOSTILE = [None, True, 3.7, -1, 2**63, float("nan"), "x" * 10_001, "../../etc/passwd", "1 OR 1=1'; DROP TABLE jobs",
+           "<script>alert(1)</script>", "\0",
+           "\ud800", [], [[]], {}, {"id": "../x", "step": "7"}, "point:../x:3", "lora:nothing", "a", ""]
+
+
+@pytest.fixture
+def bugs(monkeypatch):
+    """The bugs that handlers reported; a test may not leave any."""
+    found = []
+    monkeypatch.setattr(validation, "log_bug", lambda error: found.append("".join(traceback.format_exception(error))) or "TEST")
+    validation.logged_bugs.clear()
+    return found
 
 
 @pytest.fixture
