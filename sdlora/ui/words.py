@@ -186,7 +186,7 @@ FACT_SETTINGS = ("steps", "rank", "learning_rate", "batch_size", "schedule", "se
 
 # gallery: the shelf
 GALLERY_LEAD = "Your LoRA files. Choose one or several: they go into the mixer below."
-SEARCH, ALL_FAMILIES, STARRED = "Search names, trigger words, tags and notes", "All base models", "Starred"
+SEARCH, ALL_FAMILIES, STARRED = "Search names, trigger words, tags and notes", "All bases", "Starred"
 ALL_PLACES, PLACE_TAG, PLACE_FOLDER = "All tags and folders", "Tag: {tag}", "Folder: {folder}"
 SORTS = {
     "new": "Newest first", "name": "By name", "favourite": "Starred first", "kind": "By kind", "rank": "By rank",

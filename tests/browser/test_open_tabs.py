@@ -32,24 +32,37 @@ def started(tmp_path, monkeypatch):
     shutil.rmtree(home, ignore_errors=True)
 
 
-def quiet(page: Page) -> list[str]:
-    """Wait until a page that loads fires no more Gradio events; those that it fires from then on."""
-    fired = []
-    page.on("request", lambda request: fired.append(f"{request.url} {request.post_data}") if request.method == "POST" else None)
+@pytest.fixture
+def gradio_events(page) -> tuple[list[str], list[str]]:
+    """The Gradio events that the page fires, and those that are answered."""
+    fired, answered = [], []
+
+    def note(into: list[str], request) -> None:  # noqa: ANN001
+        if request.method == "POST" or "/queue/data" in request.url:
+            into.append(f"{request.url} {request.post_data}")
+
+    page.on("request", lambda request: note(fired, request))
+    page.on("requestfinished", lambda request: note(answered, request))
+    page.on("requestfailed", lambda request: note(answered, request))
+    return fired, answered
+
+
+def quiet(page: Page, fired: list[str], answered: list[str]) -> None:
+    """Wait until a page that shows its run has the answers to all its Gradio events and fires no more; forget those."""
     seen = None
-    while seen != len(fired):
-        seen = len(fired)
+    while seen != (seen := (len(fired), len(answered))) or len(fired) > len(answered):
         page.wait_for_timeout(1500)
     fired.clear()
-    return fired
+    answered.clear()
 
 
-def test_progress_moves_by_itself_and_a_sample_brings_the_strip(started, page):
+def test_progress_moves_by_itself_and_a_sample_brings_the_strip(started, page, gradio_events):
     start, run = started
+    fired, answered = gradio_events
     page.goto(start().url)
     expect(page.locator("#progress")).to_contain_text("step 100 of 4000")
     expect(page.locator("#strip thead th")).to_have_count(2)
-    fired = quiet(page)
+    quiet(page, fired, answered)
     tell(run, events.Step(250, 4000, 0.1, 0.2, 1e-3, 120.0))
     expect(page.locator("#progress")).to_contain_text("step 250 of 4000")
     expect(page.locator("#pill")).to_contain_text("about 2 min left")
@@ -62,7 +75,7 @@ def test_progress_moves_by_itself_and_a_sample_brings_the_strip(started, page):
     page.wait_for_function("[...document.querySelectorAll('#shelf figure img')].every((image) => image.naturalWidth === 256)")
 
 
-def test_an_answer_that_comes_late_undoes_no_choice(started, page):
+def test_an_answer_that_comes_late_undoes_no_choice(started, page, gradio_events):
     start, run = started
     for step in (0, 100):
         folder = run / "checkpoints" / f"step-{step:06d}"
@@ -72,7 +85,7 @@ def test_an_answer_that_comes_late_undoes_no_choice(started, page):
     page.goto(start().url)
     chosen = page.locator("#strip [aria-pressed=true]")
     expect(chosen).to_have_text("100")
-    quiet(page)
+    quiet(page, *gradio_events)
     late, holding = [], True
     page.route("**/run/*", lambda route: late.append((route, route.fetch())) if holding else route.continue_())
     tell(run, events.Sample(100, 3, "mdw, a dog", 1, "samples/000100-0.png"))  # which a tick brings

@@ -2,8 +2,8 @@
 
 from PIL import Image
 
-from sdlora.dataset import sets
-from sdlora.dataset.picture import SUFFIXES
+from sdlora.dataset import sets, upload
+from sdlora.dataset.picture import PICTURE_SUFFIXES
 from sdlora.ui.studio import pictures
 
 
@@ -11,7 +11,7 @@ def test_a_caption_is_saved_as_typed_and_nothing_else_changes(tmp_path):
     chosen = sets.create("Garden")
     for number in range(2):
         Image.new("RGB", (90, 70 + number), (200, 30 * number, 9)).save(tmp_path / f"red-house-{number}.png")
-    sets.add_pictures(chosen.id, sorted(tmp_path.glob("*.png")))
+    upload.add_pictures(chosen.id, sorted(tmp_path.glob("*.png")))
     first, second = sets.load(chosen.id).pictures
     assert pictures.save_caption([chosen.id, first.id, "<b>a red house</b> & ${7*7}"]) == {}
     after = sets.load(chosen.id).pictures
@@ -23,7 +23,7 @@ def test_a_caption_is_saved_as_typed_and_nothing_else_changes(tmp_path):
 
 
 def test_the_page_takes_every_kind_of_picture_that_the_reader_takes():
-    assert set(SUFFIXES) < set(pictures.FILE_TYPES)
+    assert set(PICTURE_SUFFIXES) < set(pictures.FILE_TYPES)
 
 
 def test_a_page_that_loads_opens_the_set_it_had_else_the_newest():
