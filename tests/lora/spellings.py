@@ -1,4 +1,4 @@
-"""One LoRA in every spelling of lora-files.md 2.2-2.5, written from those tables: {spelling: (tensors, metadata)}."""
+"""One LoRA in every spelling of the field, written by hand: {spelling: (tensors, metadata)}."""
 
 import json
 import re

@@ -122,7 +122,7 @@ def test_a_saved_pipeline_keeps_its_scale_in_the_header(tmp_path):
 
 @pytest.mark.parametrize("dora", [False, True])
 def test_diffusers_own_kohya_converter_is_understood(tmp_path, dora):
-    """It writes alpha = rank and spells DoRA in a way that ComfyUI cannot read (lora-files.md 2.6)."""
+    """It writes alpha = rank and spells DoRA in a way that ComfyUI cannot read."""
     unet = trained(use_dora=dora, lora_alpha=3, alpha_pattern={})
     converted = convert_state_dict_to_kohya({f"unet.{key}": value for key, value in get_peft_model_state_dict(unet).items()})
     save_file({key: value.contiguous() for key, value in converted.items()}, tmp_path / "a.safetensors")

@@ -1,4 +1,4 @@
-"""What one adapter does to one weight: dW of each kind. Knows nothing about files, key names or models.
+"""dW, the change of one weight by one adapter of any kind. Knows nothing about files, key names or models.
 
 A LoRA in memory is `Adapters`: {module path in diffusers names: Adapter}. UNet paths are bare
 ("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"), those of the text encoders begin with "te1:" or "te2:".
@@ -19,7 +19,7 @@ from sdlora.lora.math.blocks import Part
 
 @dataclass(frozen=True)
 class Adapter:
-    """The change of one module (lora-files.md 2.1, 2.3; computed by lora.formulas). The tensors keep the dtype of their file.
+    """The change of one module, computed by formulas.py. The tensors keep the dtype of their file.
 
     Roles by kind ([k, k] only for convolutions):
     lora: dW = alpha / rank x up @ down, "down" (r, in[, k, k]), "up" (out, r[, 1, 1]); Tucker: + "mid" (r, r, k, k),
@@ -51,7 +51,7 @@ MISFIT = (RuntimeError, IndexError, ValueError, KeyError)  # of torch for shapes
 
 
 def delta(adapter: Adapter, weight: Tensor) -> Tensor:
-    """dW of `adapter` on the pristine `weight`: fp32, in its shape, on its device, at strength 1.
+    """Return dW of `adapter` on the pristine `weight`: fp32, in its shape, on its device, at strength 1.
 
     Raises ValueError when the shapes do not fit each other or the weight; nothing large is computed before that is known.
     """
@@ -71,18 +71,18 @@ def delta(adapter: Adapter, weight: Tensor) -> Tensor:
 
 
 def bias_delta(adapter: Adapter) -> Tensor | None:
-    """The change of the module's bias at strength 1, (out,) fp32; None where it does not change."""
+    """Return the change of the module's bias at strength 1, (out,) fp32; None where it does not change."""
     bias = adapter.tensors.get("diff_b")
     return None if bias is None else bias.float().flatten()
 
 
 def is_linear(adapter: Adapter) -> bool:
-    """Whether dW is the same on every weight. DoRA, OFT, GLoRA, IA3 and replacements depend on the base they are put on."""
+    """Return whether dW is the same on every weight. DoRA, OFT, GLoRA, IA3 and replacements depend on the base."""
     return adapter.kind in ("lora", "loha", "lokr", "full") and not adapter.tensors.keys() & {"dora_scale", "set"}
 
 
 def factors(adapter: Adapter) -> tuple[Tensor, Tensor] | None:
-    """(out, R) and (R, in x k x k) fp32 with dW.flatten(1) = adapter.scale x first @ second; a Tucker core is in the second.
+    """Return (out, R) and (R, in x k x k) fp32: dW.flatten(1) = adapter.scale x first @ second; a Tucker core is in the second.
 
     For "lora", and for a LoHa or a LoKr of which this is below the full rank; None for all else.
     """
@@ -100,13 +100,13 @@ def factors(adapter: Adapter) -> tuple[Tensor, Tensor] | None:
 
 
 def norm(adapter: Adapter, weight: Tensor | None = None) -> float:
-    """Frobenius norm of dW; for low-rank kinds without forming it: ||BA||^2 = sum((B'B) * (AA')).
+    """Return the Frobenius norm of dW; for low-rank kinds without forming it: ||BA||^2 = sum((B'B) * (AA')).
 
     weight: the pristine weight, for kinds that depend on it. Raises ValueError where it is needed and missing.
     """
     if not is_linear(adapter):
         if weight is None:
-            raise ValueError("how far this kind goes depends on the weight")
+            raise ValueError("the size of this kind of change depends on the weight")
         return float(delta(adapter, weight).double().norm())
     tensors = {role: tensor.double() for role, tensor in adapter.tensors.items()}
     pair = factors(adapter)
@@ -121,7 +121,7 @@ def norm(adapter: Adapter, weight: Tensor | None = None) -> float:
 
 
 def shape_of(adapter: Adapter) -> tuple[int, ...] | None:
-    """The shape of the weight an adapter changes, as its tensors alone tell it; None where they do not (oft, ia3, a bias).
+    """Return the shape of the weight an adapter changes, by its tensors alone; None where they do not tell (oft, ia3, a bias).
 
     The kernel of a convolution may be folded into its inputs, (out, in x k x k), where the kind keeps it so (loha, lokr,
     glora). Raises ValueError for tensors that do not fit each other. Computes nothing.
@@ -144,12 +144,12 @@ def shape_of(adapter: Adapter) -> tuple[int, ...] | None:
 
 
 def placed(tensors: formulas.Tensors, device: torch.device | str) -> dict[str, Tensor]:
-    """The tensors in fp32 on a device; the flag of an IA3 keeps its value even on "meta"."""
+    """Return the tensors in fp32 on a device; the flag of an IA3 keeps its value even on "meta"."""
     return {role: tensor if role == "on_input" else tensor.to(device).float() for role, tensor in tensors.items()}
 
 
 def on_weight(adapter: Adapter, weight: Tensor) -> Tensor:
-    """dW of any kind for a weight in fp32, by the formula of its kind. Raises one of MISFIT when the shapes do not fit."""
+    """Return dW of any kind for a weight in fp32, by the formula of its kind. Raises one of MISFIT when the shapes do not fit."""
     tensors = placed(adapter.tensors, weight.device)
     change = formulas.FORMULAS[adapter.kind](tensors, weight, adapter.alpha)
     if change.shape[0] != weight.shape[0]:
@@ -159,6 +159,6 @@ def on_weight(adapter: Adapter, weight: Tensor) -> Tensor:
 
 
 def misfit(adapter: Adapter, weight: Tensor | None = None) -> ValueError:
-    """What to raise for tensors that do not fit each other or the weight."""
+    """Return the error for tensors that do not fit each other or the weight."""
     shapes = ", ".join(f"{role} {' x '.join(map(str, tensor.shape)) or 'one number'}" for role, tensor in adapter.tensors.items())
     return ValueError(f"the {adapter.kind} has {shapes}" + (f", the weight {tuple(weight.shape)}" if weight is not None else ""))

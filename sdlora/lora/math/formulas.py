@@ -1,6 +1,6 @@
 """The formula of each kind of weight change, on bare fp32 tensors. Knows nothing about adapters, strengths, files or models.
 
-Each is that of the trainer whose files carry it (LyCORIS's modules, kohya's networks/oft.py; lora-files.md 2.3). All of them
+Each is that of the trainer whose files carry it (LyCORIS's modules, kohya's networks/oft.py). All of them
 run on the "meta" device too, so that shapes can be checked before anything is computed or allocated.
 """
 
@@ -77,7 +77,7 @@ def lokr_right_factors(tensors: Tensors) -> tuple[Tensor, Tensor]:
 
 
 def lokr_factors(tensors: Tensors) -> tuple[Tensor, Tensor]:
-    """(out, R) and (R, in x k x k) with dW = first @ second: kron(w1, w2_a) @ kron(1, w2_b) (lora-files.md 4.3).
+    """(out, R) and (R, in x k x k) with dW = first @ second: kron(w1, w2_a) @ kron(1, w2_b).
 
     R = b r, or q r when w1 has factors of rank q.
     """

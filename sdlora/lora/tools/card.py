@@ -1,6 +1,6 @@
-"""What goes out with a LoRA file: a model card for the Hugging Face hub, and one zip of all. Knows nothing about drawing.
+"""The files that go out with a LoRA: a model card for the Hugging Face hub, and one zip of all. Knows nothing about drawing.
 
-The card's fields are those of diffusers' training scripts (lora-files.md 2.9); huggingface_hub writes the YAML.
+The card's fields are those of diffusers' training scripts; huggingface_hub writes the YAML.
 """
 
 import zipfile
@@ -24,72 +24,72 @@ Picture = tuple[Path, str]     # a picture file and the prompt it was drawn from
 
 
 def model_card(path: Path, pictures: Sequence[Picture] = (), base_model: str = "") -> str:
-    """README.md of a LoRA file, from the file's own metadata. base_model: a hub id; "": the family's usual one."""
+    """Return README.md of a LoRA file, from the file's own metadata. base_model: a hub id; "": the family's usual one."""
     from huggingface_hub import ModelCardData
 
-    told = told_by(path)
-    version = told["ss_base_model_version"]
-    trigger = metadata.trigger_of(told)
+    about = checked_metadata(path)
+    version = about["ss_base_model_version"]
+    trigger = metadata.trigger_of(about)
     widget = [{"text": prompt or trigger or "-", "output": {"url": f"images/{number:02d}{file.suffix.lower()}"}}
               for number, (file, prompt) in enumerate(pictures)]
     tags = [*TAGS, *([FAMILY_TAGS[version]] if version in FAMILY_TAGS else [])]
-    fields = {"library_name": "diffusers", "license": told.get("modelspec.license"),
+    fields = {"library_name": "diffusers", "license": about.get("modelspec.license"),
               "base_model": base_model or BASES.get(version), "tags": tags, "instance_prompt": trigger or None,
               "widget": widget or None, "inference": True}
     data = ModelCardData(**{key: value for key, value in fields.items() if value})
-    return f"---\n{data.to_yaml()}\n---\n\n{body(path, told, bool(pictures))}"
+    return f"---\n{data.to_yaml()}\n---\n\n{body(path, about, bool(pictures))}"
 
 
-def told_by(path: Path) -> dict[str, str]:
-    """The file's metadata, with the base version that its tensors allow: what was written is often missing or wrong.
+def checked_metadata(path: Path) -> dict[str, str]:
+    """Return the file's metadata, with the base version that its tensors allow: that in the file is often missing or wrong.
 
     Raises UserError for what is no LoRA.
     """
     found = header(path)
     fitting = [metadata.BASE_VERSIONS[family] for family in layout(path.name, found).families]
-    said = found.metadata.get("ss_base_model_version", "")
-    if not said.startswith(tuple(fitting)):                    # sd_v2_v is an sd_v2 that says more
-        said = fitting[0] if len(fitting) == 1 else ""
-    return found.metadata | {"ss_base_model_version": said}
+    version = found.metadata.get("ss_base_model_version", "")
+    if not version.startswith(tuple(fitting)):  # sd_v2_v is a kind of sd_v2
+        version = fitting[0] if len(fitting) == 1 else ""
+    return found.metadata | {"ss_base_model_version": version}
 
 
-def body(path: Path, told: Mapping[str, str], gallery: bool) -> str:
-    """The text under the fields: what the style is, how it is used, who made it and with whose leave."""
-    trigger = metadata.trigger_of(told)
-    title = told.get("modelspec.title") or told.get("ss_output_name") or path.stem
-    parts = [f"# {plain(title)}", "<Gallery />" if gallery else "", plain(told.get("modelspec.description", "")),
-             plain(told.get("sdlora_note", "")), "## Trigger words" if trigger else "",
+def body(path: Path, about: Mapping[str, str], gallery: bool) -> str:
+    """Return the text under the fields: what the LoRA is, how it is used, who made it, licence and consent."""
+    trigger = metadata.trigger_of(about)
+    title = about.get("modelspec.title") or about.get("ss_output_name") or path.stem
+    parts = [f"# {plain(title)}", "<Gallery />" if gallery else "", plain(about.get("modelspec.description", "")),
+             plain(about.get("sdlora_note", "")), "## Trigger words" if trigger else "",
              f"Write `{trigger.replace('`', '')}` in the prompt." if trigger else "", "## Use", usage(path)]
     for heading, key in (("Author", "modelspec.author"), ("Licence", "modelspec.license"), ("Consent", "sdlora_consent")):
-        if told.get(key):
-            parts += [f"**{heading}:** {plain(told[key])}"]
-    if told.get("modelspec.merged_from"):
-        parts += [f"**Merged from:** {plain(told['modelspec.merged_from'])}"]
+        if about.get(key):
+            parts += [f"**{heading}:** {plain(about[key])}"]
+    if about.get("modelspec.merged_from"):
+        parts += [f"**Merged from:** {plain(about['modelspec.merged_from'])}"]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def usage(path: Path) -> str:
-    """How the file is loaded, for every program there is."""
+    """Return how the file is loaded in each program."""
     return (f"A1111, Forge, ComfyUI, InvokeAI: put `{path.name}` into the folder for LoRAs. diffusers:\n\n"
             f"```python\npipeline.load_lora_weights(\".\", weight_name=\"{path.name}\")\n```")
 
 
 def plain(text: str) -> str:
-    """Text from a file as Markdown that is only text: no headings, links, pictures or HTML."""
+    """Escape text from a file so that Markdown shows it as it is: no headings, links, pictures or HTML."""
     text = storage.clean_text(text, 2000)
-    for letter in "\\`*_[]<>#|!":
-        text = text.replace(letter, f"&#{ord(letter)};" if letter in "<>" else f"\\{letter}")
+    for character in "\\`*_[]<>#|!":
+        text = text.replace(character, f"&#{ord(character)};" if character in "<>" else f"\\{character}")
     return text
 
 
 def pack(path: Path, out: Path, pictures: Sequence[Picture] = (), base_model: str = "") -> Path:
-    """One zip: the LoRA, name.json and name.png for the programs that show cards, README.md, and the pictures.
+    """Write one zip: the LoRA, name.json and name.png for the programs that show cards, README.md, and the pictures.
 
     The cover is the first that is a PNG. Metadata goes out as it is: strip it first. Raises UserError.
     """
     path, out = Path(path), Path(out)
     parts = {path.name: path.read_bytes(), "README.md": model_card(path, pictures, base_model).encode(),
-             f"{path.stem}.json": metadata.sidecar(told_by(path))}
+             f"{path.stem}.json": metadata.sidecar(checked_metadata(path))}
     for number, (file, _) in enumerate(pictures):
         parts[f"images/{number:02d}{file.suffix.lower()}"] = read_picture(file)
     cover = next((parts[name] for name in sorted(parts) if parts[name].startswith(metadata.PNG)), None)
@@ -99,7 +99,7 @@ def pack(path: Path, out: Path, pictures: Sequence[Picture] = (), base_model: st
 
 
 def read_picture(file: Path) -> bytes:
-    """The bytes of a picture to go along. Raises UserError when there is none."""
+    """Return the bytes of a picture for the zip. Raises UserError."""
     if file.suffix.lower() not in {".png", ".jpg", ".jpeg", ".webp"}:
         raise UserError(f"{file.name} is no picture that can go along.", "Give PNG, JPEG or WebP files.")
     try:
@@ -109,7 +109,7 @@ def read_picture(file: Path) -> bytes:
 
 
 def zipped(target: Path, parts: Mapping[str, bytes]) -> None:
-    """A zip of these parts; nothing is compressed that is compressed already."""
+    """Write a zip of these parts. Pictures are compressed already and stored as they are."""
     with zipfile.ZipFile(target, "w") as archive:
         archive.comment = MADE_BY
         for name, content in sorted(parts.items()):

@@ -1,4 +1,4 @@
-"""Files of cloneofsimo's trainer: built by the table of lora-files.md 2.5, checked by widths alone."""
+"""Files of cloneofsimo's trainer: built by hand, checked by widths alone."""
 
 import json
 

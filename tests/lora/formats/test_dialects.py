@@ -1,4 +1,4 @@
-"""Every spelling of lora-files.md 2.2-2.4, and diffusers' own converter as the judge of block names."""
+"""Every spelling, and diffusers' own converter as the judge of block names."""
 
 from types import SimpleNamespace
 
@@ -11,7 +11,6 @@ from diffusers.loaders.lora_conversion_utils import (
 
 from sdlora.families import FAMILIES
 from sdlora.lora.formats.dialects import diffusers_name, kohya_name, parse_names, unflatten
-from sdlora.lora.formats.ldm_names import from_ldm, to_ldm
 from sdlora.lora.formats.module_tables import family_table
 
 BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0"
@@ -167,13 +166,6 @@ def test_every_module_of_every_family_survives_writing_and_reading(family):
     for path in family_table(family):
         assert list(parse_names([kohya_name(path, family) + ".alpha"]).modules) == [path]
         assert list(parse_names([diffusers_name(path) + ".lora_A.weight"]).modules) == [path]
-
-
-def test_sgm_names_go_both_ways_for_all_of_sdxl():
-    paths = [path for path in family_table("sdxl") if ":" not in path]
-    assert len({to_ldm(path) for path in paths}) == len(paths)
-    assert all(from_ldm(to_ldm(path)) == path for path in paths)
-    assert from_ldm("output_blocks.2.1.conv") == "up_blocks.0.upsamplers.0.conv"  # SD 1.x has no attention there
 
 
 def test_kohya_names_of_sdxl_mean_to_diffusers_what_they_mean_to_us():

@@ -1,4 +1,4 @@
-"""Files made to hurt (reliability.md 8.4): each is refused by a sentence, nothing hangs, nothing is unpickled."""
+"""Files made to hurt: each is refused by a sentence, nothing hangs, nothing is unpickled."""
 
 import json
 import time

@@ -133,7 +133,7 @@ def test_a_strange_configuration_beside_it_never_fails(tmp_path, text):
 
 
 def test_uneven_alphas_and_ranks_stay_apart(tmp_path):
-    """What diffusers mis-scales (lora-files.md 2.7): attention layers whose alpha is not the most common one."""
+    """What diffusers mis-scales: attention layers whose alpha is not the most common one."""
     tensors = {}
     for number, (path, (down, up)) in enumerate(PAIRS["sd1"].items(), start=1):
         rank = 1 + number % RANK

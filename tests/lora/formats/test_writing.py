@@ -208,7 +208,7 @@ def test_a_kind_without_a_name_is_a_sentence(tmp_path):
         writing.write(tmp_path / "a.safetensors", {SQUARE: odd}, {}, family="mini")
 
 
-NAMES = {  # what A1111, ComfyUI, InvokeAI and kohya's own tools all read (lora-files.md 2.3, 2.4, 2.8)
+NAMES = {  # what A1111, ComfyUI, InvokeAI and kohya's own tools all read
     "sd1": {"down_blocks.0.attentions.0.proj_in": "lora_unet_down_blocks_0_attentions_0_proj_in",
             "mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0":
                 "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_out_0",
