@@ -30,6 +30,13 @@ UNPICKLED_BY_OTHERS = {"copyreg", "collections", "builtins", "numpy", "hypothesi
 sys.addaudithook(no_network_no_pickle)
 
 
+def pytest_collection_modifyitems(items):
+    """Keep each file in one worker of pytest-xdist, and all that drives a browser in one: a page beside another is slow."""
+    for item in items:
+        browser = item.get_closest_marker("browser") is not None
+        item.add_marker(pytest.mark.xdist_group("browser" if browser else str(item.path)))
+
+
 @pytest.fixture(autouse=True)
 def own_home(tmp_path, monkeypatch):
     """SDLORA_HOME is a fresh folder for each test."""
