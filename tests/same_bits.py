@@ -91,13 +91,15 @@ def made_of(file: Path) -> object:
 
 def outcome(checkout: Path, folder: Path) -> dict[str, object]:
     """Run every command of a checkout in `folder`; return exit codes, printed lines and files by name."""
-    environment = os.environ | {"PYTHONPATH": str(checkout), "SDLORA_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"}
     pictures = ROOT / "assets" / "examples"
     picture = next(iter(sorted((pictures / "woodcut").glob("*.jpg")) + sorted((pictures / "woodcut").glob("*.png")))).name
     found: dict[str, object] = {}
     for name, line in COMMANDS.items():
         words = [word.strip("'") for word in re.findall(r"'[^']*'|\S+", line.format(pictures=pictures, picture=picture))]
         command = [sys.executable, "-m", "sdlora", *words]
+        # a data folder for each: how many samples there is time for follows from speeds that were measured before
+        home = folder / "home" / name.replace(" ", "-")
+        environment = os.environ | {"PYTHONPATH": str(checkout), "SDLORA_HOME": str(home), "HF_HUB_OFFLINE": "1"}
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         printed = [steady(json.loads(one)) for one in done.stdout.split("\n") if one.startswith("{")]
         found[f"{name}: exit code"] = done.returncode
@@ -109,8 +111,8 @@ def outcome(checkout: Path, folder: Path) -> dict[str, object]:
     for file in files:
         if "home" not in file.relative_to(folder).parts:
             found[str(file.relative_to(folder))] = made_of(file)
-    for file in sorted((folder / "home" / "runs").rglob("samples/*.png")):
-        found["sample of " + str(file.relative_to(folder / "home" / "runs")).split("/", 1)[1] + f" {len(found)}"] = made_of(file)
+    for file in sorted((folder / "home").glob("*/runs/*/samples/*.png")):
+        found[f"{file.relative_to(folder / 'home').parts[0]}: sample {file.name}"] = made_of(file)
     return found
 
 
