@@ -30,6 +30,7 @@ UNPICKLED_BY_OTHERS = {"copyreg", "collections", "builtins", "numpy", "hypothesi
 sys.addaudithook(no_network_no_pickle)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     """Keep each file in one worker of pytest-xdist, and all that drives a browser in one: a page beside another is slow."""
     for item in items:

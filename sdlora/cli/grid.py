@@ -130,7 +130,7 @@ def chosen(text: str) -> list[tuple[str, LoraChoice | None]]:
 
 
 def points(text: str) -> list[tuple[str, LoraChoice | None]]:
-    """`RUN` (all its saved points) or `RUN:STEP` -> [(label, choice)]; a run is its folder or its id; "none" is the base."""
+    """`RUN` (all its checkpoints) or `RUN:STEP` -> [(label, choice)]; a run is its folder or its id; "none" is the base."""
     if text.lower() in NO_LORA:
         return [("base alone", None)]
     run, colon, step = text.rpartition(":")
@@ -140,7 +140,7 @@ def points(text: str) -> list[tuple[str, LoraChoice | None]]:
     there = checkpoint_steps(folder)
     wanted = [int(step)] if step else there
     if not wanted or not set(wanted) <= set(there):
-        raise UserError(f"{run} has no saved point{f' at step {step}' if step else ''}.",
+        raise UserError(f"{run} has no checkpoint{f' at step {step}' if step else ''}.",
                         f"It has: {', '.join(map(str, there))}." if there else "Give the folder of a run, or its id.")
     return [(f"step {number}", make(LoraChoice, {"file": str(checkpoint_folder(folder, number) / LORA)})) for number in wanted]
 

@@ -184,6 +184,7 @@ def share(
     """Pack a LoRA with its card, its sidecars and pictures; private metadata is left out."""
     from sdlora.dataset.picture import open_picture
     from sdlora.lora.formats import layout, metadata
+    from sdlora.lora.formats.header import NAN
     from sdlora.lora.formats.writing import rewrite
     from sdlora.lora.tools import card
     from sdlora.lora.tools.report import summary
@@ -191,7 +192,7 @@ def share(
     check_out(out, [file, *(picture or [])], ".zip")
     facts: dict[str, Any] = summary(file)
     if facts["burnt"]:
-        raise UserError(f"{file.name} is a burnt style: {facts['burnt'][0]} holds values that are no numbers.",
+        raise UserError(f"{file.name} is broken: {NAN.format(module=facts['burnt'][0])}",
                         "Share an earlier checkpoint of it.")
     old = layout.standalone_metadata(file)
     hidden = metadata.private(old)

@@ -22,7 +22,7 @@ from sdlora.storage import clean_text
 MAX_VALUES, MAX_CELLS = 64, 400
 # What an axis may vary, in the order in which it is applied: (type of its values, the name A1111's X/Y/Z plot has for it or ours)
 KINDS: dict[str, tuple[type, str]] = {
-    "pairs": (str, "Base and LoRA"), "lora": (str, "LoRA"), "point": (str, "Saved point"), "strength": (float, "LoRA strength"),
+    "pairs": (str, "Base and LoRA"), "lora": (str, "LoRA"), "point": (str, "Checkpoint"), "strength": (float, "LoRA strength"),
     "text": (float, "LoRA text strength"), "blocks": (str, "LoRA blocks"), "start": (float, "LoRA start"),
     "end": (float, "LoRA end"), "method": (str, "LoRA method"), "prompt": (str, "Prompt"), "negative": (str, "Negative prompt"),
     "replace": (str, "Prompt S/R"), "seed": (int, "Seed"), "steps": (int, "Steps"), "guidance": (float, "CFG Scale"),

@@ -39,7 +39,7 @@ MIGRATIONS = [
     """,
     "ALTER TABLE jobs ADD COLUMN claimed REAL NOT NULL DEFAULT 0;",
     "ALTER TABLE jobs ADD COLUMN again INTEGER NOT NULL DEFAULT 0;",
-    # questions as jobs of their own kinds; a CHECK cannot be altered, so the table is built anew
+    # questions as jobs of their own kinds; a CHECK cannot be altered, so the table is rebuilt
     """
     CREATE TABLE new_jobs (
         id INTEGER PRIMARY KEY,

@@ -22,7 +22,7 @@ from sdlora.library.folders import OWN, find_folder, forget_folder, write_note
 from sdlora.library.scan import file_hashes, forget_rows, refresh
 from sdlora.library.search import LoraEntry, find, select
 from sdlora.lora.formats import layout
-from sdlora.lora.formats.header import header, refuse_size
+from sdlora.lora.formats.header import NAN, header, refuse_size
 from sdlora.lora.formats.writing import rewrite
 from sdlora.lora.tools.report import summary
 from sdlora.storage import MAX_NAME, clean_text, confine, data_folder, home, read_json, slug, write_atomic, write_json
@@ -46,7 +46,7 @@ def add(path: Path, name: str = "") -> LoraEntry:
     refuse_size(path.name, size)
     report = summary(path)
     if report["burnt"]:
-        raise UserError(f"{path.name} is a burnt style: {report['burnt'][0]} holds values that are no numbers.",
+        raise UserError(f"{path.name} is broken: {NAN.format(module=report['burnt'][0])}",
                         "Use an earlier checkpoint of it, or ask its author.")
     if not report["matched"]:
         raise UserError(f"{path.name} was made for another kind of base model.", "Choose one for Stable Diffusion.")

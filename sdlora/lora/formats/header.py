@@ -35,6 +35,7 @@ MAGIC = {b"\x1f\x8b": "a gzip archive", b"7z\xbc\xaf\x27\x1c": "a 7z archive", b
          b"RIFF": "a picture or sound", b"%PDF": "a PDF"}
 NOT_A_LORA = ", not a LoRA."
 AGAIN = "Download or export it again."
+NAN = "{module} holds values that are not numbers (NaN or infinite)."
 CONVERT = ("Ask for the .safetensors version, or make one, which reads numbers only and runs nothing: python -c \"import torch, "
            "safetensors.torch as s; w = torch.load('{name}', weights_only=True); s.save_file(w.get('state_dict', w), "
            "'{stem}.safetensors')\"")

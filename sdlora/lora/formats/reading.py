@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdlora.errors import UserError
-from sdlora.lora.formats.header import TORCH_NAMES, Header
+from sdlora.lora.formats.header import NAN, TORCH_NAMES, Header
 from sdlora.lora.formats.layout import Module, open_lora
 from sdlora.lora.math.blocks import part_of
 
@@ -46,8 +46,8 @@ def read(path: Path) -> LoraFile:
     adapters = adapters_of(found, data, plan.modules)
     for module, adapter in adapters.items():
         if not all(is_finite(value) for value in adapter.tensors.values()):
-            raise UserError(f"{path.name} is a burnt style: {module} holds values that are no numbers.",
-                            "Use an earlier saved point of it, or ask its author.")
+            raise UserError(f"{path.name} is broken: {NAN.format(module=module)}",
+                            "Use an earlier checkpoint of it, or ask its author.")
     return LoraFile(adapters, found.metadata, plan.dialect, plan.families, plan.notes)
 
 

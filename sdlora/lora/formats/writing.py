@@ -54,7 +54,7 @@ def write(path: Path, adapters: "Adapters", metadata: dict[str, str], *, dialect
     for name, value in tensors.items():
         if value.is_floating_point() and not torch.isfinite(value.float()).all():
             raise UserError(f"{Path(path).name} was not written: {name} does not fit the number format {dtype}.",
-                            "Save it as bf16 or fp32, or use an earlier saved point.")
+                            "Save it as bf16 or fp32, or use an earlier checkpoint.")
     return storage.write_atomic(Path(path), serialized(tensors, without_hashes({"format": "pt"} | metadata | config)))
 
 

@@ -200,8 +200,8 @@ def weight_finder(weights: Weights) -> WeightOf:
 def alpha_sentence(way: str, modules: int, expanded: int) -> str:
     """Return what became of the tensors. expanded: how many modules are of a kind that the form has no place for."""
     if expanded == modules:
-        return "all are written anew as up x down"
-    return f"{expanded} are written anew as up x down; of the others {ALPHA[way]}" if expanded else ALPHA[way]
+        return "all are rewritten as up x down"
+    return f"{expanded} are rewritten as up x down; of the others {ALPHA[way]}" if expanded else ALPHA[way]
 
 
 def difference(before: LoraFile, after: LoraFile, paths: Sequence[str], shapes: Shapes, weight_of: WeightOf) -> float:

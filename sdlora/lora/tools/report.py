@@ -13,7 +13,7 @@ import numpy as np
 from sdlora import storage
 from sdlora.errors import UserError
 from sdlora.families import WIDTHS, family_title
-from sdlora.lora.formats.header import Header, array, header
+from sdlora.lora.formats.header import NAN, Header, array, header
 from sdlora.lora.formats.layout import Layout, matching, open_lora
 from sdlora.lora.formats.module_tables import Table, family_table, folder_table
 
@@ -162,7 +162,7 @@ def problems(plan: Layout, fitting: list[str], table: Table, nan: list[str]) -> 
         odd = next(name for name in plan.modules if name not in set(fitting))
         found.append(f"{len(plan.modules) - len(fitting)} of {len(plan.modules)} modules do not fit this base ({odd}).")
     if nan:
-        found.append(f"It is a burnt style: {nan[0]} holds values that are no numbers.")
+        found.append(f"It is broken: {NAN.format(module=nan[0])}")
     return found
 
 

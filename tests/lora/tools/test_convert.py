@@ -76,10 +76,10 @@ def test_every_kind_survives_a_kohya_file_and_its_report_is_honest(tmp_path):
 def test_a_report_calls_nothing_a_copy_that_was_approximated(tmp_path):
     mixed = made(tmp_path, {LINEAR: "lora", SQUARE: "oft"})
     report = convert.convert_file(mixed, tmp_path / "b.safetensors", "diffusers", weights=WEIGHTS)
-    assert report["alpha"].startswith("1 are written anew") and report["difference"] is not None
+    assert report["alpha"].startswith("1 are rewritten") and report["difference"] is not None
     alone = made(tmp_path, {SQUARE: "oft"})
     report = convert.convert_file(alone, tmp_path / "b.safetensors", "diffusers", weights=WEIGHTS)
-    assert report["alpha"] == "all are written anew as up x down" and report["difference"] is None
+    assert report["alpha"] == "all are rewritten as up x down" and report["difference"] is None
 
 
 def test_a_rounded_file_says_how_far_it_is_off(tmp_path):

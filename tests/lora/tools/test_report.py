@@ -95,7 +95,7 @@ def test_burnt_values_are_told_and_not_hidden(tmp_path):
     save_file({f"{flat(path)}.lora_{role}.weight": value for path, adapter in made.items()
                for role, value in adapter.tensors.items()}, tmp_path / "a.safetensors")
     found = report.inspect(tmp_path / "a.safetensors")
-    assert found["burnt"] == [PATHS[1]] and any("burnt style" in problem for problem in found["problems"])
+    assert found["burnt"] == [PATHS[1]] and any("It is broken" in problem for problem in found["problems"])
     assert found["push"] > 0
 
 
