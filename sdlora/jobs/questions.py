@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cachetools import LRUCache
+
 from sdlora.config import LoraChoice, make
 from sdlora.errors import UserError
 from sdlora.jobs.execute import log_bug
@@ -31,7 +33,7 @@ MOST_WAITING = 200
 KEPT_SECONDS = 86400
 MOST_CRASHES = 2
 MOST_MEASURED = 4
-MEASURED: "dict[tuple, tuple[list, Measured]]" = {}
+MEASURED: "LRUCache[tuple, tuple[list, Measured]]" = LRUCache(MOST_MEASURED)
 Load = Callable[[str, str], "Base"]  # (spec, device) -> the base, loaded once
 
 
@@ -167,8 +169,6 @@ def measured(base: "Base", ingredients: "list[Ingredient]") -> "Measured":
         pristine = {path: session_of(base).applied.pristine(path) for adapters in loras for path in adapters}
         # the LoRAs are kept too, so that no other one gets their ids
         MEASURED[key] = loras, measure(loras, {path: weight for path, weight in pristine.items() if weight is not None})
-        while len(MEASURED) > MOST_MEASURED:
-            del MEASURED[next(iter(MEASURED))]
     return MEASURED[key][1]
 
 
