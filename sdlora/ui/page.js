@@ -226,5 +226,11 @@
       make("dl", {}, ...(data.rows || []).flatMap(([name, value]) => [make("dt", { textContent: name }), make("dd", { textContent: value })]))] : []));
   };
 
+  // Gradio ends its connection when the page is left. A link that downloads must not look like that: what is under way would be lost.
+  document.addEventListener("click", ({ target }) => {
+    const link = target.closest?.('a[href*="sdlora/file/"]');
+    if (link) link.download = "";
+  }, true);
+
   window.sdlora = { state, captions, notes, progress, pill, strip, drawn, runs, facts, kit: { make, button, root, look } };
 })();

@@ -112,10 +112,13 @@ def download_both(page: Page, tmp_path: Path) -> tuple[Path, Path]:
 
 
 def download(page: Page, selector: str, folder: Path) -> Path:
+    """Download by a click that must not count as leaving the page: Gradio would end its connection."""
+    page.evaluate("addEventListener('beforeunload', () => { window.left = true })")
     with page.expect_download() as waiting:
         page.locator(selector).click()
     target = folder / waiting.value.suggested_filename
     waiting.value.save_as(target)
+    assert not page.evaluate("window.left")
     return target
 
 

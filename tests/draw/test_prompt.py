@@ -102,7 +102,7 @@ def test_nothing_of_a_long_prompt_is_lost(mini):
 
 @pytest.mark.parametrize("prompt, said", [
     ("(red:11) house", "weight 11"), ("(red:-1)", "weight -1"), ("(red:1.2.3)", "no weight"), ("(" * 99 + "red", "weight"),
-    ("cat " * 400, "too long: 400 tokens"), ("(a" * 9999, "too long: 19998 letters"), ("[a] b " * 76, "more than 75 words")])
+    ("cat " * 400, "too long: 400 tokens"), ("(a" * 9999, "too long: 19998 characters"), ("[a] b " * 76, "more than 75 words")])
 def test_what_cannot_be_read_is_a_sentence(mini, prompt, said):
     with pytest.raises(UserError, match=said):
         encode(mini, prompt)

@@ -73,7 +73,7 @@ def test_a_worker_that_cannot_be_started_hides_no_progress_and_is_reported_at_ev
 
     monkeypatch.setattr("sdlora.jobs.worker.kept_at", [-10.0])
     monkeypatch.setattr("sdlora.jobs.worker.started", [])
-    monkeypatch.setattr("sdlora.storage.subprocess.Popen", no_process)
+    monkeypatch.setattr("sdlora.processes.subprocess.Popen", no_process)
     before = run_view.progress(runs.view(folder.name))
     for _ in range(3):
         shown = run_view.live_progress(folder.name)["progress"]
