@@ -45,7 +45,7 @@ def _stained_glass(image: Image.Image, rng: Random) -> Image.Image:
     knots = [
         [((c - 0.8 + 0.5 * (r % 2) + rng.uniform(-0.2, 0.2)) * pitch, (r - 0.8 + rng.uniform(-0.2, 0.2)) * pitch)
          for c in range(count)] for r in range(count)
-    ]  # fmt: skip
+    ]
     for r in range(count - 1):
         for c in range(count - 1):
             a, b, down = knots[r][c], knots[r][c + 1], knots[r + 1][c + r % 2 if c + r % 2 < count else c]
@@ -109,7 +109,7 @@ SETS = (
             line=CHALK, line_px=4.4, finish=_blueprint,
         ),
     ),
-)  # fmt: skip
+)
 
 # The same content in all sets, so that a LoRA learns the style: things, setting, time.
 CONTENT = (

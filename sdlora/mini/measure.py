@@ -73,7 +73,7 @@ def labels(scenes: list[Scene]) -> dict[str, Tensor]:
     words_of = {
         "object": [s.things[0].name for s in scenes], "colour": [s.things[0].colour for s in scenes],
         "setting": [s.setting for s in scenes], "time": [s.time for s in scenes], "style": [s.style for s in scenes],
-    }  # fmt: skip
+    }
     return {name: torch.tensor([HEADS[name].index(word) for word in words]) for name, words in words_of.items()}
 
 

@@ -105,29 +105,29 @@ def fresh(shape: Shape = Shape()) -> Networks:
     blocks: dict[str, Any] = {  # diffusers annotates them as tuples of one
         "down_block_types": ("DownEncoderBlock2D",) * levels, "up_block_types": ("UpDecoderBlock2D",) * levels,
         "block_out_channels": shape.vae_channels,
-    }  # fmt: skip
+    }
     vae = AutoencoderKL(
         latent_channels=shape.latent_channels, layers_per_block=1, norm_num_groups=min(8, shape.norm_groups),
         sample_size=shape.size_px, mid_block_add_attention=False, **blocks,
-    )  # fmt: skip
+    )
     text = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer), hidden_size=shape.text_width, intermediate_size=3 * shape.text_width,
             num_hidden_layers=shape.text_layers, num_attention_heads=4, max_position_embeddings=MAX_TOKENS,
             bos_token_id=0, eos_token_id=1, pad_token_id=1,
         )
-    )  # fmt: skip
+    )
     levels = len(shape.unet_channels)
     blocks = {
         "down_block_types": ("CrossAttnDownBlock2D",) * levels, "up_block_types": ("CrossAttnUpBlock2D",) * levels,
         "block_out_channels": shape.unet_channels,
         "attention_head_dim": tuple(max(1, c // shape.head_size) for c in shape.unet_channels),
-    }  # fmt: skip
+    }
     unet = UNet2DConditionModel(
         sample_size=shape.size_px // 8, in_channels=shape.latent_channels, out_channels=shape.latent_channels,
         layers_per_block=1, cross_attention_dim=shape.text_width, norm_num_groups=shape.norm_groups,
         addition_embed_type="text", addition_embed_type_num_heads=4, **blocks,
-    )  # fmt: skip
+    )
     _zero_pooled_text(unet)
     return Networks(vae, tokenizer, text, unet)
 
@@ -161,7 +161,7 @@ def save_networks(networks: Networks, folder: Path, dtype: torch.dtype = torch.f
     parts: dict[str, Any] = {  # of types that diffusers annotates too narrowly
         "vae": _copy(networks.vae, dtype), "text_encoder": _copy(networks.text, dtype), "unet": _copy(networks.unet, dtype),
         "scheduler": schedule(), "safety_checker": None, "feature_extractor": None,
-    }  # fmt: skip
+    }
     StableDiffusionPipeline(tokenizer=networks.tokenizer, requires_safety_checker=False, **parts).save_pretrained(folder)
 
 

@@ -173,4 +173,4 @@ DRAW_OBJECT = {
     "house": house, "tree": tree, "pine tree": pine_tree, "lighthouse": lighthouse, "fish": fish, "boat": boat,
     "flower": flower, "mountain": mountain, "balloon": balloon, "cup": cup, "castle": castle, "face": face,
     "car": car, "bird": bird, "cat": cat, "vase": vase,
-}  # fmt: skip
+}

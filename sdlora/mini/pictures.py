@@ -232,4 +232,4 @@ def inverted(source: Image.Image, rng: Random) -> Image.Image:
 
 KINDS: tuple[Callable[[Image.Image, Random], Image.Image], ...] = (
     stripes, dots, cells, strokes, hatching, posters, exposure, exposure,
-)  # fmt: skip
+)

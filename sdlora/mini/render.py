@@ -22,7 +22,7 @@ RGB = {
     "red": (218, 38, 38), "green": (40, 150, 56), "blue": (40, 84, 214), "yellow": (250, 212, 36),
     "pink": (250, 134, 184), "purple": (132, 52, 176), "black": (32, 30, 36), "orange": (246, 132, 24),
     "white": (248, 248, 248), "brown": (124, 76, 40), "teal": (22, 160, 160),
-}  # fmt: skip
+}
 CENTRES = (0.27, 0.50, 0.73)
 SIZES = (0.42, 0.62, 0.76)
 SIZE_OF_TWO = 0.46
@@ -150,7 +150,7 @@ def snowy_field(pen: Pen, rng: Random) -> None:
 
 DRAW_GROUND = {
     "meadow": meadow, "sea": sea, "city": city, "hills": hills, "desert": desert, "snowy field": snowy_field,
-}  # fmt: skip
+}
 
 
 def no_finish(image: Image.Image, rng: Random) -> Image.Image:

@@ -12,15 +12,15 @@ from random import Random
 OBJECTS = (
     "house", "tree", "pine tree", "lighthouse", "fish", "boat", "flower", "mountain",
     "balloon", "cup", "castle", "face", "car", "bird", "cat", "vase",
-)  # fmt: skip
+)
 COLOURS = (
     "red", "green", "blue", "yellow", "pink", "purple", "black", "orange", "white", "brown", "teal",
-)  # fmt: skip
+)
 SETTINGS = ("meadow", "sea", "city", "hills", "desert", "snowy field")
 TIMES = ("in daylight", "at sunset", "at night", "at dawn")
 STYLES = (
     "flat illustration", "ink outline cartoon", "soft painting", "pencil sketch", "watercolor",
-)  # fmt: skip
+)
 PLACES = ("on the left", "in the centre", "on the right")
 SIZES = ("small", "", "large")
 

@@ -80,7 +80,7 @@ def gallery(drawn: gr.HTML) -> tuple[shelf.Shelf, blend.Form, grid.Grid]:
     form.init_upload.upload(
         guarded(blend.keep_init), form.init_upload, [form.fields.init, form.init_upload], show_progress_on=form.init_upload,
         api_visibility="private",
-    )  # fmt: skip
+    )
     form.draw.click(guarded(blend.draw), fields, form.drawing.outputs, **ACTION)
     prompt.submit(guarded(blend.draw), fields, form.drawing.outputs, **ACTION)
     drawing.connect(form.drawing, blend.finished, [form.slider, form.results, form.zip, drawn])

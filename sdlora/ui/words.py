@@ -97,7 +97,7 @@ SETTING_LABELS = {
     "rank": "Network rank", "alpha": "Network alpha", "warmup_steps": "Warm-up steps", "schedule": "Learning rate schedule",
     "clip_norm": "Max gradient norm", "min_snr_gamma": "Min SNR gamma", "sample_guidance": "Sample CFG scale",
     "file_dtype": "Save precision",
-}  # fmt: skip
+}
 AS_PRESET = "as the preset says"
 SEPARATED = "Separate them with |"
 NONE, FROM_CAPTIONS = "none", "made from the captions"
@@ -191,7 +191,7 @@ ALL_PLACES, PLACE_TAG, PLACE_FOLDER = "All tags and folders", "Tag: {tag}", "Fol
 SORTS = {
     "new": "Newest first", "name": "By name", "favourite": "Starred first", "kind": "By kind", "rank": "By rank",
     "size": "Largest first",
-}  # fmt: skip
+}
 KIND_RANK, MEGABYTES = "{kind} rank {rank}", "{size:.1f} MB"
 NO_LORAS = "No LoRA here yet. A finished training puts its file here; you can also add one."
 READING_SHELF = "Reading the LoRA files: {unread} of {files} are still to be opened."
@@ -208,7 +208,7 @@ SHELF = {
     "choose": "Choose", "details": "Details", "download": DOWNLOAD, "remove": "Delete", "undo": "Bring it back", "star": "Star",
     "close": "Close", "reading": "Reading the file …", "writing": "Writing the file …", "save": "Save", "saved": "saved",
     "unsaved": NO_REPLY,
-}  # fmt: skip
+}
 
 # gallery: the report of a file
 REPORT_BARS = "How much it changes each block"
@@ -237,11 +237,11 @@ MIXER = {
     "suggested": "Use the suggested strengths",
     "unsaved": NO_REPLY, "writing": "Writing the file …", "save_name": "Name of the blend",
     "save_size": "Size of the file", "save_blend": "Save this blend as a LoRA",
-}  # fmt: skip
+}
 SAVE_WAYS = {
     "concat": "exact, full size", "svd 64": "small (rank 64)", "svd 32": "small (rank 32)", "svd 16": "small (rank 16)",
     "svd 8": "tiny (rank 8)", "ties 32": "experiment: TIES", "dare 32": "experiment: DARE",
-}  # fmt: skip
+}
 SAVED_BLEND = "“{name}” is in the gallery, with {energy} of the blend in it."
 SAVED_AS_SUM = "A file is the sum of its LoRAs: it cannot switch or average as the mixer does now, so its pictures will differ."
 CHANGE, TOGETHER = "change {change}", "Together they change the base model by {change}."
@@ -276,7 +276,7 @@ INPAINT = {
     "alt": "The picture to start from",
     "paint": "Paint over what is to be redrawn (inpaint); leave it clean to redraw all of it.",
     "brush": "Brush", "clear": "Clear the paint", "remove": "Start from noise",
-}  # fmt: skip
+}
 LOAD, LOAD_DROP = "Use the settings of a picture", "Drop a picture that was drawn here, in A1111, ComfyUI, InvokeAI, …"
 LOADED = "Settings loaded, {count} LoRAs in the mixer."
 
@@ -291,11 +291,11 @@ AXES = {
     "strength": "LoRA strength", "seed": "Seed", "prompt": "Prompt", "replace": "Prompt S/R (a word of it)", "lora": "LoRA",
     "point": "Checkpoint of a training", "blocks": "Block weights", "sampler": "Sampler", "steps": "Steps",
     "guidance": "CFG scale", "method": "How LoRAs are combined", "text": "Text encoder strength",
-}  # fmt: skip
+}
 AXIS_BEGIN = {
     "strength": "0, 0.4, 0.7, 1, 1.3", "seed": "1-4", "blocks": "all | style only | content only", "steps": "10, 20, 30",
     "sampler": "DPM++ 2M Karras | Euler | Euler a", "guidance": "2, 5, 8", "method": "sum | switch | composite",
     "text": "0, 0.5, 1",
-}  # fmt: skip
+}
 NO_LORA = {"none", "base", "–", "-"}
 NO_SUCH_RUN, AT_STEP = "There is no training called “{name}” with checkpoints.", "step {step}"

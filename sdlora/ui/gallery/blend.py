@@ -107,7 +107,7 @@ def layout(rows: gr.HTML, method: gr.Dropdown, switch_every: gr.Slider) -> Form:
     fields = FormValues(
         rows, prompt, count, seed, base, with_base, method, switch_every, negative, sampler, steps, guidance, width, height,
         init, init_strength,
-    )  # fmt: skip
+    )
     return Form(fields, init_upload, button, made, slider, results, pack)
 
 
