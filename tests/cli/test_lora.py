@@ -10,14 +10,13 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import load_file, save_file
 
-from sdlora.base import catalog
 from sdlora.cli.lora import BAR_LENGTH
 from sdlora.errors import UserError
 from sdlora.lora.formats import reading, writing
 from sdlora.lora.formats.header import header
 from sdlora.lora.formats.module_tables import family_table
 from tests.lora.formats.test_reading import PATHS, style
-from tests.lora.formats.test_writing import CONV, LINEAR, SQUARE, TEXT, adapter
+from tests.lora.formats.test_writing import CONV, LINEAR, TEXT, adapter
 from tests.lora.tools.test_convert import peft
 from tests.tiny import write_base
 
@@ -112,18 +111,6 @@ def test_the_form_stays_where_none_is_named(run, lora, tmp_path):
 def test_a_limit_of_nothing_is_refused(run, lora, tmp_path, option):
     with pytest.raises(UserError, match="got 0"):
         run("convert", lora, option, 0, "--out", tmp_path / "b.safetensors")
-
-
-def test_a_base_is_used_where_it_is_needed(run, tmp_path):
-    path = writing.write(tmp_path / "d.safetensors", {SQUARE: adapter("oft", SQUARE)}, {}, dtype="fp32", family="mini")
-    with pytest.raises(UserError, match="--base"):
-        run("convert", path, "--to", "diffusers", "--out", tmp_path / "e.safetensors")
-    words = ("convert", path, "--to", "diffusers", "--base", "mini", "--rank", 8, "--out", tmp_path / "e.safetensors")
-    told = json.loads(run(*words, "--json").stdout)
-    ours = writing.rewrite(path, path, {"sdlora_base_identity": catalog.identity(catalog.resolve("mini"))})
-    again = json.loads(run("convert", ours, "--plain", "--rank", 8, "--out", tmp_path / "e.safetensors", "--json").stdout)
-    assert again["approximated"] == told["approximated"]       # a LoRA of this very mini needs no --base
-    assert 0.1 < told["approximated"][SQUARE] < 1 and reading.read(tmp_path / "e.safetensors").adapters[SQUARE].rank == 8
 
 
 def test_resize_says_sizes_and_energy(run, lora, tmp_path):

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from sdlora.cli import main
-from sdlora.cli.progress import bars, plain_console
 from tests.library.test_lora_tags import lora
 
 ROOT = Path(__file__).parents[2]
@@ -126,14 +125,6 @@ def test_an_argument_that_is_no_text_gets_a_sentence(tmp_path):
     done = subprocess.run([sys.executable.encode(), b"-m", b"sdlora", b"check", b"caf\xe9"], capture_output=True, check=False,
                           env=os.environ | {"SDLORA_HOME": str(tmp_path)}, cwd=ROOT)
     assert done.returncode == 2 and b"caf\xef\xbf\xbd is not UTF-8" in done.stderr and b"Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize("said", [":cat:", "[bold]x[/bold]", "[red]", "a:dog:b [/]"])
-def test_the_artists_words_are_shown_as_they_are(capsys, said):
-    plain_console().print(said)
-    with bars() as progress:
-        progress.console.print(f"/tmp/{said}", soft_wrap=True)
-    assert f"{said}\n" in (out := capsys.readouterr().out) and f"/tmp/{said}\n" in out
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC])

@@ -1,9 +1,9 @@
-"""Same scene, same pixels; every object is large enough."""
+"""Same scene, same pixels; the class map says where each thing is."""
 
 import pytest
 
 from sdlora.mini.render import class_map, render
-from sdlora.mini.scenes import OBJECTS, STYLES, Scene, Thing
+from sdlora.mini.scenes import OBJECTS, STYLES, Scene
 from tests.mini.test_scenes import PAIR
 
 
@@ -14,15 +14,6 @@ def test_same_scene_same_pixels(style):
     assert first.size == (64, 64) and first.mode == "RGB"
     assert first.tobytes() == again.tobytes()
     assert first.tobytes() != render(Scene(PAIR.things, "city", "at night", style, 99), 64).tobytes()
-
-
-@pytest.mark.parametrize("name", OBJECTS)
-def test_every_object_is_large_where_the_class_map_says(name):
-    scene = Scene((Thing(name, "purple"),), "meadow", "in daylight", layout=1)
-    labels = class_map(scene)
-    share = sum(label == 1 + OBJECTS.index(name) for label in labels) / len(labels)
-    assert set(labels) <= {0, 1 + OBJECTS.index(name)}
-    assert share > 0.08
 
 
 def test_left_and_right_are_where_the_scene_says():
