@@ -10,8 +10,9 @@ from cachetools import LRUCache
 from torch import Tensor
 
 from sdlora.base.load import Base
-from sdlora.draw.apply import Applied, MatchReport
+from sdlora.draw.apply import Applied
 from sdlora.draw.compose import Multipliers, Scores, klora_scores
+from sdlora.draw.fit import MatchReport
 from sdlora.draw.prompt import encode
 from sdlora.lora.math.blend import Ingredient
 

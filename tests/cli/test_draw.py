@@ -3,9 +3,7 @@
 import json
 
 import pytest
-import typer
 from PIL import Image
-from typer.testing import CliRunner
 
 from sdlora import storage
 from sdlora.cli import draw
@@ -14,20 +12,6 @@ from sdlora.errors import UserError
 from sdlora.jobs.execute import DRAWING_LOCK
 from sdlora.jobs.lock import is_held
 from tests.library.test_lora_tags import lora
-
-
-@pytest.fixture
-def run():
-    app = typer.Typer()
-    app.callback()(lambda: None)
-    draw.register(app)
-
-    def call(*words):
-        result = CliRunner().invoke(app, [str(word) for word in words])
-        if result.exception and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result
-    return call
 
 
 def test_prompt_i_picture_j(run, tmp_path):

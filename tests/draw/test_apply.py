@@ -9,7 +9,8 @@ import torch
 
 from sdlora.base.load import load_base
 from sdlora.draw import apply
-from sdlora.draw.apply import BIAS, Applied, find_module
+from sdlora.draw.apply import Applied
+from sdlora.draw.fit import BIAS, find_module
 from sdlora.errors import UserError
 from sdlora.lora.math import blocks
 from sdlora.lora.math.blend import Ingredient

@@ -7,6 +7,7 @@ import pytest
 from sdlora.draw.infotext.comfy import from_comfy
 from sdlora.draw.infotext.comfy_graph import UnknownNode
 from sdlora.draw.infotext.comfy_workflow import to_graph
+from tests.draw.infotext import test_comfy
 
 
 def node(number, kind, widgets=(), links=(), **more):
@@ -42,19 +43,7 @@ LINKS = [
     [8, 4, 2, 8, 1, "VAE"],
     [9, 8, 0, 9, 0, "IMAGE"],
 ]
-FOUND = {
-    "prompt": "a red house",
-    "negative": "fog",
-    "seed": 99,
-    "steps": 20,
-    "guidance": 6.5,
-    "loras": [],
-    "width": 512,
-    "height": 768,
-    "sampler": "DPM++ 2M Karras",
-    "model": "sea",
-    "version": "ComfyUI",
-}
+FOUND = test_comfy.FOUND | {"prompt": "a red house", "seed": 99}
 
 
 def changed(*nodes, links=()):
