@@ -17,7 +17,7 @@ SPINS = {"GenuineIntel": "1000", "AuthenticAMD": "2000", "ARM": "30000"}
 
 
 def spin_count() -> str:
-    """How many spins take about 50 us on this CPU; Intel's number where nothing is known, and off Linux, which has no libgomp."""
+    """Return how many spins take about 50 us on this CPU; Intel's number where nothing is known, and where no libgomp is."""
     if sys.platform != "linux":
         return SPINS["GenuineIntel"]
     if os.uname().machine in ("aarch64", "arm64"):

@@ -183,13 +183,13 @@ def read_preset(path: Path) -> Preset:
 
 
 def presets() -> dict[str, Preset]:
-    """All presets that ship, in the order they ask for. Adding a preset is adding a file."""
+    """Return all presets that ship, in the order they ask for. Adding a preset is adding a file."""
     found = [read_preset(path) for path in shipped("presets").glob("*.toml")]
     return {preset.key: preset for preset in sorted(found, key=lambda p: (p.order, p.key))}
 
 
 def from_preset(key: str, family: str, pictures: int, **settings: Any) -> TrainConfig:
-    """The settings of preset `key` for a base family ("mini", "sd1", "sd2", "sdxl") and a number of pictures.
+    """Return the settings of preset `key` for a base family ("mini", "sd1", "sd2", "sdxl") and a number of pictures.
 
     steps = clamp(steps_per_picture x pictures, steps_min, steps_max); `settings` win over the preset.
     Unless set, save_every and sample_every divide the run into 8 parts. Raises UserError.

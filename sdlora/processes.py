@@ -15,7 +15,7 @@ SOURCE = Path(__file__).resolve().parents[1]
 
 
 def with_source(environment: Mapping[str, str]) -> dict[str, str]:
-    """A copy of the environment in which Python finds this code; installed code is found anyway."""
+    """Return a copy of the environment in which Python finds this code; installed code is found anyway."""
     if "site-packages" in SOURCE.parts:
         return dict(environment)
     return {**environment, "PYTHONPATH": os.pathsep.join(filter(None, [str(SOURCE), environment.get("PYTHONPATH")]))}

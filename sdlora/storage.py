@@ -36,7 +36,7 @@ OPEN_FLAGS = ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY")  # each where t
 
 
 def home() -> Path:
-    """The data folder: SDLORA_HOME, else the platform's folder for application data. Made when missing."""
+    """Return the data folder: SDLORA_HOME, else the platform's folder for application data. Made when missing."""
     folder = Path(os.environ.get("SDLORA_HOME") or platformdirs.user_data_dir("sdlora", appauthor=False)).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def home() -> Path:
 
 
 def data_folder(*parts: str) -> Path:
-    """A folder inside the data folder, made when missing: data_folder("runs") -> HOME/runs."""
+    """Return a folder inside the data folder, made when missing: data_folder("runs") -> HOME/runs."""
     folder = home().joinpath(*parts)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def data_folder(*parts: str) -> Path:
 
 
 def disk_error(error: OSError, path: Path) -> UserError:
-    """The UserError for an OSError while `path` is written."""
+    """Return the UserError for an OSError while `path` is written."""
     if error.errno in DISK_FULL:
         return DiskFull(f"The disk is full: {path.name} could not be written to {path.parent}.",
                         "Free some space, then try again: what was saved before is whole.")
@@ -69,7 +69,7 @@ def disk_error(error: OSError, path: Path) -> UserError:
 
 
 def sqlite_error(error: sqlite3.Error, path: Path) -> UserError | None:
-    """The same for an error of SQLite on the file `path`; None when it is not the disk's."""
+    """Return the same for an error of SQLite on the file `path`; None when it is not the disk's."""
     code = (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
     if code == sqlite3.SQLITE_FULL or (code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and has_no_room(path.parent)):
         return disk_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), path)
@@ -81,7 +81,7 @@ def sqlite_error(error: sqlite3.Error, path: Path) -> UserError | None:
 
 
 def has_no_room(folder: Path) -> bool:
-    """Whether the disk of `folder` has no room for a page of a database."""
+    """Return whether the disk of `folder` has no room for a page of a database."""
     try:
         return shutil.disk_usage(folder).free < 2**20
     except OSError:
@@ -89,7 +89,7 @@ def has_no_room(folder: Path) -> bool:
 
 
 def shipped(*parts: str) -> Path:
-    """A file or folder that comes with sdlora: shipped("presets"), shipped("assets", "mini").
+    """Return a file or folder that comes with sdlora: shipped("presets"), shipped("assets", "mini").
 
     A wheel carries them inside the package, a checkout beside it.
     """
@@ -99,7 +99,7 @@ def shipped(*parts: str) -> Path:
 
 
 def clean_text(text: str, limit: int = 2000) -> str:
-    """Text from outside as one NFC line: no control, bidi-override or surrogate characters, cut at `limit` characters.
+    """Return text from outside as one NFC line: no control, bidi-override or surrogate characters, cut at `limit` characters.
 
     The two joiners inside words stay (Persian, Hindi, emoji); text of nothing visible is "".
     """
@@ -110,7 +110,7 @@ def clean_text(text: str, limit: int = 2000) -> str:
 
 
 def slug(name: str) -> str:
-    """A name that is safe as a file name on every system: `[a-z0-9-]{1,64}`.
+    """Return a name that is safe as a file name on every system: `[a-z0-9-]{1,64}`.
 
     Names that lose characters (emoji, other scripts) get a short hash of the full name.
     """

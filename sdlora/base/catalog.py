@@ -166,7 +166,7 @@ def missing(spec: str) -> UserError:
 
 
 def check_folder(folder: Path) -> None:
-    """Raises UserError unless `folder` is a whole diffusers model: model_index.json, and every part as safetensors."""
+    """Raise UserError unless `folder` is a whole diffusers model: model_index.json, and every part as safetensors."""
     if not (folder / "model_index.json").is_file():
         raise UserError(f"{folder} is not a base model: it has no model_index.json.",
                         "Choose the folder that holds unet, vae and text_encoder.")

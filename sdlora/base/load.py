@@ -106,7 +106,7 @@ class Base:
 
     def predict(self, noisy: Tensor, timesteps: Tensor, features: dict[str, Tensor],
                 size_px: int | tuple[int, int]) -> Tensor:
-        """The UNet's output for noisy latents (n, c, h, w) at timesteps (n,) -> (n, c, h, w) in noisy's dtype.
+        """Return the UNet's output for noisy latents (n, c, h, w) at timesteps (n,) -> (n, c, h, w) in noisy's dtype.
 
         features as encode_text gives them, one row per latent. size_px: (width, height) of the picture or its side;
         SDXL gets it as original and target size, uncropped. Gradients flow.

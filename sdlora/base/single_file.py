@@ -46,7 +46,7 @@ class Opened:
 
 
 def open_parts(path: Path, family: Family, parts: Sequence[str], dtype: torch.dtype) -> Opened:
-    """The asked-for parts of a single file, in `dtype` (VAE fp32). Raises UserError when the file lacks one."""
+    """Return the asked-for parts of a single file, in `dtype` (VAE fp32). Raises UserError when the file lacks one."""
     if family.key not in TEXT:
         raise UserError(f"{path.name} is a single file of the {family.title} family, which is opened as a folder.",
                         "Give the diffusers folder instead.")
@@ -73,7 +73,7 @@ def open_parts(path: Path, family: Family, parts: Sequence[str], dtype: torch.dt
 
 
 def open_text(path: Path, kind: type, prefix: str, config: Path, dtype: torch.dtype) -> nn.Module:
-    """One CLIP text encoder. Raises ValueError when weights are missing."""
+    """Return one CLIP text encoder. Raises ValueError when weights are missing."""
     weights = read_tensors(path, prefix, "text encoder")
     if prefix.endswith("transformer."):  # some merges left out a level of the names
         inner = prefix + "text_model."
@@ -87,7 +87,7 @@ def open_text(path: Path, kind: type, prefix: str, config: Path, dtype: torch.dt
 
 
 def read_tensors(path: Path, prefix: str, part: str) -> dict[str, Tensor]:
-    """Those tensors of the file whose names start with `prefix`. Raises UserError when there are none."""
+    """Return those tensors of the file whose names start with `prefix`. Raises UserError when there are none."""
     try:
         with safe_open(path, framework="pt") as file:
             found = {key: file.get_tensor(key) for key in file.keys() if key.startswith(prefix)}  # noqa: SIM118

@@ -46,7 +46,7 @@ class Weights(Mapping[str, Tensor]):
     """{"mid_block.resnets.0.conv1.weight": tensor in the file's dtype}, read on access. `path`: the resolved base."""
 
     def __init__(self, path: Path) -> None:
-        """Raises UserError when `path` (a folder or file, as catalog.resolve returns it) is no readable base."""
+        """Raise UserError when `path` (a folder or file, as catalog.resolve returns it) is no readable base."""
         self.path = path
         self.family = catalog.read_family(path).key
         try:

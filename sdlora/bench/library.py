@@ -144,7 +144,7 @@ def free_text(name: str, family: str, rank: int, rng: random.Random) -> dict[str
 
 
 def scan(folder: Path) -> dict[str, float]:
-    """The first scan of all files."""
+    """Time the first scan of all files."""
     began = time.perf_counter()
     add_folder(folder)
     for _ in scan_library():
@@ -155,7 +155,7 @@ def scan(folder: Path) -> dict[str, float]:
 
 
 def search(began: float) -> dict[str, float]:
-    """The first page after a start of Python, then searches as an artist makes them: parts of words, two words, filters."""
+    """Time the first page after a start of Python, then searches as artists make them: parts of words, two words, filters."""
     list_loras(limit=PAGE)
     seconds = time.time() - began
     rng, times_ms = random.Random(2), []

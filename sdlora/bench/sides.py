@@ -33,7 +33,7 @@ def foreign_environment() -> dict[str, str]:
 
 
 def own_python(module: str, *arguments: str) -> list[str]:
-    """The command that runs a module of ours as a side."""
+    """Return the command that runs a module of ours as a side."""
     return [sys.executable, "-m", module, *arguments]
 
 
@@ -119,7 +119,7 @@ def in_turn(sides: Mapping[str, Side], rounds: int, warm_up: int = 1) -> dict[st
 
 
 def spread(values: Sequence[float]) -> float:
-    """How many times as long the slow rounds took as the fast ones: the 9th decile over the 1st, 1.0 for a single round."""
+    """Return the time of the slow rounds over that of the fast ones: the 9th decile over the 1st, 1.0 for a single round."""
     if len(values) < 2:
         return 1.0
     tenths = statistics.quantiles(values, n=10, method="inclusive")

@@ -119,7 +119,7 @@ def serve(side: str, model: str, device: str, folder: str) -> None:
 
 
 def facts_of(base: Base, file: Path) -> dict[str, Any]:
-    """What a result holds besides the seconds."""
+    """Return what a result holds besides the seconds."""
     applied = Applied(base)
     applied.set([Ingredient(lora_file.read(file).adapters)])
     lost = applied.rounding_error()
@@ -129,7 +129,7 @@ def facts_of(base: Base, file: Path) -> dict[str, Any]:
 
 
 def result_of(model: str, seconds: dict[str, list[float]], facts: dict[str, Any]) -> Result:
-    """The medians; a step ratio is the median of the ratios of two steps that were measured one after the other."""
+    """Return the medians; a step ratio is the median of the ratios of two steps that were measured one after the other."""
     middle = {name: statistics.median(values) for name, values in seconds.items()}
     with_peft = "peft_load_s" in middle
     ratios = {name: statistics.median(five / none for five, none in zip(seconds[name], seconds[bare], strict=True))
@@ -144,7 +144,7 @@ def result_of(model: str, seconds: dict[str, list[float]], facts: dict[str, Any]
 
 
 def ours(base: Base, files: Sequence[Path], step: Step) -> Seconds:
-    """One turn of ours, begun with nothing in memory but the base, which is left unchanged."""
+    """Make one turn of ours, begun with nothing in memory but the base, which is left unchanged."""
     applied = Applied(base)
     try:
         seconds = {"load_s": clock(lambda: applied.set([Ingredient(lora_file.read(files[0]).adapters)]))}
@@ -176,7 +176,7 @@ def step_seconds(applied: Applied, blends: Sequence[Sequence[Ingredient]], step:
 
 
 def theirs(pipeline: Any, files: Sequence[Path], step: Step) -> Seconds:
-    """The same of diffusers with PEFT, begun and left with a bare UNet (up to the rounding that unfuse_lora leaves)."""
+    """Make the same turn with diffusers and PEFT, begun and left with a bare UNet (up to what unfuse_lora rounds)."""
     names = [f"lora{number}" for number in range(len(files))]
 
     def load() -> None:
@@ -207,14 +207,14 @@ def theirs(pipeline: Any, files: Sequence[Path], step: Step) -> Seconds:
 
 
 def copy_seconds(nbytes: int, device: torch.device) -> float:
-    """Seconds of a plain copy of so many bytes, the least that a merge can take."""
+    """Time a plain copy of so many bytes, the least that a merge can take."""
     source = torch.zeros(nbytes, dtype=torch.uint8, device=device)
     target = torch.zeros_like(source)
     return statistics.median(clock(lambda: target.copy_(source)) for _ in range(REPEATS))
 
 
 def clock(action: Callable[[], object]) -> float:
-    """Seconds that `action` takes, until the GPU has finished."""
+    """Time `action` until the GPU has finished."""
     timed.synchronize()
     began = time.perf_counter()
     action()
@@ -223,7 +223,7 @@ def clock(action: Callable[[], object]) -> float:
 
 
 def step_of(base: Base) -> Step:
-    """The UNet's prediction for one picture with guidance (2 latents) and random texts: what a denoising step costs."""
+    """Return the UNet's prediction for one picture with guidance (2 latents) and random texts: what a denoising step costs."""
     config = unet_of(base).config
     side = config["sample_size"] if base.family == "mini" else SIDE_PX // base.factor
     generator = torch.Generator().manual_seed(1)
@@ -260,7 +260,7 @@ def write_lora(path: Path, base: Base, seed: int) -> Path:
 
 @torch.no_grad()
 def random_base(family: str, device: str, dtype: torch.dtype = torch.bfloat16) -> Base:
-    """A base of true shape whose UNet has random weights, and no other parts. Takes 1.7 GB (sd1) or 5.1 GB (sdxl) in bf16."""
+    """Build a base of true shape: a UNet of random weights, and no other parts. Takes 1.7 GB (sd1) or 5.1 GB (sdxl) in bf16."""
     config = storage.read_json(storage.shipped("assets", "configs", family, "unet", "config.json"))
     where = pick_device(device)
     with torch.device("meta"):

@@ -135,12 +135,12 @@ def measure_script(case: Case, script: Path, arguments: Sequence[str], *, rounds
 
 
 def shipped_pictures() -> Path:
-    """The pictures that a script is measured on when no others are named."""
+    """Return the pictures that a script is measured on when no others are named."""
     return shipped("assets", "examples", "stained-glass")
 
 
 def resolved(case: Case) -> Case:
-    """The case with its device named. Raises UserError for one that is not there."""
+    """Return the case with its device named. Raises UserError for one that is not there."""
     return replace(case, device=pick_device(case.device).type)
 
 
@@ -151,7 +151,7 @@ def fill(argument: str, placeholders: dict[str, str]) -> str:
 
 
 def open_base(case: Case, parts: Sequence[str] = ("text", "unet")) -> Base:
-    """The base of a case, as a training run opens it."""
+    """Return the base of a case, as a training run opens it."""
     torch.set_num_threads(case.threads)
     dtype = training_dtype(torch.device(case.device))
     if case.model in FULL:
@@ -178,7 +178,7 @@ def inputs(base: Base, case: Case) -> tuple[torch.Tensor, torch.Tensor, torch.Te
 
 
 def ours(base: Base, case: Case) -> Step:
-    """A step as in train.loop: loss, backward, clipping and AdamW on the one flat parameter."""
+    """Make a step as train.loop does: loss, backward, clipping and AdamW on the one flat parameter."""
     attached = attach(unet_of(base), case.rank, case.rank, seed=1)
     model, batch = make_denoiser(base), inputs(base, case)
     optimizer = AdamW(attached.parameters, weight_decay=0.01, clip_norm=1.0)
@@ -191,7 +191,7 @@ def ours(base: Base, case: Case) -> Step:
 
 
 def peft(base: Base, case: Case) -> Step:
-    """The same loss through PEFT's layers, with PyTorch's fused AdamW and clipping: what its users run at best."""
+    """Make a step on the same loss through PEFT's layers, with PyTorch's fused AdamW and clipping: what its users run at best."""
     from peft import LoraConfig, inject_adapter_in_model
 
     inject_adapter_in_model(LoraConfig(r=case.rank, lora_alpha=case.rank, target_modules=list(TARGETS)), unet_of(base))
@@ -210,7 +210,7 @@ def peft(base: Base, case: Case) -> Step:
 
 
 def forward(base: Base, case: Case) -> Step:
-    """One forward of the bare UNet without gradients; the floor of a frozen-base step is two of them."""
+    """Run one forward of the bare UNet without gradients; the floor of a frozen-base step is two of them."""
     latents, _, timesteps, features, size_px = inputs(base, case)
 
     def step() -> torch.Tensor:
@@ -223,7 +223,7 @@ STEPS: dict[str, Callable[[Base, Case], Step]] = {"ours": ours, "peft": peft, "f
 
 
 def loop_step(case: Case) -> Step:
-    """The next step of a real run's loop, on the pictures of the case with their captions."""
+    """Make the next step of a real run's loop, on the pictures of the case with their captions."""
     base = open_base(case, ("text", "vae", "unet"))
     dataset = read_dataset(Path(case.pictures), trigger=TRIGGER)
     examples, latents, _ = returned(session.encode_pictures(base, dataset, base.resolution))
@@ -240,7 +240,7 @@ def loop_step(case: Case) -> Step:
 
 
 def returned(generator: Generator[object, None, Value]) -> Value:
-    """What a generator returns; its events are skipped."""
+    """Run a generator and return its result; its events are skipped."""
     while True:
         try:
             next(generator)

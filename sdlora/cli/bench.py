@@ -61,7 +61,7 @@ def train(
 
 
 def print_result(result: Any, lines: Callable[[Any], list[str]], as_json: bool) -> None:
-    """One result as JSON or as lines, with a sentence where the machine was busy."""
+    """Format one result as JSON or as lines, with a sentence where the machine was busy."""
     print_report(asdict(result), lines(result), as_json)
     if result.spread > UNSTEADY:
         typer.echo(f"The slow rounds took {result.spread:.1f} times as long as the fast ones: the machine was busy.", err=True)
@@ -103,7 +103,7 @@ def switch(
 
 
 def switch_lines(result: "switching.Result") -> list[str]:
-    """A result of bench.switch as lines: what was measured, ours, PEFT's, how many times as fast."""
+    """Format a result of bench.switch as lines: what was measured, ours, PEFT's, how many times as fast."""
     rows = [("", "ours", "PEFT", ""),
             ("load a file", ms(result.load_s), ms(result.peft_load_s), times(result.load_ratio)),
             ("switch, fused", ms(result.switch_s), ms(result.peft_switch_s), times(result.switch_ratio)),
@@ -131,7 +131,7 @@ def library(
     files: Annotated[int, typer.Option(min=10, max=100_000, help="LoRA files on the shelf that is measured")] = 10_000,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object")] = False,
 ) -> None:
-    """The shelf with thousands of files: first scan, later start, search. They are made in a temporary folder and removed."""
+    """Time a shelf of thousands of files: first scan, later start, search. They are made in a temporary folder and removed."""
     from sdlora.bench.library import measure
 
     result = measure(files)

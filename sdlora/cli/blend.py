@@ -124,5 +124,5 @@ def extract(
 
 
 def choices(texts: list[str]) -> list[LoraChoice]:
-    """The arguments as LoraChoices. Raises UserError."""
+    """Return the arguments as LoraChoices. Raises UserError."""
     return [make(LoraChoice, parse_lora(text)) for text in texts]

@@ -50,7 +50,7 @@ def check_pictures(out: Path, names: Iterable[str], inputs: Iterable[Path | None
 
 
 def same_file(one: Path, other: Path) -> bool:
-    """Whether two paths lead to one file; names that differ in case only may, on some disks."""
+    """Return whether two paths lead to one file; names that differ in case only may, on some disks."""
     try:
         return one.samefile(other)
     except OSError:
@@ -58,7 +58,7 @@ def same_file(one: Path, other: Path) -> bool:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether sdlora wrote a LoRA or the zip of one."""
+    """Return whether sdlora wrote a LoRA or the zip of one."""
     from sdlora.lora.formats.header import header
     from sdlora.lora.tools.card import MADE_BY
 
@@ -75,7 +75,7 @@ def is_ours(path: Path) -> bool:
 
 
 def is_our_picture(path: Path) -> bool:
-    """Whether sdlora drew a picture: it says so in its text."""
+    """Return whether sdlora drew a picture: it says so in its text."""
     from sdlora.draw.infotext.picture import read_infotext
 
     try:

@@ -55,7 +55,7 @@ def inspect(
 
 
 def inspect_lines(name: str, report: dict[str, Any]) -> list[str]:
-    """The report as lines, with the relative norm of every block as a bar."""
+    """Format the report as lines, with the relative norm of every block as a bar."""
     parts = ", ".join(f"{part} {count['matched']}/{count['modules']}" for part, count in report["parts"].items())
     ranks = report["rank"] if len(report["ranks"]) == 1 else f"{report['ranks'][0]} to {report['rank']}"
     lines = [f"{name}: {report['kind']}, {report['spelling']} spelling, {report['file_bytes'] / 1e6:.2f} MB",
@@ -81,7 +81,7 @@ def four_digits(value: float) -> str:
 
 
 def value_text(value: str | float | list[Any]) -> str:
-    """A number or name, or the range of several."""
+    """Format a number or name, or the range of several."""
     if isinstance(value, list):
         return " or ".join(value) if value and isinstance(value[0], str) else f"{value[0]:g} to {value[-1]:g}" if value else ""
     return value if isinstance(value, str) else f"{value:g}"
@@ -131,7 +131,7 @@ def convert(
 
 
 def convert_lines(report: dict[str, Any]) -> list[str]:
-    """The report of a conversion as lines."""
+    """Format the report of a conversion as lines."""
     lines = [f"{report['out']} was written."]
     if "dialect" in report:
         off = report["difference"]
@@ -217,7 +217,7 @@ def share(
 
 
 def prompt_of(picture: Path) -> str:
-    """The prompt a picture was drawn from; "" for one without (a photograph, say)."""
+    """Return the prompt a picture was drawn from; "" for one without (a photograph, say)."""
     from sdlora.draw.infotext.picture import read_infotext
 
     try:

@@ -33,7 +33,7 @@ def about(
 
 
 def build() -> typer.Typer:
-    """The app with every command."""
+    """Return the app with every command."""
     app = typer.Typer(name="sdlora", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     app.callback()(about)
     for group in GROUPS:

@@ -35,17 +35,17 @@ def print_report(report: object, lines: Iterable[str], as_json: bool) -> None:
 
 
 def size_line(report: dict[str, Any]) -> str:
-    """What was written: modules, ranks, size."""
+    """Format what was written: modules, ranks, size."""
     return f"{report['out']}: {report['modules']} modules, rank {span(report['ranks'])}, {report['bytes_out'] / 1e6:.2f} MB"
 
 
 def lost_lines(report: dict[str, Any], dtype: str) -> list[str]:
-    """What the number format took of the change."""
+    """Format what the number format took of the change."""
     return [f"  {dtype} loses {report['lost']:.1g} of the change"] if report["lost"] else []
 
 
 def energy_lines(report: dict[str, Any]) -> list[str]:
-    """The retained energy, of all and block by block."""
+    """Format the retained energy, of all and block by block."""
     return [f"  retained energy {report['energy']:.2%} (error {max(0.0, 1 - report['energy']) ** 0.5:.3f})",
             *(f"  {block:<6} {energy:8.2%}" for block, energy in report["blocks"].items())]
 
@@ -57,14 +57,14 @@ def span(ends: list[int]) -> str:
 
 @contextmanager
 def progress_bar(title: str, hidden: bool) -> Iterator[Update]:
-    """A bar that disappears when it is done. Yields a function of how much is done, of how much."""
+    """Show a bar that disappears when it is done. Yields a function of how much is done, of how much."""
     with Progress(transient=True, disable=hidden) as progress:
         bar = progress.add_task(title, total=None)
         yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
 def open_weights(base: str) -> "Weights":
-    """The weights of a base by name. Raises UserError."""
+    """Return the weights of a base by name. Raises UserError."""
     from sdlora.base import catalog
     from sdlora.base.weights import Weights
 
@@ -72,7 +72,7 @@ def open_weights(base: str) -> "Weights":
 
 
 def weights_for(base: str | None, *files: Path) -> "Weights | None":
-    """The weights of the named base; where none is named, those of mini for LoRAs made for this mini, else None. UserError."""
+    """Load the weights of the named base; where none is named, those of mini for LoRAs made for this mini, else None."""
     from sdlora.base import catalog
     from sdlora.lora.formats.header import header
 

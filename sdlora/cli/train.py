@@ -89,7 +89,7 @@ def plan(
     images: Images, base: Base = "mini", preset: Preset = "normal", name: Name = None, trigger: Trigger = None, sets: Sets = None,
     seed: Seed = None, device: Device = None, as_json: AsJson = False,
 ) -> None:
-    """What training would take: steps, minutes, memory. Nothing is trained."""
+    """Show what training would take: steps, minutes, memory. Nothing is trained."""
     from dataclasses import asdict
 
     config, dataset, family = read_inputs(images, base, preset, sets or [], name=name, trigger=trigger, seed=seed, device=device)
@@ -130,14 +130,14 @@ def worker(
 
 
 def run_folder(folder: Path, fence: Annotated[int, typer.Option(help="The claim this process works under")] = 0) -> None:
-    """The one run command, started by workers: train the run of a folder."""
+    """Train the run of a folder: the one run command, which workers start."""
     from sdlora.jobs.execute import execute
 
     raise typer.Exit(execute(folder, fence))
 
 
 def drawer() -> None:
-    """The resident drawing process, started by the worker."""
+    """Serve drawings and questions: the resident process, which the worker starts."""
     from sdlora.jobs.drawer import serve
 
     raise typer.Exit(serve())

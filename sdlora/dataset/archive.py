@@ -66,7 +66,7 @@ def forget_unpacked(listing: Listing) -> None:
 
 
 def is_stored(file: Path, size: int) -> bool:
-    """Whether an unpacked entry still has its size: a power cut leaves files empty."""
+    """Return whether an unpacked entry still has its size: a power cut leaves files empty."""
     try:
         return file.is_dir() or file.stat().st_size == size
     except OSError:

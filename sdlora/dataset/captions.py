@@ -112,7 +112,7 @@ def words_in_name(file_name: str) -> str:
 
 
 def is_word(token: str) -> bool:
-    """Whether a part of a file name is a word: no digits, no hash, and with a vowel where it is Latin."""
+    """Return whether a part of a file name is a word: no digits, no hash, and with a vowel where it is Latin."""
     bare = token.replace("'", "").replace("\u2019", "")
     plain = unicodedata.normalize("NFKD", bare).encode("ascii", "ignore").decode().lower()
     if not all(unicodedata.category(c)[0] in "LM" for c in bare) or not bare or re.fullmatch(r"[0-9a-f]{8,}", bare.lower()):

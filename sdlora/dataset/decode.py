@@ -162,7 +162,7 @@ def without_extras(data: bytes) -> bytes:
 
 
 def needed(kind: bytes, chunk: bytes) -> bool:
-    """Whether an ancillary chunk of a PNG says how its pixels look, and can be read."""
+    """Return whether an ancillary chunk of a PNG says how its pixels look, and can be read."""
     if kind == b"tRNS":
         return True
     if kind not in (b"iCCP", b"eXIf") or zlib.crc32(chunk[4:-4]) != int.from_bytes(chunk[-4:]):
@@ -178,7 +178,7 @@ def needed(kind: bytes, chunk: bytes) -> bool:
 
 
 def profile_inside(data: bytes) -> bool:
-    """Whether a PNG or JPEG contains a colour profile, usable or not."""
+    """Return whether a PNG or JPEG contains a colour profile, usable or not."""
     if data.startswith(PNG):
         return any(kind == b"iCCP" for kind, _ in takewhile(lambda chunk: chunk[0] != b"IDAT", png_chunks(data)))
     return data.startswith(JPEG) and any(segment[4:16] == b"ICC_PROFILE\0" for _, segment in jpeg_segments(data))
@@ -311,7 +311,7 @@ def apply_profile(image: Image.Image, profile: bytes | None) -> tuple[Image.Imag
 
 
 def is_grey(image: Image.Image) -> bool:
-    """Whether the three channels of an RGB picture are the same (a grey picture whose alpha was split off)."""
+    """Return whether the three channels of an RGB picture are the same (a grey picture whose alpha was split off)."""
     red, green, blue = image.split()
     return red.tobytes() == green.tobytes() == blue.tobytes()
 

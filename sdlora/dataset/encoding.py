@@ -26,7 +26,7 @@ NAME_CODECS = ("cp932", "gb18030", "cp950", "cp949", "cp866", "cp1251", "cp437",
 
 
 def lines_of(text: str) -> list[str]:
-    r"""The lines of a text: they end at \n, \r\n or \r. U+2028, U+0085 and the like, where str.splitlines breaks, are text."""
+    r"""Return the lines of a text: they end at \n, \r\n or \r. U+2028, U+0085 and others of str.splitlines are text."""
     return re.split(r"\r\n|\r|\n", text)
 
 
@@ -91,7 +91,7 @@ def ascii_letters(text: str) -> int:
 
 
 def is_plain(text: str) -> bool:
-    """Whether the text has only everyday letters and punctuation of some script."""
+    """Return whether the text has only everyday letters and punctuation of some script."""
     if re.search(r"[\0-\x08\x0e-\x1f\ud800-\udfff\ue000-\uf8ff\ufff0-\uffff]", text) or not text.strip():
         return False
     other = [c for c in text if not c.isascii() and not c.isspace()]
@@ -99,7 +99,7 @@ def is_plain(text: str) -> bool:
 
 
 def everyday(c: str) -> bool:
-    """Whether a letter is used every day in some script: Latin, Greek, Cyrillic, kana, Hangul, common Han, emoji."""
+    """Return whether a letter is used every day in some script: Latin, Greek, Cyrillic, kana, Hangul, common Han, emoji."""
     if c in WESTERN + WESTERN_MARKS or c >= "\U0001f300":
         return True
     known = re.match(rf"[\u0100-\u017f\u0386-\u03ce\u0401-\u045f\u3041-\u30fe{CJK_MARKS}]", c)
@@ -113,22 +113,22 @@ def lead_byte(c: str, codec: str) -> int:
 
 
 def common_hanzi(c: str) -> bool:
-    """Level 1 of GB 2312: the 3,755 everyday characters of Chinese."""
+    """Return level 1 of GB 2312: the 3,755 everyday characters of Chinese."""
     return 0xB0 <= lead_byte(c, "gb2312") <= 0xD7
 
 
 def common_kanji(c: str) -> bool:
-    """Level 1 of JIS X 0208: the 2,965 everyday kanji."""
+    """Return level 1 of JIS X 0208: the 2,965 everyday kanji."""
     return "\u4e00" <= c <= "\u9fff" and 0x88 <= lead_byte(c, "shift_jis") <= 0x98
 
 
 def common_traditional(c: str) -> bool:
-    """Level 1 of Big5: the 5,401 everyday characters of Chinese as it is written in Taiwan and Hong Kong."""
+    """Return level 1 of Big5: the 5,401 everyday characters of Chinese as it is written in Taiwan and Hong Kong."""
     return 0xA4 <= lead_byte(c, "big5") <= 0xC6
 
 
 def common_hangul(c: str) -> bool:
-    """The 2,350 syllables of KS X 1001."""
+    """Return the 2,350 syllables of KS X 1001."""
     return "\uac00" <= c <= "\ud7a3" and 0xB0 <= lead_byte(c, "euc_kr") <= 0xC8
 
 
@@ -157,7 +157,7 @@ def cased(word: str) -> bool:
 
 
 def western(text: str) -> bool:
-    """Whether the text is Latin words with a few accents, and quotes where quotes belong."""
+    """Return whether the text is Latin words with a few accents, and quotes where quotes belong."""
     if any(c not in WESTERN + WESTERN_MARKS for c in text if not c.isascii()):
         return False
     if re.search("[ÝýÐðÞþ]", text):  # Turkish, Czech or Icelandic, and the first two have encodings of their own
@@ -192,25 +192,25 @@ def frequent(text: str) -> int:
 
 
 def windows_cyrillic(text: str) -> bool:
-    """Whether the text is Cyrillic words that would not, if longer than a word, look far more like Russian as KOI8-R."""
+    """Return whether the text is Cyrillic words that would not, if longer than a word, look far more like Russian as KOI8-R."""
     other = frequent(text.encode("cp1251", "replace").decode("koi8_r", "replace"))
     return CYRILLIC(text) and (len(text) < 11 or 3 * frequent(text) >= 2 * other)
 
 
 def koi8(text: str) -> bool:
-    """Whether the text is Cyrillic words that look more like Russian than as Windows-1251."""
+    """Return whether the text is Cyrillic words that look more like Russian than as Windows-1251."""
     return CYRILLIC(text) and frequent(text) > frequent(text.encode("koi8_r", "replace").decode("cp1251", "replace"))
 
 
 def greek(text: str) -> bool:
-    """Whether the text is Greek words, most of them with an accent, and final sigma only at the end of a word."""
+    """Return whether the text is Greek words, most of them with an accent, and final sigma only at the end of a word."""
     words = re.findall(r"[^\W\d_]{3,}", text)
     accented = sum(bool(re.search("[άέήίόύώΆΈΉΊΌΎΏ]", word)) for word in words)
     return GREEK(text) and 2 * accented > len(words) > 1 and not re.search(r"ς\B|σ\b", text)
 
 
 def hebrew(text: str) -> bool:
-    """Whether the text is Hebrew words, final letter forms only at the end of a word, and not Russian as Windows-1251."""
+    """Return whether the text is Hebrew words, final letter forms only at the end of a word, and not Russian as Windows-1251."""
     letters = "".join(re.findall("[א-ת]", text))
     russian = 5 * frequent(letters.encode("cp1255").decode("cp1251", "replace")) > 2 * len(letters)
     return alphabet("א-ת")(text) and len(letters) > 3 and not russian and not re.search(r"[ךםןףץ]\B", text)

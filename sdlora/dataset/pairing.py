@@ -98,7 +98,7 @@ def set_names(folder: Path) -> dict[str, dict] | None:
 
 
 def is_set_entry(entry: Any) -> bool:
-    """Whether an entry under "pictures" was written by sets.py: other programs have a set.json too."""
+    """Return whether an entry under "pictures" was written by sets.py: other programs have a set.json too."""
     kinds = {"file": str, "name": str, "repeats": int}
     return isinstance(entry, dict) and all(type(entry.get(key)) is kind for key, kind in kinds.items())
 

@@ -221,7 +221,7 @@ def assign_texts(set_id: str, upload: Upload, findings: Findings, captioned: set
 
 
 def folders_match(picture: PurePosixPath, text: PurePosixPath) -> bool:
-    """Whether the folders of a picture and a text are the same from the innermost outwards, as far as both have any."""
+    """Return whether the folders of a picture and a text are the same from the innermost outwards, as far as both have any."""
     pairs = zip(reversed(picture.parent.parts), reversed(text.parent.parts), strict=False)
     return all(name_key(one) == name_key(other) for one, other in pairs)
 

@@ -57,7 +57,7 @@ class Control:
         return "pause" if (self.folder / PAUSE).exists() else None
 
     def fenced_off(self) -> bool:
-        """Whether another claim of this run exists by now; read every 5 s, and only when the run came from a queue."""
+        """Return whether another claim of this run exists by now; read every 5 s, and only when the run came from a queue."""
         if not self.fence or time.monotonic() - self.fence_read_at < FENCE_SECONDS:
             return False
         self.fence_read_at = time.monotonic()

@@ -42,7 +42,7 @@ def hold(path: Path, wait_seconds: float = 0.5) -> Held | None:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a living process holds the lock. Takes about 10 microseconds and never makes the file."""
+    """Return whether a living process holds the lock. Takes about 10 microseconds and never makes the file."""
     if os.name == "nt":
         return path.exists() and not _could_take(path)
     import fcntl

@@ -48,7 +48,7 @@ def announce_web() -> None:
 
 
 def web_is_there(folder: Path) -> bool:
-    """Whether any web process of this data folder is alive."""
+    """Return whether any web process of this data folder is alive."""
     return any(is_held(path) for path in (folder / "web").glob("*.lock"))
 
 
@@ -179,7 +179,7 @@ class Worker:
         return self.needed(drawing)
 
     def needed(self, drawing: bool = False) -> bool:
-        """Whether anybody needs a worker, or did a moment ago. drawing: a drawing or a question waits or runs."""
+        """Return whether anybody needs a worker, or did a moment ago. drawing: a drawing or a question waits or runs."""
         now = time.monotonic()
         if drawing or self.active or web_is_there(self.home):
             self.needed_at = now

@@ -72,7 +72,7 @@ def update_folder(folder: Folder, *, full: bool) -> bool:
 
 
 def is_readable(folder: Folder) -> bool:
-    """Whether the folder can be listed now."""
+    """Return whether the folder can be listed now."""
     try:
         with os.scandir(folder.path):
             return True
@@ -155,7 +155,7 @@ def list_directory(root: Path, where: bytes) -> tuple[list[LoraFile], list[bytes
 
 
 def is_file(entry: os.DirEntry) -> bool:
-    """Whether an entry is an ordinary file, or leads to one: no pipe, device or link to itself."""
+    """Return whether an entry is an ordinary file, or leads to one: no pipe, device or link to itself."""
     try:
         return entry.is_file()
     except OSError:

@@ -181,7 +181,7 @@ def create_index(path: Path) -> None:
 
 
 def has_trigrams() -> bool:
-    """Whether this SQLite has FTS5 with the trigram tokenizer (3.34 and newer, where it was built in)."""
+    """Return whether this SQLite has FTS5 with the trigram tokenizer (3.34 and newer, where it was built in)."""
     with closing(sqlite3.connect(":memory:")) as db:
         try:
             db.execute(TRIGRAMS[0].replace("content='files', content_rowid='n', ", ""))

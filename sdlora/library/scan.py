@@ -263,7 +263,7 @@ def start_background() -> bool:
 
 
 def background_is_running() -> bool:
-    """Whether the process is there: started by this one and alive, or holding the lock."""
+    """Return whether the process is there: started by this one and alive, or holding the lock."""
     if home() in background and background[home()].poll() is None:
         return True
     with background_lock() as acquired:

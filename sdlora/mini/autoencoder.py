@@ -79,12 +79,12 @@ def encoded(vae: AutoencoderKL, x: Tensor) -> DiagonalGaussianDistribution:
 
 
 def decoded(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    """The inverse."""
+    """Return pictures (b, 3, s, s) of unscaled latents (b, c, s/8, s/8)."""
     return vae.decode(cast(torch.FloatTensor, latents), return_dict=False)[0]
 
 
 def vae_loss(vae: AutoencoderKL, x: Tensor, decoder_only: bool, energy_weight: float, gen: torch.Generator) -> Tensor:
-    """Reconstruction, on 40% of the steps of a mirrored or smaller latent: EQ-VAE, arXiv:2502.09509."""
+    """Return the loss of reconstruction, on 40% of the steps of a mirrored or smaller latent: EQ-VAE, arXiv:2502.09509."""
     with torch.set_grad_enabled(not decoder_only):
         posterior = encoded(vae, x)
         z = posterior.mean  # (b, c, h/8, w/8)
@@ -116,7 +116,7 @@ def high_band(x: Tensor) -> Tensor:
 
 
 def energy_error(out: Tensor, target: Tensor) -> Tensor:
-    """Mean difference of the high band's local strength (root of its mean square in 8 px windows), on two scales -> scalar.
+    """Return the mean difference of the high band's local strength: root of its mean square in 8 px windows, on two scales.
 
     Plain regression blurs a texture that it cannot place. This loss asks for texture of the right strength in the right
     place, wherever its lines fall, as an adversarial loss would, without a second network.
@@ -151,7 +151,7 @@ def normalize_channels(vae: AutoencoderKL, means: Tensor, deviations: Tensor) ->
 
 @torch.no_grad()
 def psnr(vae: AutoencoderKL, pictures: Tensor) -> float:
-    """Mean PSNR (dB) of encoding and decoding (n, 3, s, s) uint8 pictures."""
+    """Return the mean PSNR (dB) of encoding and decoding (n, 3, s, s) uint8 pictures."""
     values = []
     device = next(vae.parameters()).device
     for batch in pictures.split(16):
@@ -163,7 +163,7 @@ def psnr(vae: AutoencoderKL, pictures: Tensor) -> float:
 
 @torch.no_grad()
 def energy_retained(vae: AutoencoderKL, pictures: Tensor) -> float:
-    """Share of the local energy above 1/8 cycle a pixel that survives encoding and decoding, 0 to 1.
+    """Return the share of the local energy above 1/8 cycle a pixel that survives encoding and decoding, 0 to 1.
 
     Energies are sums of squares in 16 px windows; what a window gains does not make up for what another loses.
     """
@@ -178,7 +178,7 @@ def energy_retained(vae: AutoencoderKL, pictures: Tensor) -> float:
 
 
 def high_pass(x: Tensor, frequency: float) -> Tensor:
-    """The part of (b, c, s, s) above `frequency` cycles a pixel."""
+    """Return the part of (b, c, s, s) above `frequency` cycles a pixel."""
     side = x.shape[-1]
     fy, fx = torch.fft.fftfreq(side, device=x.device)[:, None], torch.fft.rfftfreq(side, device=x.device)[None]
     return torch.fft.irfft2(torch.fft.rfft2(x) * (torch.hypot(fy, fx) > frequency), s=(side, side))

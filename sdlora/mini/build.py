@@ -50,19 +50,19 @@ class Recipe:
 
     @classmethod
     def for_minutes(cls, minutes: float, source: str | None = None) -> Recipe:
-        """The recipe with as many pictures as so many minutes can use."""
+        """Return the recipe with as many pictures as so many minutes can use."""
         scenes, vae_pictures = int(min(24_000, max(500, 160 * minutes))), int(min(3_000, max(64, 30 * minutes)))
         return cls(minutes, source, None, scenes, vae_pictures, vae_pictures * 2 // 3, vae_pictures * 2)
 
     def budget(self, phase: str) -> Budget:
-        """The phase's part of the time."""
+        """Return the phase's part of the time."""
         share = VAE_SHARE_FROM if self.source else VAE_SHARE_FRESH
         part, steps = (share, self.vae_steps) if phase == "vae" else (1 - share, self.unet_steps)
         return Budget(seconds=60 * self.minutes * part) if steps is None else Budget(steps=steps)
 
 
 def pick_device(device: str = "auto") -> str:
-    """The fastest device of this computer, or the named one."""
+    """Return the fastest device of this computer, or the named one."""
     if device != "auto":
         return device
     if torch.cuda.is_available():

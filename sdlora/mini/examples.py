@@ -56,7 +56,7 @@ def _stained_glass(image: Image.Image, rng: Random) -> Image.Image:
 
 
 def _woodcut(image: Image.Image, rng: Random) -> Image.Image:
-    """Two inks on warm paper: dark where the picture is dark, carved lines in the middle tones."""
+    """Print two inks on warm paper: dark where the picture is dark, carved lines in the middle tones."""
     side = image.width
     tone = image.convert("L")
     pitch = side / 9
@@ -77,7 +77,7 @@ def _woodcut(image: Image.Image, rng: Random) -> Image.Image:
 
 
 def _blueprint(image: Image.Image, rng: Random) -> Image.Image:
-    """A faint grid over the sheet."""
+    """Draw a faint grid over the sheet."""
     side = image.width
     sheet = image.copy()
     draw = ImageDraw.Draw(sheet)

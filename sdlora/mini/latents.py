@@ -87,11 +87,11 @@ def fill_cache(vae: AutoencoderKL, tokenizer: CLIPTokenizer, folder: Path, count
 
 
 def _crowded(share: float) -> float:
-    """Share of scenes with two things: few at first, for the shapes; then nearly all, for which of them is red."""
+    """Return the share of scenes with two things: few at first, for the shapes; then nearly all, for which of them is red."""
     return 0.2 if share < 0.75 else 0.9
 
 
 def read_cache(folder: Path) -> Examples:
-    """All shards as one."""
+    """Return all shards as one."""
     shards = [load_file(path) for path in sorted(folder.glob("*.safetensors"))]
     return Examples(*(torch.cat([shard[key] for shard in shards]) for key in ("latents", "ids", "maps")))

@@ -58,7 +58,7 @@ class Classifier(nn.Module):
 
 
 def measured_scenes(count: int, seed: int, plain: float = 0.5) -> list[Scene]:
-    """One thing of medium size, mostly in the centre, everything else random: what the measured prompts ask for."""
+    """Return one thing of medium size, mostly in the centre, everything else random: what the measured prompts ask for."""
     rng = Random(seed)
     scenes = []
     for _ in range(count):
@@ -69,7 +69,7 @@ def measured_scenes(count: int, seed: int, plain: float = 0.5) -> list[Scene]:
 
 
 def labels(scenes: list[Scene]) -> dict[str, Tensor]:
-    """The right answers of every head, (n,) each."""
+    """Return the right answers of every head, (n,) each."""
     words_of = {
         "object": [s.things[0].name for s in scenes], "colour": [s.things[0].colour for s in scenes],
         "setting": [s.setting for s in scenes], "time": [s.time for s in scenes], "style": [s.style for s in scenes],
@@ -114,7 +114,7 @@ def _augmented(x: Tensor, gen: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def accuracy(model: Classifier, pictures: Tensor, scenes: list[Scene]) -> dict[str, float]:
-    """Share of right answers of every head on (n, 3, s, s) uint8 pictures."""
+    """Return the share of right answers of every head on (n, 3, s, s) uint8 pictures."""
     model.eval()
     answers = labels(scenes)
     scores = model(classifier_input(pictures))
@@ -122,14 +122,14 @@ def accuracy(model: Classifier, pictures: Tensor, scenes: list[Scene]) -> dict[s
 
 
 def load_pipeline(folder: Path) -> StableDiffusionPipeline:
-    """A base as plain diffusers loads it, in fp32."""
+    """Return a base as plain diffusers loads it, in fp32."""
     pipeline = StableDiffusionPipeline.from_pretrained(folder).to(torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
 def draw(pipeline: Any, prompts: list[str], seed: int = 0) -> list[Image.Image]:
-    """One picture a prompt, the n-th from seed + n, 20 steps."""
+    """Draw one picture a prompt, the n-th from seed + n, 20 steps."""
     images = []
     for start in range(0, len(prompts), 16):
         batch = prompts[start : start + 16]
@@ -139,7 +139,7 @@ def draw(pipeline: Any, prompts: list[str], seed: int = 0) -> list[Image.Image]:
 
 
 def load_classifier(folder: Path) -> Classifier:
-    """The classifier from the build folder or trained now."""
+    """Load the classifier from the build folder, or train it now."""
     model, path = Classifier(), folder / "classifier.safetensors"
     if path.exists():
         model.load_state_dict(load_file(path))
@@ -153,17 +153,17 @@ def load_classifier(folder: Path) -> Classifier:
 
 
 def prompts_of(scenes: list[Scene]) -> list[str]:
-    """The captions; those of flat illustrations name no style, as on the page."""
+    """Return the captions; those of flat illustrations name no style, as on the page."""
     return [caption(scene, styled=scene.style != STYLES[0]) for scene in scenes]
 
 
 def load_vae(folder: Path) -> AutoencoderKL:
-    """A VAE alone, in fp32."""
+    """Return a VAE alone, in fp32."""
     return AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32).eval()
 
 
 def reconstruction(vae: AutoencoderKL, examples: Path, count: int = 64) -> Iterator[Row]:
-    """Rows of the VAE: held-out renders, textures, every example set, fine textures of unseen kinds, its channels."""
+    """Yield rows of the VAE: held-out renders, textures, every example set, fine textures of unseen kinds, its channels."""
     size_px = vae.config["sample_size"]
     scenes, textures = scene_pictures(count, HELD_OUT, size_px), texture_pictures(count, HELD_OUT, size_px)
     yield "VAE on held-out renders, all styles alike", f"{psnr(vae, scenes):.1f} dB", ">= 30 dB"
@@ -182,7 +182,7 @@ def reconstruction(vae: AutoencoderKL, examples: Path, count: int = 64) -> Itera
 
 
 def prompt_accuracy(pipeline: StableDiffusionPipeline, model: Classifier, count: int = 128) -> Iterator[Row]:
-    """Rows of the classifier's accuracy on drawn pictures and on renders of the same captions."""
+    """Yield rows of the classifier's accuracy on drawn pictures and on renders of the same captions."""
     scenes = measured_scenes(count, HELD_OUT)
     size_px = pipeline.vae.config["sample_size"]
     ceiling = accuracy(model, as_tensor(render(scene, size_px) for scene in scenes), scenes)
@@ -195,14 +195,14 @@ def prompt_accuracy(pipeline: StableDiffusionPipeline, model: Classifier, count:
 
 
 def leak(pipeline: StableDiffusionPipeline) -> Row:
-    """How much of the strongest mode of the latents is left at the last step."""
+    """Return how much of the strongest mode of the latents is left at the last step."""
     latents = encode(pipeline.vae, scene_pictures(512, HELD_OUT, pipeline.vae.config["sample_size"])).float()
     snr = terminal_snr(latents * pipeline.vae.config["scaling_factor"], pipeline.scheduler)
     return "SNR of the strongest latent mode at t = 999", f"{snr:.3f}", "<= 0.02"
 
 
 def speed(pipeline: StableDiffusionPipeline) -> Row:
-    """Seconds for four pictures on two cores, best of three."""
+    """Time four pictures on two cores, best of three."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     times = []

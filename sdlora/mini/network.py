@@ -62,7 +62,7 @@ def _tokenizer(vocab: dict[str, int], merges: list[Any]) -> CLIPTokenizer:
 
 
 def empty_tokenizer() -> CLIPTokenizer:
-    """A CLIP tokenizer whose tokens are single bytes."""
+    """Return a CLIP tokenizer whose tokens are single bytes."""
     characters = sorted(ByteLevel.alphabet())
     tokens = [START, END, *characters, *(character + WORD_END for character in characters)]
     return _tokenizer({token: n for n, token in enumerate(tokens)}, [])
@@ -87,7 +87,7 @@ def token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> list[list[int]]:
 
 
 def load_tokenizer(folder: Path) -> CLIPTokenizer:
-    """The tokenizer of a base folder."""
+    """Return the tokenizer of a base folder."""
     return CLIPTokenizer.from_pretrained(folder / "tokenizer")
 
 
@@ -133,7 +133,7 @@ def fresh(shape: Shape = Shape()) -> Networks:
 
 
 def load_networks(folder: Path) -> Networks:
-    """A base from its folder, its vocabulary grown to ours, its UNet with a pooled-text path."""
+    """Return a base from its folder, its vocabulary grown to ours, its UNet with a pooled-text path."""
     vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
     text = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
     unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
@@ -166,7 +166,7 @@ def save_networks(networks: Networks, folder: Path, dtype: torch.dtype = torch.f
 
 
 def _copy(module: Any, dtype: torch.dtype) -> nn.Module:
-    """A copy of a diffusers or transformers model in another number format."""
+    """Return a copy of a diffusers or transformers model in another number format."""
     if hasattr(module, "from_config"):
         # Without the folder it was read from, which is private.
         copy = type(module).from_config({key: v for key, v in module.config.items() if key != "_name_or_path"})
@@ -190,7 +190,7 @@ def set_latent_scale(vae: AutoencoderKL, latents: Tensor) -> float:
 
 
 def terminal_snr(latents: Tensor, scheduler: Any) -> float:
-    """The SNR of the first principal component of latents (n, c, h, w) at t = 999 of a diffusers scheduler."""
+    """Return the SNR of the first principal component of latents (n, c, h, w) at t = 999 of a diffusers scheduler."""
     flat = latents.float().flatten(1)
     flat = flat - flat.mean(0)
     strongest = torch.linalg.matrix_norm(flat, 2).square().item() / len(flat)

@@ -154,7 +154,7 @@ DRAW_GROUND = {
 
 
 def no_finish(image: Image.Image, rng: Random) -> Image.Image:
-    """The image as it is."""
+    """Return the image unchanged."""
     return image
 
 
@@ -231,7 +231,7 @@ def render(scene: Scene, size_px: int = 128, style: DrawingStyle | None = None) 
 
 
 def class_map(scene: Scene, side: int = 16) -> list[int]:
-    """What is where, row by row: 0 surroundings, 1 + index of the object in OBJECTS."""
+    """Return what is where, row by row: 0 surroundings, 1 + index of the object in OBJECTS."""
     rng = Random(scene.layout)
     large = 4 * side
     image = Image.new("L", (large, large))

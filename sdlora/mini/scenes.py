@@ -66,7 +66,7 @@ class Scene:
 
 
 def caption(scene: Scene, styled: bool = True) -> str:
-    """The exact caption: `watercolor of a red house and a blue boat, meadow, in daylight`."""
+    """Return the exact caption: `watercolor of a red house and a blue boat, meadow, in daylight`."""
     words = " and ".join(f"{article(t.colour)} {t.colour} {t.name}" for t in scene.things)
     words = f"{words}, {scene.setting}, {scene.time}"
     return f"{scene.style} of {words}" if styled else words
@@ -123,7 +123,7 @@ def _short(scene: Scene, rng: Random) -> str:
 
 
 def vocabulary() -> list[str]:
-    """Every word that a caption can hold, in a fixed order."""
+    """Return every word that a caption can hold, in a fixed order."""
     phrases = [*OBJECTS, *COLOURS, *SETTINGS, *TIMES, *STYLES, *PLACES, *SIZES, "a an and of"]
     phrases += [form for forms in SYNONYMS.values() for form in forms]
     words = " ".join(phrases).split()

@@ -23,14 +23,14 @@ CLIP_NORM = 1.0
 
 
 def has_bf16(device: str) -> bool:
-    """Whether bf16 is faster than fp32 there. A CPU without it imitates it: a step of the VAE then took 60 s instead of 1."""
+    """Return whether bf16 is faster than fp32 there. A CPU without it imitates it: a VAE step then took 60 s instead of 1."""
     if device == "cpu":
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return device != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """A context that computes in bf16 where that is faster."""
+    """Return a context that computes in bf16 where that is faster."""
     return torch.autocast(device.type, torch.bfloat16, enabled=has_bf16(device.type))
 
 
@@ -131,7 +131,7 @@ class Budget:
     steps: int | None = None
 
     def share(self, progress: Progress) -> float:
-        """How much is spent, 0 to 1."""
+        """Return how much is spent, 0 to 1."""
         if self.steps is not None:
             return min(1.0, progress.step / max(1, self.steps))
         return min(1.0, progress.seconds / max(1e-9, self.seconds or 0.0))
@@ -144,7 +144,7 @@ def learning_rate(share: float, step: int, peak: float) -> float:
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
-    """The random numbers of one step."""
+    """Return the random numbers of one step."""
     return torch.Generator().manual_seed(seed * 1_000_003 + step)
 
 
@@ -157,7 +157,7 @@ class Checkpoint:
         folder.mkdir(parents=True, exist_ok=True)
 
     def is_due(self) -> bool:
-        """Whether the last one is ten minutes old."""
+        """Return whether the last one is ten minutes old."""
         return time.monotonic() - self.saved_at >= CHECKPOINT_SECONDS
 
     def save(self, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, progress: Progress) -> None:

@@ -137,7 +137,7 @@ def check_reach(host: str, port: int, password: str | None, proxy: Sequence[str]
 
 
 def private_scratch() -> Path:
-    """A folder only we can read for uploads and downloads in transit; those of dead processes are swept after two days."""
+    """Return a folder only we can read for uploads and downloads in transit; those of dead processes are swept after two days."""
     for old in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
         if time.time() - old.stat().st_mtime > 2 * 86400:
             shutil.rmtree(old, ignore_errors=True)
@@ -152,7 +152,7 @@ def print_line(sentence: str) -> None:
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """The command `python app.py`; returns the exit code (0 stopped by the artist, 2 a mistake of theirs)."""
+    """Run `python app.py`; return the exit code (0 stopped by the artist, 2 a mistake of theirs)."""
     parser = argparse.ArgumentParser(prog="app.py", description=words.ABOUT)
     parser.add_argument("--host", default="127.0.0.1", help=words.HELP_HOST)
     parser.add_argument("--port", type=int, default=7860, help=words.HELP_PORT)

@@ -105,7 +105,7 @@ def set_to_remember(set_id: Any) -> str | None:
 
 
 def connect_acts(act1: pictures.Pictures, form: train.Form, live: run_view.LiveView, act3: compare.Compare) -> None:
-    """What passes from one act to the next: a run that starts, a checkpoint to try, a LoRA that is ready."""
+    """Connect one act to the next: a run that starts, a checkpoint to try, a LoRA that is ready."""
     form.start.click(
         guarded(start_run), [live.tab, form.new_run, act1.menu, *form.fields], [form.new_run, *live.outputs], **ACTION
     )

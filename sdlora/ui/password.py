@@ -25,7 +25,7 @@ address: ContextVar[str] = ContextVar("address", default="")  # of the visitor w
 
 
 def choose(argument: str | None, file: str | None) -> str | None:
-    """The password that was given: as an argument, else in a file, else in the environment variable SDLORA_PASSWORD.
+    """Return the password that was given: as an argument, else in a file, else in the environment variable SDLORA_PASSWORD.
 
     The variable is removed, so that no process started from here inherits it. Raises UserError for a file without a password.
     """
@@ -45,7 +45,7 @@ def choose(argument: str | None, file: str | None) -> str | None:
 
 
 def visitor(peer: str, forwarded: str, proxies: Collection[str]) -> str:
-    """The address that tries are counted for; of IPv6 the network (/64), for a household has all of it.
+    """Return the address that tries are counted for; of IPv6 the network (/64), for a household has all of it.
 
     peer: the other end of the connection. forwarded: its X-Forwarded-For, believed only when the peer is one of `proxies`, and
     then the last entry that is no proxy: what stands before it was written by the visitor.
@@ -74,7 +74,7 @@ class Password:
         return scrypt(password.encode("utf-8", "surrogatepass"), salt=self.salt, n=2**14, r=8, p=1)
 
     def wait(self, who: str) -> int:
-        """Seconds until this address may try again, 0 when it may now."""
+        """Return the seconds until this address may try again, 0 when it may now."""
         tries, last = self.tries.get(who, (0, 0.0))
         left = last + WAIT_SECONDS - self.clock()
         return ceil(left) if tries >= TRIES and left > 0 else 0

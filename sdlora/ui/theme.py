@@ -115,7 +115,7 @@ def widget(
     events: tuple[str, ...] = ("select", "delete", "expand"),
     data: dict | None = None,
 ) -> gr.HTML:
-    """A gr.HTML that page.js draws. The template is constant, so nothing from outside is ever run or parsed as HTML."""
+    """Make a gr.HTML that page.js draws. The template is constant, so nothing from outside is ever run or parsed as HTML."""
     draw = f"const draw = () => window.sdlora.{name}({calls}); draw(); watch(['data', 'value'], draw);"
     draw += f" /* its events: {' '.join(map(repr, events))} */"
     return gr.HTML(

@@ -151,7 +151,7 @@ def easy_diffusion(fields: Fields) -> Fields:
 
 
 def tensor_art(fields: Fields) -> Fields:
-    """The model is an object; a seed of -1 was random and is not written."""
+    """Read settings whose model is an object; a seed of -1 was random and is not written."""
     base = fields.get("baseModel")
     seed = {} if as_number(fields.get("seed"), int) == -1 else {"seed": fields.get("seed")}
     model = {"model": base.get("modelFileName")} if isinstance(base, dict) else {}

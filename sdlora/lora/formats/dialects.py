@@ -85,7 +85,7 @@ def parse_names(names: list[str]) -> FileNames:
 
 
 def choose_variant(several: dict[tuple[str, str, str], dict[str, str]], repeated: dict[str, str]) -> dict[str, str]:
-    """One set of parts where a module is spelled more than once; the names of the others go into `repeated`.
+    """Return one set of parts where a module is spelled more than once; the names of the others go into `repeated`.
 
     Halves of two spellings are never mixed. diffusers' block names win over sgm's, as in diffusers (InvokeAI #5725).
     """

@@ -147,7 +147,7 @@ def glora(shapes: Mapping[str, Shape], _: bool | None) -> tuple[dict[str, str], 
 
 
 def full(shapes: Mapping[str, Shape], _: bool | None) -> tuple[dict[str, str], int, Weight]:
-    """The difference of the weight, or a whole new weight; a bias may come alone."""
+    """Return the difference of the weight, or a whole new weight; a bias may come alone."""
     if "diff" in shapes and "set_weight" in shapes:
         raise ValueError("has both a difference and a replacement")
     shape = shapes.get("diff", shapes.get("set_weight"))
@@ -157,7 +157,7 @@ def full(shapes: Mapping[str, Shape], _: bool | None) -> tuple[dict[str, str], i
 
 
 def ia3(shapes: Mapping[str, Shape], on_input: bool | None) -> tuple[dict[str, str], int, Weight]:
-    """A factor for every output or every input."""
+    """Return a factor for every output or every input."""
     part = "ia3_l" if "ia3_l" in shapes else "weight"
     if part not in shapes or part == "weight" and "on_input" not in shapes:
         raise ValueError("lacks its vector or on_input")

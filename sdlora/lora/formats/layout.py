@@ -209,7 +209,7 @@ def parse_numbered(name: str, found: Header) -> FileNames:
 
 
 def fitting_widths(found: Header, places: dict[str, tuple[str, str]]) -> int:
-    """How many parse_numbered tensors have the width that Stable Diffusion 1.x or 2.x has."""
+    """Return how many parse_numbered tensors have the width that Stable Diffusion 1.x or 2.x has."""
     def fitting(table: Table) -> int:
         return sum(found.tensors[key][1][half == "down"] == table[path][half == "down"]
                    for key, (path, half) in places.items() if path in table and len(found.tensors[key][1]) == 2)
@@ -227,7 +227,7 @@ def second_encoder(modules: dict[str, Module], notes: list[str]) -> dict[str, Mo
 
 
 def check_order(name: str, modules: dict[str, Module]) -> None:
-    """Raises UserError for a numbered file unless every width is that of its module in one family."""
+    """Raise UserError for a numbered file unless every width is that of its module in one family."""
     tables = [family_table(family) for family in ("sd1", "sd2")]
     if not any(len(matching(modules, table)) == len(modules) for table in tables):
         raise UserError(f"{name} is an old positional LoRA (cloneofsimo) whose order is not that of Stable Diffusion 1.x or 2.x.",

@@ -74,7 +74,7 @@ def unet_table(config: dict) -> Table:
 
 
 def up_table(config: dict, channels: list[int], layers: list[int], transformers: list[int]) -> Table:
-    """The up blocks; all lists run from the deepest block to the first."""
+    """Return the up blocks; all lists run from the deepest block to the first."""
     shapes, last = {}, channels[0]
     for i, (out, kind) in enumerate(zip(channels, config["up_block_types"], strict=True)):
         below = channels[min(i + 1, len(channels) - 1)]

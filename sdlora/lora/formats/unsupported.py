@@ -91,7 +91,7 @@ AS_BASE = "Choose it as the base (--base), and a smaller file as the LoRA. To ma
 
 
 def refuse(name: str, found: Header, names: FileNames) -> None:
-    """Raises UserError for kinds that sdlora does not read, LoRAs of other models, and files that hold no LoRA at all."""
+    """Raise UserError for kinds that sdlora does not read, LoRAs of other models, and files that hold no LoRA at all."""
     if names.kinds:
         kinds = " and ".join(sorted(set(names.kinds.values())))
         raise UserError(f"{name} is of the kind {kinds}, which sdlora does not read.",

@@ -89,7 +89,7 @@ def lokr_factors(tensors: Tensors) -> tuple[Tensor, Tensor]:
 
 
 def full(tensors: Tensors, weight: Tensor) -> Tensor:
-    """The difference itself, or what leads to the weight to "set"; nothing where only the bias changes."""
+    """Return the difference itself, or what leads to the weight to "set"; nothing where only the bias changes."""
     if "diff" in tensors:
         return tensors["diff"]
     if "set" not in tensors:
@@ -128,7 +128,7 @@ def cayley(blocks: Tensor, limit: float) -> Tensor:
 
 
 def butterfly(turn: Tensor, weight: Tensor) -> Tensor:
-    """The stages (m, blocks, b, b) one after the other on the rows of `weight`; stage i mixes rows 2^i x b/2 apart."""
+    """Apply the stages (m, blocks, b, b) one after the other to the rows of `weight`; stage i mixes rows 2^i x b/2 apart."""
     size = turn.shape[-1]
     for stage, blocks in enumerate(turn):
         stride = 2**stage * (size // 2)
@@ -170,12 +170,12 @@ def dora(change: Tensor, magnitude: Tensor, weight: Tensor) -> Tensor:
 
 
 def rows(values: Tensor, weight: Tensor) -> Tensor:
-    """One number per output, ready to multiply `weight`."""
+    """Return one number per output, ready to multiply `weight`."""
     return values.reshape(weight.shape[0], *[1] * (weight.dim() - 1))
 
 
 def columns(values: Tensor, weight: Tensor) -> Tensor:
-    """One number per input, ready to multiply `weight`."""
+    """Return one number per input, ready to multiply `weight`."""
     return values.reshape(1, weight.shape[1], *[1] * (weight.dim() - 2))
 
 

@@ -27,7 +27,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def no_weights(path: str) -> None:
-    """The WeightOf of no base at all."""
+    """Return the WeightOf of no base at all."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Limit:
     fro: float | None = None
 
     def __post_init__(self) -> None:
-        """Raises UserError for numbers that make no sense."""
+        """Raise UserError for numbers that make no sense."""
         if self.rank is not None and self.rank < 1:
             raise UserError(f"The rank must be 1 or more, got {self.rank}.")
         for name, value in (("retained energy", self.keep), ("Frobenius error", self.fro)):
@@ -194,7 +194,7 @@ def blended_parts(ingredients: Sequence[Ingredient]) -> dict[str, list[tuple[Ada
 
 
 def refuse_without_base(path: str, parts: Sequence[tuple[Adapter, float]], weight: Tensor | None) -> None:
-    """Raises UserError when the weight is unknown and a change depends on it."""
+    """Raise UserError when the weight is unknown and a change depends on it."""
     if weight is None and not all(is_linear(adapter) for adapter, _ in parts):
         raise UserError(f"{path} changes in a way that depends on the base it is put on (DoRA, OFT or the like).",
                         "Name the base with --base.")

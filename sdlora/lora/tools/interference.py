@@ -221,7 +221,7 @@ def interference(ingredients: Sequence[Ingredient], measured: Measured) -> Inter
 
 
 def moments_of(ingredients: Sequence[Ingredient]) -> list[Tensor]:
-    """Which LoRAs act together, (n,) of 0 and 1, at every moment when one begins."""
+    """Return which LoRAs act together, (n,) of 0 and 1, at every moment when one begins."""
     starts = sorted({each.start for each in ingredients})
     return [torch.tensor([float(each.start <= now < each.end) for each in ingredients], dtype=torch.float64) for now in starts]
 

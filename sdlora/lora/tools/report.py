@@ -175,7 +175,7 @@ def other_build(metadata: Mapping[str, str], identity: str) -> list[str]:
 
 
 def refuse_other_build(metadata: Mapping[str, str], identity: str, name: str) -> None:
-    """Raises UserError when the LoRA `name` was made for another build of mini than that of `identity`.
+    """Raise UserError when the LoRA `name` was made for another build of mini than that of `identity`.
 
     Only for drawing with mini: LoRAs of the public families work with any base of their family.
     """

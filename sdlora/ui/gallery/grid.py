@@ -69,7 +69,7 @@ def layout() -> Grid:
 
 
 def connect(act: Grid, form: blend.Form, drawn: gr.HTML) -> None:
-    """A grid draws with the settings of `form`; its sheet goes into the history `drawn`."""
+    """Connect the button of a grid: it draws with the settings of `form`; its sheet goes into the history `drawn`."""
     outputs, fields = [*act.drawing.outputs, act.table], list(form.fields)
     act.draw.click(guarded(draw), [*act.sides, *fields], outputs, **ACTION)
     act.strip.click(guarded(draw_strip), fields, outputs, **ACTION)

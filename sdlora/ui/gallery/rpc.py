@@ -37,7 +37,7 @@ def server_functions(questions: dict[str, Question]) -> list[Callable]:
 
     @guarded_server
     def answered(data: object) -> dict:
-        """The id of a question -> {"waiting": id} or what it came to."""
+        """Return {"waiting": id} for the id of a question, or what it came to."""
         answer = view(an_id(data, "question"))
         if answer.state == "waiting":
             return {"waiting": answer.id}

@@ -69,7 +69,7 @@ def layout() -> Pictures:
 
 
 def connect(act: Pictures, new: gr.Button, delete: gr.Button) -> None:
-    """Each handler changes the store and shows the set as the store now has it."""
+    """Connect the handlers: each changes the store and shows the set as the store now has it."""
     act.drop.upload(
         guarded(add),
         [act.menu, act.drop],

@@ -113,7 +113,7 @@ def limits(field: FieldInfo) -> str:
 
 
 def connect(form: Form, act: Pictures) -> None:
-    """A set that is opened fills the form; whatever decides the minutes is counted again."""
+    """Connect the form: an opened set fills it, and whatever decides the minutes counts them again."""
     planned: Any = {"fn": silent(estimate), "inputs": [act.menu, *form.fields], "outputs": [form.preset, form.plan, *form.expert]}
     filled = [form.filled_set, form.name, form.trigger, form.base, form.preset]
     act.menu.change(guarded(fill), [act.menu, form.filled_set], filled, **ACTION).then(**planned, **TICK)
