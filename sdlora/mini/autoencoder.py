@@ -20,6 +20,7 @@ from torch import Tensor
 from sdlora.mini.training import Budget, Checkpoint, Progress, autocast, learning_rate, optimizer_for, step_generator
 
 SCALES = (0.5, 0.75)  # of smaller latents
+LACKING = 1.3
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,9 @@ class VaeSettings:
     """Share of the budget after which the encoder is frozen; 0 trains the decoder alone."""
     whole_from: float = 0.8
     """Share of the budget after which batches hold whole pictures, a fourth as many: norms depend on the size."""
-    energy_weight: float = 1.2
-    """Weight of the loss on local high-band energy."""
+    energy_weight: float = 2.0
+    """Weight of the loss on local high-band energy. More keeps more of fine textures (300 steps further: 76% at 1.2, 86% at 3.0
+    with texture that lacks costing 1.3 times) and costs PSNR (renders 29.7 and 28.8 dB)."""
     seed: int = 1
 
 
@@ -116,15 +118,17 @@ def high_band(x: Tensor) -> Tensor:
 
 
 def energy_error(out: Tensor, target: Tensor) -> Tensor:
-    """Return the mean difference of the high band's local strength: root of its mean square in 8 px windows, on two scales.
+    """Return how far the high band's local strength is off: root of its mean square in 8 px windows, on two scales.
 
     Plain regression blurs a texture that it cannot place. This loss asks for texture of the right strength in the right
-    place, wherever its lines fall, as an adversarial loss would, without a second network.
+    place, wherever its lines fall, as an adversarial loss would, without a second network. Strength that lacks costs LACKING
+    times as much as strength in excess: an uncertain decoder tends to less.
     """
     total = out.new_zeros(())
     for _ in range(2):
         strengths = [F.avg_pool2d(high_band(x).square(), 8, 4).add(1e-4).sqrt() for x in (out, target)]
-        total = total + (strengths[0] - strengths[1]).abs().mean()
+        excess = strengths[0] - strengths[1]
+        total = total + torch.where(excess < 0, -LACKING * excess, excess).mean()
         out, target = F.avg_pool2d(out, 2), F.avg_pool2d(target, 2)
     return total
 
