@@ -20,6 +20,7 @@ from sdlora.storage import clean_text, shipped
 
 Model = TypeVar("Model", bound=BaseModel)
 MAX_PRESET_BYTES = 64 * 1024
+MAX_STEPS = 20_000
 MAX_SHOWN = 60  # characters of a wrong value in a message
 LIMITS = ("ge", "gt", "le", "multiple_of", "min_length", "max_length")
 Device = Literal["auto", "cuda", "mps", "cpu"]
@@ -46,7 +47,7 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf
     """Base model. The LoRA fits every model of the same family, and works best with this one."""
     preset: str = Field("normal")
     """Preset that these settings started from: a record, it changes nothing."""
-    steps: int = Field(1200, ge=1, le=20_000)
+    steps: int = Field(1200, ge=1, le=MAX_STEPS)
     """Training steps. More come closer to the pictures and take longer; too many copy them."""
     rank: int = Field(16, ge=1, le=128)
     """Network rank: how much the LoRA can hold. Higher keeps more detail, makes a larger file and overfits sooner."""
@@ -60,9 +61,9 @@ class TrainConfig(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf
     """Side of the training pictures in px. Larger shows finer detail, takes more memory and time; none: the base's own size."""
     seed: int = Field(1, ge=0, le=2**32 - 1)
     """Seed of all that is random in training. The same seed, pictures and settings give the same file."""
-    save_every: int = Field(100, ge=1, le=20_000)
+    save_every: int = Field(100, ge=1, le=MAX_STEPS)
     """Steps between checkpoints. Fewer lose less when the computer stops and leave more to choose from, but fill the disk."""
-    sample_every: int = Field(100, ge=1, le=20_000)
+    sample_every: int = Field(100, ge=1, le=MAX_STEPS)
     """Steps between sample pictures, at most 8 times a run. Fewer show the style arrive more closely and take longer."""
     schedule: Literal["cosine", "constant"] = Field("cosine")
     """Learning rate after the warm-up: cosine falls to zero and ends calmly, constant learns more in few steps."""

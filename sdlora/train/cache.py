@@ -1,7 +1,7 @@
 """Latents and caption features, computed once per picture and caption and stored below HOME/cache.
 
-Knows nothing about LoRA, steps or events. An entry is named by a hash of all that decides it and carries a hash of its
-content; one that is damaged or not finite is computed again.
+Knows nothing about LoRA, steps or events. An entry is named by a hash of everything its content depends on, and holds a hash
+of its content; one that is damaged or not finite is computed again.
 """
 
 from collections.abc import Iterable, Iterator
@@ -68,12 +68,13 @@ def cache_captions(base: Base, captions: Iterable[str]) -> Iterator[dict[str, Te
 
 
 def entry_name(kind: str, *parts: object) -> str:
-    """Return `kind/<hash>`, the name of the entry that `parts` decide."""
+    """Return `kind/<hash>`, the name of the entry whose content depends on `parts`."""
     return f"{kind}/{sha256(repr((VERSION, *map(str, parts))).encode()).hexdigest()[:40]}"
 
 
 def entry_path(name: str) -> Path:
-    return data_folder("cache", Path(name).parent.name) / f"{Path(name).name}.safetensors"
+    """Return where the entry `name` lies; it may not exist."""
+    return data_folder("cache") / f"{name}.safetensors"
 
 
 def store(name: str, computed: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -18,16 +18,14 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from sdlora.base.load import Base
-from sdlora.config import TrainConfig
+from sdlora.config import MAX_STEPS, TrainConfig
 from sdlora.dataset.folder import Example
 from sdlora.errors import UserError
 from sdlora.storage import clean_text, crash_point, write_atomic
-from sdlora.train.checkpoint_files import LORA, NUMBERS, OK, STATE, checkpoint_folder, checkpoint_steps, file_hash
+from sdlora.train.checkpoint_files import LORA, NUMBERS, OK, STATE, STATES_KEPT, checkpoint_folder, checkpoint_steps, file_hash
 from sdlora.train.optimizer import AdamW
 
 VERSION = 1
-MAX_STEPS = 20_000  # TrainConfig.steps takes no more
-STATES_KEPT = 2
 GENERATORS = ("noise", "dropout", "shuffle")
 MAY_CHANGE = {"name", "steps", "save_every", "sample_every", "sample_prompts", "sample_steps", "sample_guidance", "file_dtype"}
 
@@ -141,7 +139,7 @@ def can_restore(generator: torch.Generator, saved: Tensor | None) -> bool:
 
 def save_checkpoint(run_folder: Path, snapshot: Snapshot, identity: dict[str, Any],
                     write_lora: Callable[[Path], object]) -> Path:
-    """Write the checkpoint of `snapshot`, read it back, and only then remove older states (two stay, every LoRA stays).
+    """Write the checkpoint of `snapshot`, read it back, and only then remove states before the newest STATES_KEPT.
 
     `identity` is what a resume must find unchanged. `write_lora(path)` writes the checkpoint's LoRA file.
     Returns the checkpoint's folder. Raises UserError when the disk refuses or gives back something else.
@@ -189,11 +187,11 @@ def damage(folder: Path) -> str | None:
 
 
 def newest_checkpoint(run_folder: Path, check: ResumeCheck = lambda snapshot, identity: None
-                      ) -> tuple[Snapshot | None, dict[str, Any], list[str]]:
-    """Return (snapshot, identity, problems) of the newest checkpoint that can be used; `problems` names newer ones that cannot.
+                      ) -> tuple[Snapshot | None, list[str]]:
+    """Return (snapshot, problems) of the newest checkpoint that can be used; `problems` names newer ones that cannot.
 
     check(snapshot, identity): why the run cannot resume from it, in words that follow its name, or None.
-    Returns (None, {}, []) for a run that saved nothing. Raises UserError when there are checkpoints and none can be used.
+    Returns (None, []) for a run that saved nothing. Raises UserError when there are checkpoints and none can be used.
     """
     problems = []
     for step in reversed(checkpoint_steps(run_folder, OK)):
@@ -206,14 +204,14 @@ def newest_checkpoint(run_folder: Path, check: ResumeCheck = lambda snapshot, id
                 snapshot = Snapshot(load((folder / STATE).read_bytes()), state["numbers"])
                 problem = invalid_number(snapshot.numbers, step) or check(snapshot, state["identity"])
                 if problem is None:
-                    return snapshot, state["identity"], problems
+                    return snapshot, problems
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             problem = f"is unreadable ({type(error).__name__})"
         problems.append(f"The checkpoint {folder.name} {problem}; an older one is used.")
     if problems:
         raise UserError(f"This run cannot continue: {problems[0].split(';')[0]}, and no other is whole.",
                         "Start it again from the beginning.")
-    return None, {}, problems
+    return None, problems
 
 
 def invalid_number(numbers: dict[str, Any], step: int) -> str | None:

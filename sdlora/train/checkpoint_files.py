@@ -1,8 +1,8 @@
 """The checkpoints of a run as plain files: which there are, and handing one out as a LoRA file.
 
 Imports no torch, so that the page can use it. `checkpoints/step-000400/` holds `lora.safetensors` (a normal LoRA file, kept
-for every checkpoint), `state.json` (hashes and numbers) and, in the newest only, `state.safetensors` (all a resume needs)
-and `OK`, which is written last and makes the folder count.
+for every checkpoint), `state.json` (hashes and numbers) and, in the newest STATES_KEPT only, `state.safetensors` (all a resume
+needs) and `OK`, which is written last: without it a folder cannot be resumed.
 """
 
 import re
@@ -13,6 +13,7 @@ from sdlora.errors import UserError
 from sdlora.storage import read_json, slug, write_atomic
 
 LORA, STATE, NUMBERS, OK = "lora.safetensors", "state.safetensors", "state.json", "OK"
+STATES_KEPT = 2  # checkpoints that can be resumed; the older ones keep their LoRA file
 
 
 def checkpoint_folder(run_folder: Path, step: int) -> Path:

@@ -1,7 +1,7 @@
 """The dry run: steps, minutes, memory and disk of a run, and which sample pictures there is time for. Imports no torch.
 
-Says too which settings are reduced to fit the run, and which sample prompts cannot be drawn. Speeds are those that runs on
-this machine left in HOME/speed.json, else DEFAULT_SPEEDS.
+It also names the settings that are reduced to fit the run, and the sample prompts that cannot be drawn. Speeds are those that
+earlier runs measured on this machine (HOME/speed.json), else DEFAULT_SPEEDS.
 """
 
 import json
@@ -16,11 +16,11 @@ from sdlora.draw import grammar
 from sdlora.errors import UserError
 from sdlora.families import FAMILIES
 from sdlora.storage import home, write_json
+from sdlora.train.checkpoint_files import STATES_KEPT
 
 SAMPLING_SHARE = 0.2
 MAX_TIMES = 8
 DEFAULT_PROMPTS = 4
-STATES_KEPT = 2  # checkpoints that can be resumed
 LONG_MINUTES = 24 * 60
 WARMUP_SHARE = 10  # a warm-up takes at most a tenth of the run
 HELD_OUT_FROM = 12  # pictures, of which one is then held out
@@ -92,7 +92,10 @@ def plan(config: TrainConfig, pictures: int, family: str, *, device: str = "cpu"
 
 
 def fit_settings(config: TrainConfig, pictures: int) -> tuple[TrainConfig, list[str]]:
-    """Return the settings with what is too large for the run reduced, and a sentence for each. pictures: none held out."""
+    """Return the settings with what is too large for the run reduced, and a sentence for each.
+
+    pictures: those that are trained on, without the held-out one.
+    """
     changes, notes = {}, []
     warmup = config.steps // WARMUP_SHARE
     if config.warmup_steps > warmup:
@@ -136,8 +139,8 @@ def prompt_count(config: TrainConfig) -> int:
 def choose_samples(config: TrainConfig, picture_seconds: float, rest_seconds: float) -> tuple[tuple[int, ...], int]:
     """Return (steps with samples, prompts per sample) so that sampling stays under a fifth of the run.
 
-    Fewer prompts first, then fewer steps. Step 0 and the last one always have samples; two prompts stay while there is a
-    step between those.
+    When time is short, prompts are left out first, then steps. Step 0 and the last step always have samples; at least two
+    prompts are drawn as long as any step between those has samples.
     """
     most = min(MAX_TIMES, -(-config.steps // config.sample_every))
     wanted = prompt_count(config)

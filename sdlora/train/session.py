@@ -187,7 +187,7 @@ def overlong_notes(base: Base, examples: list[Example]) -> Iterator[str]:
 
 def resume(run: Run) -> Iterator[events.Event]:
     """Restore the newest usable checkpoint, if there is one."""
-    snapshot, _, problems = newest_checkpoint(run.folder, resume_check(run.state, run.identity, len(run.items.repeats)))
+    snapshot, problems = newest_checkpoint(run.folder, resume_check(run.state, run.identity, len(run.items.repeats)))
     if snapshot is not None:
         run.state.restore(snapshot)
         run.first_step = run.saved_step = run.state.step

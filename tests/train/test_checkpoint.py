@@ -46,10 +46,11 @@ def test_what_is_saved_resumes_as_if_never_stopped(tmp_path):
     first = fresh()
     assert train_steps(first, 7) == losses[:7]
     save(tmp_path, first)
-    snapshot, identity, problems = newest_checkpoint(tmp_path)
+    found = []
+    snapshot, problems = newest_checkpoint(tmp_path, lambda snapshot, identity: found.append(identity))
     second = fresh(seed=99)
     second.restore(snapshot)
-    assert train_steps(second, 6) == losses[7:] and identity == IDENTITY and not problems
+    assert train_steps(second, 6) == losses[7:] and found == [IDENTITY] and not problems
     assert torch.equal(second.parameters[0], straight.parameters[0])
 
 
@@ -64,7 +65,7 @@ def test_leaving_any_part_out_is_noticed(key, tmp_path):
     losses = train_steps(straight, 7)
     save(tmp_path, straight)
     losses += train_steps(straight, 6)
-    snapshot, _, _ = newest_checkpoint(tmp_path)
+    snapshot, _ = newest_checkpoint(tmp_path)
     empty = fresh().snapshot()
     part = "tensors" if key in KEYS else "numbers"
     getattr(snapshot, part)[key] = getattr(empty, part)[key]
@@ -125,7 +126,7 @@ def test_a_broken_newest_checkpoint_is_passed_over_and_named(damage, tmp_path):
         train_steps(state, 5)
         newest = save(tmp_path, state)
     damage(newest)
-    snapshot, _, problems = newest_checkpoint(tmp_path)
+    snapshot, problems = newest_checkpoint(tmp_path)
     assert snapshot.numbers["step"] == 5 and len(problems) == 1 and "step-000010" in problems[0]
     damage(checkpoint_folder(tmp_path, 5))
     with pytest.raises(UserError, match="cannot continue"):
@@ -140,7 +141,7 @@ def test_without_ok_it_never_happened(tmp_path):
     (newest / OK).unlink()
     assert newest_checkpoint(tmp_path)[0].numbers["step"] == 5
     (checkpoint_folder(tmp_path, 5) / OK).unlink()
-    assert newest_checkpoint(tmp_path) == (None, {}, [])
+    assert newest_checkpoint(tmp_path) == (None, [])
 
 
 CRASHES = ["before-fsync", "before-rename", "after-rename", "state-written", "lora-written", "numbers-written", "ok-written",
@@ -161,7 +162,7 @@ def test_kill_at_every_point_of_a_save(crash, tmp_path, monkeypatch):
     child = in_child(lambda: save(tmp_path, state))
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
     monkeypatch.delenv("SDLORA_CRASH_AT")
-    snapshot, _, problems = newest_checkpoint(tmp_path)
+    snapshot, problems = newest_checkpoint(tmp_path)
     step = snapshot.numbers["step"]
     assert step == (15 if crash in ("ok-written", "old-unmarked") else 10) and not problems
     assert torch.equal(snapshot.tensors["lora.0"], expected[step])
@@ -185,7 +186,7 @@ def test_kill_at_any_moment(tmp_path):
         os.waitpid(child, 0)
         os.close(reader)
         os.close(writer)
-        snapshot, _, problems = newest_checkpoint(tmp_path)
+        snapshot, problems = newest_checkpoint(tmp_path)
         assert snapshot.numbers["step"] > before and not problems
 
 
@@ -297,7 +298,7 @@ def test_an_impossible_checkpoint_is_passed_over_for_the_one_before(lie, tmp_pat
         train_steps(state, 5)
         newest = save(tmp_path, state)
     rewritten(newest, change)
-    snapshot, _, problems = newest_checkpoint(tmp_path, resume_check(fresh(), IDENTITY | {"run": "mine"}, 3))
+    snapshot, problems = newest_checkpoint(tmp_path, resume_check(fresh(), IDENTITY | {"run": "mine"}, 3))
     assert snapshot.numbers["step"] == 5 and len(problems) == 1 and "step-000010" in problems[0] and says in problems[0]
 
 
@@ -308,5 +309,5 @@ def test_a_checkpoint_of_this_run_or_of_an_older_version_is_trusted(tmp_path):
     for run in (None, "mine"):
         if run:
             rewritten(folder, lambda saved, tensors: saved["identity"].update(run="mine"))
-        snapshot, _, problems = newest_checkpoint(tmp_path, resume_check(fresh(), IDENTITY | {"run": "mine"}, 3))
+        snapshot, problems = newest_checkpoint(tmp_path, resume_check(fresh(), IDENTITY | {"run": "mine"}, 3))
         assert snapshot.numbers["step"] == 5 and not problems
