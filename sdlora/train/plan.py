@@ -148,7 +148,7 @@ def choose_samples(config: TrainConfig, picture_seconds: float, rest_seconds: fl
                if prompts >= min(2, wanted) or times == 1]
     allowed = rest_seconds * SAMPLING_SHARE / (1 - SAMPLING_SHARE)
     times, prompts = next((choice for choice in choices if (choice[0] + 1) * choice[1] * picture_seconds <= allowed), choices[-1])
-    marks = list(range(config.sample_every, config.steps, config.sample_every))[:10_000]
+    marks = range(config.sample_every, config.steps, config.sample_every)
     between = min(times - 1, len(marks))
     places = [marks[round(index * (len(marks) + 1) / (between + 1)) - 1] for index in range(1, between + 1)]
     return tuple(sorted({0, *places, config.steps})), prompts

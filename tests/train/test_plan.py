@@ -54,6 +54,12 @@ def test_at_most_eight_times_and_the_last_step_always():
     assert plan(TrainConfig(steps=1, sample_every=100), 3, "mini").samples == (0, 1)
 
 
+def test_samples_are_spread_over_the_whole_of_a_long_run():
+    samples = plan(TrainConfig(steps=20_000, sample_every=1), 3, "mini").samples
+    gaps = [late - early for early, late in zip(samples, samples[1:], strict=False)]
+    assert max(gaps) - min(gaps) <= 1
+
+
 def test_counts_with_what_was_measured():
     config = TrainConfig(steps=600, batch_size=4)
     guess = plan(config, 12, "mini")
