@@ -99,7 +99,7 @@ class Drawer:
         try:
             self.base("mini", "auto")
         except UserError:
-            # the artist is told when a picture is requested; another base may be fine
+            # the error is shown when a picture is requested; another base may be fine
             self.loaded = None
 
     def base(self, spec: str, device: str) -> Any:

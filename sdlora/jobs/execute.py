@@ -1,7 +1,7 @@
 """The run command: a run folder in, events and a file out, an exit code that says how it ended.
 
-The command line, the worker and a cluster all call `execute`; training itself is `train.session`. The folder's lock is held
-for as long as this process works on it.
+The command line and the processes that the worker starts call `execute`; training itself is `train.session`. The folder's lock
+is held for as long as this process works on it.
 """
 
 import errno
@@ -39,7 +39,7 @@ class Interrupted(BaseException):
 
 
 class Control:
-    """Tells the run before every step what to do next; blocks while a picture is being drawn."""
+    """Decides before every step what the run does next; waits while a picture is being drawn."""
 
     def __init__(self, folder: Path, fence: int = 0) -> None:
         self.folder, self.fence = folder, fence
@@ -64,6 +64,7 @@ class Control:
         return Table().fence("train", self.folder.name) > self.fence
 
     def __call__(self) -> str | None:
+        """Return command(), once no picture is being drawn."""
         self.stepping = True
         while (command := self.command()) is None and is_held(self.drawing):
             time.sleep(0.02)

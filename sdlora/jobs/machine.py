@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+TORCH = "torch>=2.10,<2.14"  # as in pyproject.toml
 CUDA_INDEX = "https://download.pytorch.org/whl/cu128"
 
 
@@ -32,12 +33,12 @@ class Advice:
 
 @functools.cache
 def device_advice() -> Advice:
-    """Find whether the installed torch can use the graphics card of this computer. Takes milliseconds, once per process."""
+    """Return whether the installed torch can use the graphics card of this computer. Takes milliseconds, once per process."""
     version, build, card = torch_version(), torch_build(), nvidia_card()
     if not version:
-        return Advice("", "", card, "torch is not installed.", f'"{sys.executable}" -m pip install "torch>=2.10,<2.14"')
+        return Advice("", "", card, "torch is not installed.", f'"{sys.executable}" -m pip install "{TORCH}"')
     if card and build == "cpu":
-        command = f'"{sys.executable}" -m pip install --upgrade --force-reinstall "torch>=2.10,<2.14" --index-url {CUDA_INDEX}'
+        command = f'"{sys.executable}" -m pip install --upgrade --force-reinstall "{TORCH}" --index-url {CUDA_INDEX}'
         return Advice(version, build, card, f"There is an NVIDIA card ({card}), but torch was installed without CUDA, so the "
                       "card is not used.", command)
     return Advice(version, build, card, None, None)

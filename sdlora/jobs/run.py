@@ -25,10 +25,10 @@ from sdlora.train.checkpoint_files import checkpoint_steps
 SPEC, LOCK = "spec.json", "lock"
 PAUSE, STOP, SUSPEND = "pause", "stop", "suspend"  # flag files; "suspend" is the worker's own pause: the run stays queued
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,120}")
-STARTING_SECONDS = 10.0
+STARTING_SECONDS = 10.0  # for which a claimed run without a process counts as queued
 START_LOCK = ".start.lock"
 START_WAIT_SECONDS = 10.0
-AGAIN_SECONDS = 10.0
+TWIN_SECONDS = 10.0  # for which the same order, given again, is the same run
 
 
 @dataclass(frozen=True)
@@ -167,18 +167,23 @@ def create_run(config: TrainConfig, images: Path, out: Path | None = None, set_i
         except FileExistsError:
             number += 1
             folder = runs / f"{stem}-{number}"
-    spec = {"version": 1, "id": folder.name, "images": str(Path(images).absolute()),
-            "out": str(Path(out).absolute()) if out else None, "config": config.model_dump(mode="json"),
-            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "set": set_id}
+    spec = {"version": 1, "id": folder.name, **order_of(config, images, out), "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "set": set_id}
     write_json(folder / SPEC, spec)
     return folder
+
+
+def order_of(config: TrainConfig, images: Path, out: Path | None) -> dict[str, Any]:
+    """Return the part of spec.json that says what is trained and where the file goes."""
+    return {"images": str(Path(images).absolute()), "out": str(Path(out).absolute()) if out else None,
+            "config": config.model_dump(mode="json")}
 
 
 def start_run(config: TrainConfig, images: Path, *, idempotency_key: str, out: Path | None = None,
               set_id: str | None = None) -> str:
     """Make a run, queue it and return its id. The same key again is the same run: two clicks are one job.
 
-    So is the same order, pictures and settings alike, from another tab within AGAIN_SECONDS while the first one waits or runs.
+    So is the same order from another tab within TWIN_SECONDS, while the first one waits or runs.
     """
     with hold(data_folder("runs") / START_LOCK, START_WAIT_SECONDS) or nullcontext():
         table = Table()
@@ -194,12 +199,11 @@ def start_run(config: TrainConfig, images: Path, *, idempotency_key: str, out: P
 
 
 def twin_of(table: Table, config: TrainConfig, images: Path, out: Path | None) -> str | None:
-    """Return the id of a waiting or running run that was ordered a moment ago and is to do the very same, or None."""
-    wanted = {"config": config.model_dump(mode="json"), "images": str(Path(images).absolute()),
-              "out": str(Path(out).absolute()) if out else None}
+    """Return the id of a waiting or running run of the same order that was given a moment ago, or None."""
+    wanted = order_of(config, images, out)
     for job in reversed(table.jobs("train", "queued", "running")):
         spec = data_folder("runs") / job.target / SPEC
-        if abs(time.time() - job.created) < AGAIN_SECONDS and spec.is_file() and wanted.items() <= read_json(spec).items():
+        if abs(time.time() - job.created) < TWIN_SECONDS and spec.is_file() and wanted.items() <= read_json(spec).items():
             return job.target
     return None
 

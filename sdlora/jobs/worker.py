@@ -27,17 +27,16 @@ from sdlora.train import events
 WORKER_LOCK = "worker.lock"
 LINGER_SECONDS = 60.0
 POLL_SECONDS = 0.2
+RESTART_SECONDS = 2.0         # of the worker, by a web process
 DRAWER_RESTART_SECONDS = 5.0
-SAVE_SECONDS = 15.0
-MOST_CRASHES = 5
-MOST_DEATHS = 3
+SAVE_SECONDS = 15.0           # for the runs to save when the worker ends
+START_AGAIN_SECONDS = 5.0     # after a run whose process could not be started
+MOST_CRASHES = 5              # of a run
+MOST_DEATHS = 3               # of the drawing process, one after the other
 
-RESTART_SECONDS = 2.0
-START_AGAIN_SECONDS = 5.0
-
-held_for_life: list[Held] = []
-kept_at = [-RESTART_SECONDS]
-started: list[subprocess.Popen] = []
+held_for_life: list[Held] = []         # the lock of this web process
+kept_at = [-RESTART_SECONDS]           # when keep_worker() last tried
+started: list[subprocess.Popen] = []   # workers of this web process
 
 
 def announce_web() -> None:
@@ -47,7 +46,7 @@ def announce_web() -> None:
         held_for_life.append(lock)
 
 
-def web_is_there(folder: Path) -> bool:
+def web_is_alive(folder: Path) -> bool:
     """Return whether any web process of this data folder is alive."""
     return any(is_held(path) for path in (folder / "web").glob("*.lock"))
 
@@ -181,7 +180,7 @@ class Worker:
     def needed(self, drawing: bool = False) -> bool:
         """Return whether anybody needs a worker, or did a moment ago. drawing: a drawing or a question waits or runs."""
         now = time.monotonic()
-        if drawing or self.active or web_is_there(self.home):
+        if drawing or self.active or web_is_alive(self.home):
             self.needed_at = now
         return now - self.needed_at < self.linger_seconds
 

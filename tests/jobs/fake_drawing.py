@@ -27,7 +27,7 @@ class Picture:
 
 
 def fake_draw(base, config, *, stop, on_step=lambda: None):
-    """As draw.pipeline.draw: previews, then a picture whose colour tells its seed."""
+    """As draw.pipeline.draw: previews, then a picture of a colour that follows from its seed."""
     for prompt_index, prompt in enumerate(config.prompts):
         for image_index in range(config.count):
             for step in range(1, config.steps + 1):

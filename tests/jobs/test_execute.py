@@ -36,7 +36,7 @@ def start(folder, **environment):
                             env={**os.environ, "PYTHONPATH": str(ROOT), "FAKE_SECONDS": "0.05", **environment})
 
 
-def told(folder):
+def events_of(folder):
     return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
 
 
@@ -50,7 +50,7 @@ def test_a_listener_that_raises_does_not_end_the_run(run, broken):
             raise OSError("the terminal is gone")
 
     assert execute(run, on_event=listen, training=run_training) == DONE
-    lines = told(run)
+    lines = events_of(run)
     assert lines[-1]["event"] == "done" and isinstance(heard[-1], broken) and "terminal is gone" in (run / "run.log").read_text()
     assert sum("continues unseen" in line.get("message", "") for line in lines) == (broken is events.Step)
 
@@ -60,7 +60,7 @@ def test_a_whole_run(run, tmp_path):
     assert execute(run, on_event=seen.append, training=run_training) == DONE
     assert (tmp_path / "ink.safetensors").read_text() == "20 210"
     assert [events.from_json(line) for line in (run / "events.jsonl").read_text().splitlines()] == seen
-    assert told(run)[-1] == {"event": "done", "step": 20, "steps": 20, "run": run.name, "seconds": 1.0,
+    assert events_of(run)[-1] == {"event": "done", "step": 20, "steps": 20, "run": run.name, "seconds": 1.0,
                              "file": str(tmp_path / "ink.safetensors")}
     assert view(run).state == "done" and view(run).checkpoints == (5, 10, 15, 20) and not is_held(run / "lock")
     with pytest.raises(UserError, match="finished"):
@@ -167,7 +167,7 @@ def test_kill_9_is_seen_at_once_and_costs_at_most_a_save_interval(run):
     seen = view(run)
     assert seen.state == "stopped" and not seen.ended
     assert start(run, FAKE_SECONDS="0").wait(10) == DONE
-    steps = [event["step"] for event in told(run) if event["event"] == "step"]
+    steps = [event["step"] for event in events_of(run) if event["event"] == "step"]
     again = [step for number, step in enumerate(steps) if step in steps[:number]]
     assert Path(view(run).file).read_text() == "20 210" and len(again) < 5
 

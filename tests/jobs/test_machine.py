@@ -1,4 +1,4 @@
-"""What the computer has, told without torch: builds, cards, the command that mends."""
+"""The torch and the cards of this computer, found without importing torch, and the command that fixes them."""
 
 import importlib.machinery
 import subprocess
@@ -35,14 +35,14 @@ def test_the_build_is_read_from_torchs_own_file(torch_of, build):
     assert machine.torch_build() == build
 
 
-def test_this_installation_is_told_as_torch_tells_it():
+def test_the_installed_torch_is_found_as_it_describes_itself():
     import torch
 
     assert machine.torch_build().startswith("cuda" if torch.version.cuda else "rocm" if torch.version.hip else ("cpu", "mps"))
     assert machine.torch_version() == torch.__version__
 
 
-def test_a_card_that_meets_a_cpu_build_is_told_with_the_command_that_mends_it(torch_of, monkeypatch):
+def test_a_card_with_a_cpu_build_comes_with_the_command_that_fixes_it(torch_of, monkeypatch):
     torch_of("cpu")
     monkeypatch.setattr(machine, "nvidia_card", lambda: "NVIDIA GeForce RTX 4070")
     advice = machine.device_advice()

@@ -105,7 +105,7 @@ def test_another_order_or_a_later_one_is_a_run_of_its_own(tmp_path, monkeypatch)
     first = start_run(CONFIG, tmp_path, idempotency_key="a")
     other = start_run(CONFIG.model_copy(update={"seed": CONFIG.seed + 1}), tmp_path, idempotency_key="b")
     elsewhere = start_run(CONFIG, tmp_path, idempotency_key="c", out=tmp_path / "x.safetensors")
-    monkeypatch.setattr("sdlora.jobs.run.AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr("sdlora.jobs.run.TWIN_SECONDS", 0.0)
     later = start_run(CONFIG, tmp_path, idempotency_key="d")
     assert len({first, other, elsewhere, later}) == 4
 
@@ -135,8 +135,8 @@ def test_states_follow_lock_events_and_queue(run):
     lock.release()
     Table().finish(job, "stopped")
     assert view(run).state == "stopped" and view(run).seconds_left is None and not view(run).ended
-    write(run, events.Failed(3, 40, "It broke.", "Mend it."))
-    assert (view(run).state, view(run).problem, view(run).hint) == ("failed", "It broke.", "Mend it.")
+    write(run, events.Failed(3, 40, "It broke.", "Fix it."))
+    assert (view(run).state, view(run).problem, view(run).hint) == ("failed", "It broke.", "Fix it.")
     write(run, step(4))
     assert view(run).state == "stopped", "continued after a failure, then killed"
     write(run, events.Done(40, 40, run.name, "/x/y.safetensors", 12.5))

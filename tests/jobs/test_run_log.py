@@ -8,9 +8,9 @@ from sdlora.jobs.run_log import RunLog
 from sdlora.train import events
 
 
-def write(folder, *told):
+def write(folder, *happened):
     with (folder / "events.jsonl").open("a") as file:
-        file.writelines(events.to_json(event) + "\n" for event in told)
+        file.writelines(events.to_json(event) + "\n" for event in happened)
 
 
 def step(number, loss=1.0, steps=40):

@@ -85,8 +85,8 @@ def test_a_run_outlives_its_worker_and_the_next_one_finds_it(start):
     assert view(run).state == "running"
     start()
     wait_for(lambda: view(run).state == "done")
-    told = view(run).folder.joinpath("events.jsonl").read_text()
-    assert told.count('"prepared"') == 1 and view(run).step == 60 > step, "one process trained all of it"
+    written = view(run).folder.joinpath("events.jsonl").read_text()
+    assert written.count('"prepared"') == 1 and view(run).step == 60 > step, "one process trained all of it"
     wait_for(lambda: Table().jobs("train")[0].state == "done")
 
 
@@ -204,11 +204,11 @@ def test_announcing_twice_is_one_lock():
     announce_web()
     announce_web()
     assert len(list((home() / "web").glob("*.lock"))) == 1
-    assert worker_module.web_is_there(home())
+    assert worker_module.web_is_alive(home())
     for lock in worker_module.held_for_life:
         lock.release()
     worker_module.held_for_life.clear()
-    assert not worker_module.web_is_there(home())
+    assert not worker_module.web_is_alive(home())
 
 
 def test_a_deleted_run_is_dropped_from_the_queue():

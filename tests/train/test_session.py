@@ -38,11 +38,11 @@ def make(folders):
         home() / "runs" / name, folders[0], images, **{**FEW, **settings})
 
 
-def train(folder, wish="pause", at=None):
+def train(folder, command="pause", at=None):
     """All events of a run that is asked to pause or stop as soon as `at` is among them (an event's type and step)."""
     found = []
-    wished = lambda: wish if any((type(event), event.step) == at for event in found) else None  # noqa: E731
-    for event in session.run_training(folder, control=wished):
+    control = lambda: command if any((type(event), event.step) == at for event in found) else None  # noqa: E731
+    for event in session.run_training(folder, control=control):
         found.append(event)
     return found
 
@@ -179,9 +179,9 @@ def decodes(monkeypatch):
     """The names of the pictures that were decoded for training, in order: samples of the run are opened by another name."""
     asked, real = [], child.call
 
-    def counted(module, data, name, *wishes):
+    def counted(module, data, name, *rest):
         asked.append(name)
-        return real(module, data, name, *wishes)
+        return real(module, data, name, *rest)
 
     monkeypatch.setattr(child, "call", counted)
     return lambda: sorted(name for name in asked if re.fullmatch(r"0\d\.png", name))
@@ -207,7 +207,7 @@ def test_a_run_on_a_set_decodes_each_picture_of_it_once(make, folders, monkeypat
         assert sorted(name for name in asked if re.fullmatch(r"0\d\.png", name)) == ["00.png", "01.png", "02.png", "03.png"]
 
 
-def test_damaged_looks_cost_time_only(make):
+def test_a_damaged_cache_of_pictures_costs_time_only(make):
     first = tensors(train(make("first"))[-1])
     shutil.rmtree(home() / "cache" / "latents")
     entries = sorted((home() / "cache" / "looks").glob("*.json"))

@@ -50,7 +50,7 @@ class Local:
             code = None
         else:
             seen = view(handle.folder)
-            code = CODES.get(seen.state, DIED) if seen.ended or seen.state != "stopped" else DIED
+            code = CODES.get(seen.state, DIED) if seen.ended else DIED
         if code is not None:
             self.handles.remove(handle)
         return code
@@ -61,5 +61,3 @@ class Local:
             (handle.folder / SUSPEND).touch()
         elif handle.process is not None:
             handle.process.kill()
-
-
