@@ -20,7 +20,7 @@ from sdlora.jobs.run_log import EVENTS, RunLog, read_log, reading
 from sdlora.jobs.table import Job, Table
 from sdlora.storage import clean_text, data_folder, home, read_json, slug, write_json
 from sdlora.train import events
-from sdlora.train.checkpoint_files import checkpoint_steps
+from sdlora.train.checkpoint_files import checkpoint_steps, export_checkpoint
 
 SPEC, LOCK = "spec.json", "lock"
 PAUSE, STOP, SUSPEND = "pause", "stop", "suspend"  # flag files; "suspend" is the worker's own pause: the run stays queued
@@ -74,6 +74,15 @@ class RunView:
     @property
     def resumable(self) -> bool:
         return self.state in ("stopped", "failed")
+
+    @property
+    def usable_steps(self) -> set[int]:
+        """The steps whose LoRA can be drawn with and downloaded."""
+        return {*self.checkpoints, *([self.step] if self.state == "done" and self.file else [])}
+
+    def usable_step(self, wanted: object) -> int | None:
+        """Return `wanted` when it is one of `usable_steps`, else the last of them; None when there is none yet."""
+        return wanted if type(wanted) is int and wanted in self.usable_steps else max(self.usable_steps, default=None)
 
 
 def run_folder(run: str | Path) -> Path:
@@ -154,6 +163,13 @@ def state_of(running: bool, last: events.Event | None, job: Job | None, written:
     if job and (job.state == "queued" or starting) and not isinstance(last, events.Done):
         return "queued"
     return "done" if isinstance(last, events.Done) else "failed" if isinstance(last, events.Failed) else "stopped"
+
+
+def lora_file(run: RunView, step: int) -> Path:
+    """Return the LoRA of a run at one of its `usable_steps`: at its end the finished file while it is there."""
+    if run.state == "done" and step == run.step and run.file and Path(run.file).is_file():
+        return Path(run.file)
+    return export_checkpoint(run.folder, step)
 
 
 def create_run(config: TrainConfig, images: Path, out: Path | None = None, set_id: str | None = None) -> Path:

@@ -1,6 +1,6 @@
-"""Queue pictures and follow them: progress, preview, cancel. Used by act 3 and by the gallery.
+"""What act 3 and the gallery share: fields of settings, the comparison of two pictures, progress, preview, cancel.
 
-Knows nothing about what is drawn with what: the caller brings the settings and says what to do with the pictures.
+Knows nothing about LoRAs: the caller queues the drawing and says what to do with the pictures.
 """
 
 import html
@@ -11,17 +11,21 @@ from typing import Any
 
 import gradio as gr
 
+from sdlora.dataset.picture import open_picture
 from sdlora.draw import grammar
 from sdlora.errors import UserError
 from sdlora.jobs import drawings as draws
 from sdlora.jobs.drawings import DrawView
 from sdlora.jobs.table import Table
 from sdlora.ui import words
-from sdlora.ui.theme import picture_url, widget
+from sdlora.ui.theme import fitted, picture_url, widget
 from sdlora.ui.validation import ACTION, TICK, Updates, an_id, guarded, silent
 
 PREVIEW_SIDE = 384
+COMPARED_SIDE = 768
 MOST_BAD = 6
+MOST_SEED = 2**32 - 1
+RANDOM_SEED = "() => Math.floor(Math.random() * 1000000)"
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,37 @@ def layout(name: str) -> Drawing:
     return Drawing(gr.State(None), progress, cancel)
 
 
+def seed_field(elem_id: str, button_id: str, info: str | None = None) -> gr.Number:
+    """Return a field for the seed, with a button under it that fills in a random one."""
+    seed = gr.Number(1, precision=0, minimum=0, maximum=MOST_SEED, label=words.SEED, info=info, elem_id=elem_id)
+    gr.Button(words.RANDOM_SEED, size="sm", scale=0, elem_id=button_id).click(None, None, seed, js=RANDOM_SEED)
+    return seed
+
+
+def negative_field() -> gr.Textbox:
+    return gr.Textbox(label=words.NEGATIVE, info=words.NEGATIVE_INFO, max_length=2000)
+
+
+def steps_field() -> gr.Slider:
+    return gr.Slider(1, 60, value=20, step=1, label=words.STEPS, info=words.STEPS_INFO)
+
+
+def guidance_field() -> gr.Slider:
+    return gr.Slider(1, 15, value=5, step=0.5, label=words.CFG, info=words.CFG_INFO)
+
+
+def comparison(label: str, **settings: Any) -> gr.ImageSlider:
+    """Return the two pictures with a divider between them."""
+    return gr.ImageSlider(label=label, type="pil", interactive=False, max_height=620, **settings)
+
+
+def pair(left: Path, right: Path) -> tuple:
+    """Return the value of `comparison` for two picture files."""
+    return tuple(fitted(open_picture(path), COMPARED_SIDE) for path in (left, right))
+
+
 def connect(drawing: Drawing, finished: Callable[[DrawView], tuple], outputs: list) -> None:
-    """Look after the draw when page.js learns from `progress_of` that it has ended.
+    """Update the page when page.js learns from `progress_of` that the drawing has ended.
 
     finished: turns its pictures into updates for `outputs`.
     """

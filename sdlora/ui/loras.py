@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sdlora.base.catalog import BaseEntry, list_bases
 from sdlora.errors import UserError
 from sdlora.jobs import run as runs
 from sdlora.library import search
 from sdlora.ui import polling, words
-from sdlora.ui.runs.strip import checkpoint_file, usable_steps
+from sdlora.ui.studio import bases
 from sdlora.ui.validation import an_id
 
 MENU = 300  # LoRAs in a drop-down list
@@ -41,11 +40,11 @@ def find(lora_id: Any) -> Lora:
     run_id, _, step = rest.partition(":")
     if kind == "point" and step.isdecimal() and len(step) < 8:
         run = runs.view(an_id(run_id, "run"))
-        if int(step) not in usable_steps(run):
+        if int(step) not in run.usable_steps:
             raise UserError(words.CHOOSE_FIRST.format(what="checkpoint"))
         name = run.name if run.state == "done" and int(step) == run.step else words.LORA_AT_STEP.format(name=run.name, step=step)
         trigger = run.config.trigger
-        return Lora(lora_id, name, trigger, checkpoint_file(run, int(step)), run.config.base, first_prompt(run, trigger))
+        return Lora(lora_id, name, trigger, runs.lora_file(run, int(step)), run.config.base, first_prompt(run, trigger))
     raise UserError(words.CHOOSE_FIRST.format(what="LoRA"))
 
 
@@ -59,14 +58,10 @@ def run_of(run_id: str | None) -> runs.RunView | None:
 
 def base_for(family: str, name: str) -> str:
     """Return the first usable base model of a family (spec); raise UserError when there is none."""
-    base = next((base for base in list_bases() if base.family == family and not base.problem), None)
+    base = bases.of_family(family)
     if base is None:
         raise UserError(words.NO_BASE.format(name=name), words.NO_BASE_HINT)
     return base.spec
-
-
-def base_entry(spec: str) -> BaseEntry | None:
-    return next((base for base in list_bases() if base.spec == spec), None)
 
 
 def first_prompt(run: runs.RunView | None, trigger: str) -> str:

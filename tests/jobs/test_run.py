@@ -149,3 +149,13 @@ def test_runs_are_listed_newest_first_and_a_damaged_one_does_not_hide_them(tmp_p
     (damaged / "spec.json").write_text("{}")
     assert {seen.id for seen in list_runs()} == set(ids)
     assert all(seen.state == "queued" for seen in list_runs())
+
+
+@pytest.mark.parametrize("wanted", [None, 0, 21, True, "20", 10**12])
+def test_a_step_without_a_checkpoint_falls_back_to_the_last(run, wanted):
+    assert view(run).usable_step(wanted) is None
+    for step_saved in (10, 20):
+        checkpoint = run / "checkpoints" / f"step-{step_saved:06d}"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "state.json").touch()
+    assert view(run).usable_steps == {10, 20} and view(run).usable_step(wanted) == 20 and view(run).usable_step(10) == 10

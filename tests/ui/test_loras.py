@@ -15,7 +15,7 @@ def test_a_file_of_the_shelf_is_found_by_its_id_and_listed_in_the_menu():
 
 
 def test_a_checkpoint_of_a_run_is_found_by_its_step(folder, monkeypatch):
-    monkeypatch.setattr(loras, "checkpoint_file", lambda run, step: run.folder / f"{step}.safetensors")
+    monkeypatch.setattr(loras.runs, "lora_file", lambda run, step: run.folder / f"{step}.safetensors")
     found = loras.find(f"point:{folder.name}:20")
     assert found.name == "Hatching <b>, step 20" and found.trigger == "htchng" and found.prompt == "htchng, a cat"
     assert loras.menu(f"point:{folder.name}:20")[0] == (found.name, found.id)

@@ -24,9 +24,8 @@ from sdlora.jobs.worker import ensure_worker
 from sdlora.library.lora_tags import with_tags
 from sdlora.ui import drawing, history, words
 from sdlora.ui.gallery import mixer
-from sdlora.ui.studio import compare
 from sdlora.ui.studio.bases import base_choices, base_of
-from sdlora.ui.theme import fitted, picture_url, widget
+from sdlora.ui.theme import picture_url, widget
 from sdlora.ui.validation import Updates, mapping, number, one_of, text, uploads, whole_number
 
 LABELS = ("blend",)
@@ -86,14 +85,14 @@ def layout(rows: gr.HTML, method: gr.Dropdown, switch_every: gr.Slider) -> Form:
             prompt = gr.Textbox(lines=3, max_length=2000, **about)
             about = {"label": words.COUNT_PICTURES, "info": words.COUNT_PICTURES_INFO, "elem_id": "gallery-count"}
             count = gr.Slider(1, 8, value=2, step=1, **about)
-            seed = compare.seed_field("gallery-seed", "gallery-another")
+            seed = drawing.seed_field("gallery-seed", "gallery-another")
             with_base = gr.Checkbox(True, label=words.COMPARE, elem_id="gallery-compare", container=False)
             base = gr.Dropdown([(words.BASE_AUTO, ""), *base_choices()], value="", label=words.BASE, elem_id="gallery-base")
             with gr.Accordion(words.MORE, open=False, elem_id="gallery-more"):
-                negative = compare.negative_field()
+                negative = drawing.negative_field()
                 names = [(words.SAMPLER_AUTO, ""), *((name, name) for name in samplers.NAMES)]
                 sampler = gr.Dropdown(names, value="", label=words.SAMPLER)
-                steps, guidance = compare.steps_field(), compare.guidance_field()
+                steps, guidance = drawing.steps_field(), drawing.guidance_field()
                 with gr.Row():
                     size: Any = {"precision": 0, "step": 8, "min_width": 110, "info": words.SIZE_INFO}
                     width, height = gr.Number(0, label=words.WIDTH, **size), gr.Number(0, label=words.HEIGHT, **size)
@@ -101,7 +100,7 @@ def layout(rows: gr.HTML, method: gr.Dropdown, switch_every: gr.Slider) -> Form:
             button = gr.Button(words.DRAW, variant="primary", size="lg", elem_id="gallery-draw")
         with gr.Column(scale=6, min_width=300):
             made = drawing.layout("gallery")
-            slider = compare.comparison(words.COMPARED_BLEND, elem_id="gallery-compared", visible=False)
+            slider = drawing.comparison(words.COMPARED_BLEND, elem_id="gallery-compared", visible=False)
             results = history.layout("gallery-results", words.NOTHING_DRAWN)
             pack = gr.DownloadButton(words.DOWNLOAD_ALL, visible=False, scale=0, elem_id="gallery-zip")
     fields = FormValues(
@@ -161,7 +160,7 @@ def settings_of(form: FormValues) -> dict[str, object]:
     return {
         "prompts": (text(form.prompt),),
         "base": base_of(form.base).spec if form.base else mixer.base_spec(rows),
-        "seed": whole_number(form.seed, 0, compare.MOST_SEED, words.SEED),
+        "seed": whole_number(form.seed, 0, drawing.MOST_SEED, words.SEED),
         "count": whole_number(form.count, 1, 64, words.COUNT_PICTURES),
         "method": one_of(form.method, words.METHODS),
         "switch_every": whole_number(form.switch_every, 1, 150, words.SWITCH_EVERY),
@@ -203,7 +202,7 @@ def finished(view: draws.DrawView) -> tuple:
         return gr.skip(), gr.skip(), gr.skip(), history.update(again=True)
     pair = gr.ImageSlider(visible=alone is not None)
     if alone:
-        both = tuple(fitted(open_picture(each.path), compare.SIDE) for each in (alone, pictures[0]))
+        both = drawing.pair(alone.path, pictures[0].path)
         pair = gr.ImageSlider(both, visible=True)  # pyright: ignore[reportArgumentType] Gradio's hint leaves out pictures
     return pair, history.update(pictures, again=True), packed(view.id, pictures), history.update(again=True)
 

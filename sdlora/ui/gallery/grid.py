@@ -24,8 +24,6 @@ from sdlora.library.lora_tags import find_named, with_tags
 from sdlora.ui import drawing, history, words
 from sdlora.ui.gallery import blend
 from sdlora.ui.gallery.shelf import download_copy
-from sdlora.ui.runs.strip import checkpoint_file, usable_steps
-from sdlora.ui.studio import compare
 from sdlora.ui.theme import picture_url, widget
 from sdlora.ui.validation import ACTION, Updates, guarded, one_of, text
 
@@ -85,7 +83,7 @@ def first_values(kind: Any) -> str:
     if kind == "lora":
         return " | ".join(entry.name for entry in search.list_loras(limit=3))
     if kind == "point":
-        return next((run.name for run in runs.list_runs() if usable_steps(run)), "")
+        return next((run.name for run in runs.list_runs() if run.usable_steps), "")
     return words.AXIS_BEGIN.get(kind, "")
 
 
@@ -109,10 +107,10 @@ def shelf_lora(name: str) -> list[grid.Choice]:
 
 def checkpoints(name: str) -> list[grid.Choice]:
     """Return (label, choice) of each checkpoint of the newest run with this name."""
-    run = next((run for run in runs.list_runs() if run.name.lower() == name.strip().lower() and usable_steps(run)), None)
+    run = next((run for run in runs.list_runs() if run.name.lower() == name.strip().lower() and run.usable_steps), None)
     if run is None:
         raise UserError(words.NO_SUCH_RUN.format(name=name))
-    files = {step: checkpoint_file(run, step) for step in sorted(usable_steps(run))}
+    files = {step: runs.lora_file(run, step) for step in sorted(run.usable_steps)}
     return [(words.AT_STEP.format(step=step), choice_of(file)) for step, file in files.items()]
 
 
@@ -136,7 +134,7 @@ def draw_strip(*values: Any) -> tuple:
 def draw_pairs(*values: Any) -> tuple:
     """Queue base model and blend beside each other, for several seeds."""
     def axes(config: DrawConfig) -> list[Axis]:
-        return [grid.pairs(config), grid.parse(f"seed={config.seed}-{min(config.seed + 3, compare.MOST_SEED)}")]
+        return [grid.pairs(config), grid.parse(f"seed={config.seed}-{min(config.seed + 3, drawing.MOST_SEED)}")]
 
     return queue(blend.FormValues(*values), axes)
 

@@ -6,7 +6,6 @@ Knows nothing about how a file is read: the drawing process reports, this module
 from pathlib import Path
 from typing import Any
 
-from sdlora.base.catalog import list_bases
 from sdlora.errors import UserError
 from sdlora.families import family_title
 from sdlora.jobs import questions
@@ -14,6 +13,7 @@ from sdlora.library import edit, search
 from sdlora.storage import confine
 from sdlora.ui import words
 from sdlora.ui.gallery.rpc import Question, server_functions
+from sdlora.ui.studio import bases
 from sdlora.ui.validation import an_id, guarded_server, mapping, one_of, text
 
 MOST_LISTED = 200
@@ -122,10 +122,11 @@ def convert_payload(data: Any) -> dict:
     """Return the payload of the question for a file in another format, from [id, way, what may go out with it]."""
     lora, way, about = data if isinstance(data, list) and len(data) == 3 else (None, None, None)
     entry = search.find(an_id(lora, "LoRA"))
+    base = bases.of_family(entry.family)
     return {
         "file": str(entry.path),
         "name": entry.name,
-        "base": next((base.spec for base in list_bases() if base.family == entry.family and not base.problem), ""),
+        "base": base.spec if base else "",
         "way": one_of(way, words.DOWNLOADS),
         "about": {key: text(mapping(about).get(key)) for key in words.ABOUT_FILE},
         "cover": str(entry.thumbnail) if entry.thumbnail else "",

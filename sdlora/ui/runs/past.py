@@ -9,9 +9,8 @@ from sdlora.config import presets
 from sdlora.jobs import run as runs
 from sdlora.jobs.run import RunView
 from sdlora.ui import words
-from sdlora.ui.loras import base_entry
-from sdlora.ui.runs.strip import strip_data
-from sdlora.ui.studio import train
+from sdlora.ui.runs.run_view import strip_data
+from sdlora.ui.studio import bases, train
 from sdlora.ui.theme import picture_url, widget
 from sdlora.ui.validation import ACTION, Updates, an_id, event_value, guarded
 
@@ -86,7 +85,7 @@ def date_of(created: str) -> str:
 
 def facts_of(run: RunView) -> dict:
     """Return settings and outcome as rows of (label, value)."""
-    base, known = base_entry(run.config.base), presets()
+    base, known = bases.with_spec(run.config.base), presets()
     preset = known[run.config.preset].title if run.config.preset in known else run.config.preset
     rows = [
         (words.FACT_STATE, words.STATES[run.state]),
@@ -119,7 +118,7 @@ def delete(run_id: Any) -> Updates:
 def settings_of(run_id: Any) -> tuple:
     """Return (set id, name, trigger, base, preset, expert section opened, expert fields): the form as this run had it."""
     run = runs.view(an_id(run_id, "run"))
-    base = base_entry(run.config.base)
+    base = bases.with_spec(run.config.base)
     return (
         run.set_id or gr.skip(),
         run.config.name,

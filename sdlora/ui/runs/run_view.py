@@ -1,4 +1,4 @@
-"""Act 2, the live view: the state of the run, the growing strip, pause and stop, the chosen checkpoint.
+"""Act 2, the live view: the state of the run, the strip of sample pictures, pause and stop, the chosen checkpoint.
 
 Knows nothing about training: everything is read from the run folder, so a reload or a second tab shows the same.
 """
@@ -22,11 +22,11 @@ from sdlora.jobs.table import Table
 from sdlora.jobs.worker import ensure_worker, keep_worker
 from sdlora.train.checkpoint_files import checkpoint_bytes
 from sdlora.ui import polling, words
-from sdlora.ui.runs import strip
-from sdlora.ui.theme import widget
+from sdlora.ui.theme import picture_url, widget
 from sdlora.ui.validation import ACTION, TICK, Updates, an_id, event_value, guarded, silent, whole_number
 
 ACTIVE = ("running", "queued")
+CELL = 256
 
 
 class TabState:
@@ -99,7 +99,7 @@ def layout(pill: gr.HTML) -> LiveView:
 
 
 def connect(view: LiveView) -> None:
-    """Look when page.js learns from `live_progress` that more than the progress changed; each button gives the run a command."""
+    """Update the view when page.js learns from `live_progress` that more than the progress changed, and at each button."""
     view.progress.tick(silent(tick), view.tab, view.outputs, **TICK)
     for button, command in ((view.pause, runs.pause), (view.stop, runs.stop), (view.resume, resume)):
         button.click(guarded(handler_of(command)), view.tab, view.outputs, **ACTION)
@@ -107,7 +107,7 @@ def connect(view: LiveView) -> None:
 
 
 def handler_of(command: Callable[[str], Any]) -> Callable[[TabState], Updates]:
-    """Return the handler of a button: give the run on show this command, then look at it."""
+    """Return the handler of a button that gives the run on show this command."""
 
     def handler(tab: TabState) -> Updates:
         with locked(tab):
@@ -203,10 +203,10 @@ def updates(tab: TabState, run: RunView | None) -> Updates:
     if run is None:
         gone, tab.run, tab.sent = bool(tab.sent), None, {}
         return no_run() if gone else gr.skip()
-    step = strip.chosen_step(run, tab.step)
+    step = run.usable_step(tab.step)
     parts = {
         "progress": progress(run),
-        "strip": strip.strip_key(run, step),
+        "strip": strip_key(run, step),
         "losses": len(run.held_out_losses) + len(run.samples),
         "buttons": [run.state, run.command, bool(run.checkpoints), bool(run.losses)],
     }
@@ -219,7 +219,7 @@ def updates(tab: TabState, run: RunView | None) -> Updates:
         run.id if run.state == "done" and run.file else gr.skip(),
         gr.HTML(data=pill_data(parts["progress"])) if moved else gr.skip(),
         gr.HTML(data=parts["progress"]) if moved else gr.skip(),
-        gr.HTML(data=strip.strip_data(run, step)) if new_strip else gr.skip(),
+        gr.HTML(data=strip_data(run, step)) if new_strip else gr.skip(),
         *(buttons(run) if new_buttons else [gr.skip()] * 3),
         *(checkpoint_row(run, step) if new_strip else [gr.skip()] * 3),
         gr.Accordion(visible=bool(run.losses)) if new_buttons else gr.skip(),
@@ -269,7 +269,7 @@ def progress(run: RunView) -> dict:
 
 def stamp(run: RunView) -> str:
     """Return another text whenever `updates` has more to show than the progress."""
-    facts = [run.state, run.command, run.file, bool(run.losses), len(run.held_out_losses), strip.strip_key(run, None)]
+    facts = [run.state, run.command, run.file, bool(run.losses), len(run.held_out_losses), strip_key(run, None)]
     return sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
@@ -295,6 +295,45 @@ def time_left(seconds: float | None) -> str:
     return words.MINUTES_SHORT.format(minutes=round(seconds / 60)) + words.LEFT
 
 
+def strip_key(run: RunView, step: int | None) -> list:
+    """Return what decides how the strip looks, small enough to compare every second."""
+    samples = [(sample.step, sample.prompt_index, sample.path) for sample in run.samples]
+    return [run.id, run.state == "done", step, sorted(run.usable_steps), samples]
+
+
+def strip_data(run: RunView, chosen: int | None, *, live: bool = True) -> dict:
+    """Return what page.js draws of the strip: a column per step with samples, a row per prompt.
+
+    live: columns with a checkpoint can be chosen, and the strip follows its last column.
+    """
+    steps = sorted({sample.step for sample in run.samples})
+    prompts = {sample.prompt_index: sample.prompt for sample in run.samples}
+    cells = {(sample.prompt_index, sample.step): picture_url(run.folder / sample.path, CELL) for sample in run.samples}
+    usable = run.usable_steps if live else set()
+    return {
+        "run": run.id,
+        "chosen": chosen,
+        "title": words.STRIP,
+        "corner": words.STRIP_CORNER,
+        "choosable": live,
+        "live": live,
+        "columns": [
+            {
+                "step": step,
+                "label": str(step) if step else words.STRIP_BASE,
+                "chosen": step == chosen,
+                "choosable": step in usable,
+                "title": words.CHOOSE_CHECKPOINT.format(step=step),
+            }
+            for step in steps
+        ],
+        "rows": [
+            {"prompt": prompt, "label": prompt, "cells": [cells.get((index, step), "") for step in steps]}
+            for index, prompt in sorted(prompts.items())
+        ],
+    }
+
+
 def checkpoint_row(run: RunView, step: int | None) -> tuple:
     """Return the row under the strip: try and download the chosen checkpoint."""
     if step is None:
@@ -312,9 +351,9 @@ def download_file(key: str) -> Path:
     """Return the LoRA file of "RUN/STEP", written when it is downloaded; raise UserError when there is none."""
     run_id, _, step = key.partition("/")
     run = runs.view(an_id(run_id, "run"))
-    if not step.isdecimal() or int(step) not in strip.usable_steps(run):
+    if not step.isdecimal() or int(step) not in run.usable_steps:
         raise UserError(f"There is no checkpoint at step {step[:12]}.", "Choose another one of the strip.")
-    return strip.checkpoint_file(run, int(step))
+    return runs.lora_file(run, int(step))
 
 
 def loss_curves(run: RunView) -> pd.DataFrame:

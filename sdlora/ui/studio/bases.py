@@ -1,4 +1,4 @@
-"""Download another base model, only when the artist asks: size, licence, progress and cancel.
+"""The base models on the page: the menu, and another one downloaded when the artist asks.
 
 Knows nothing about the network: base/download.py fetches in a process of its own.
 """
@@ -95,6 +95,16 @@ def base_of(base_id: Any) -> BaseEntry:
     if key not in known:
         raise UserError(words.CHOOSE_FIRST.format(what="base model"))
     return known[key]
+
+
+def of_family(family: str) -> BaseEntry | None:
+    """Return the first usable base model of a family."""
+    return next((base for base in usable_bases() if base.family == family), None)
+
+
+def with_spec(spec: str) -> BaseEntry | None:
+    """Return the base model of this spec, usable or not; None when it is not on the list any more."""
+    return next((base for base in list_bases() if base.spec == spec), None)
 
 
 def valid_hub_id(value: Any) -> str:

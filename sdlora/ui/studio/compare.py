@@ -6,21 +6,15 @@ from typing import Any
 import gradio as gr
 
 from sdlora.config import DrawConfig, LoraChoice, make
-from sdlora.dataset.picture import open_picture
 from sdlora.errors import UserError
 from sdlora.jobs import drawings as draws
 from sdlora.jobs import run as runs
 from sdlora.jobs.worker import ensure_worker
 from sdlora.library import search
 from sdlora.ui import drawing, history, loras, words
-from sdlora.ui.runs.strip import chosen_step
-from sdlora.ui.theme import fitted
 from sdlora.ui.validation import ACTION, Updates, guarded, number, text, whole_number
 
-SIDE = 768
-MOST_SEED = 2**32 - 1
 LABELS = ("base", "style")
-RANDOM_SEED = "() => Math.floor(Math.random() * 1000000)"
 
 
 @dataclass(frozen=True)
@@ -54,40 +48,16 @@ def layout() -> Compare:
                 prompt = gr.Textbox(label=words.PROMPT, info=words.PROMPT_INFO, lines=3, max_length=2000, elem_id="try-prompt")
                 about: Any = {"label": words.STRENGTH, "info": words.STRENGTH_INFO, "elem_id": "try-strength"}
                 strength = gr.Slider(0, 2, value=1, step=0.05, **about)
-                seed = seed_field("try-seed", "another", info=words.SEED_INFO)
+                seed = drawing.seed_field("try-seed", "another", info=words.SEED_INFO)
                 with gr.Accordion(words.MORE, open=False):
-                    negative, steps, guidance = negative_field(), steps_field(), guidance_field()
+                    negative, steps, guidance = drawing.negative_field(), drawing.steps_field(), drawing.guidance_field()
                 button = gr.Button(words.DRAW, variant="primary", size="lg", elem_id="draw")
             with gr.Column(scale=6, min_width=300):
                 made = drawing.layout("try")
-                slider = comparison(words.COMPARED, elem_id="compare", slider_position=50, show_label=True)
+                slider = drawing.comparison(words.COMPARED, elem_id="compare", slider_position=50, show_label=True)
         with gr.Accordion(words.HISTORY, open=True, elem_id="history-box"):
             drawn = history.layout("history")
     return Compare(lora, prompt, strength, seed, negative, steps, guidance, button, made, slider, drawn, gr.State(1))
-
-
-def seed_field(elem_id: str, button_id: str, info: str | None = None) -> gr.Number:
-    """Return a field for the seed, with a button under it that fills in a random one."""
-    seed = gr.Number(1, precision=0, minimum=0, maximum=MOST_SEED, label=words.SEED, info=info, elem_id=elem_id)
-    gr.Button(words.RANDOM_SEED, size="sm", scale=0, elem_id=button_id).click(None, None, seed, js=RANDOM_SEED)
-    return seed
-
-
-def negative_field() -> gr.Textbox:
-    return gr.Textbox(label=words.NEGATIVE, info=words.NEGATIVE_INFO, max_length=2000)
-
-
-def steps_field() -> gr.Slider:
-    return gr.Slider(1, 60, value=20, step=1, label=words.STEPS, info=words.STEPS_INFO)
-
-
-def guidance_field() -> gr.Slider:
-    return gr.Slider(1, 15, value=5, step=0.5, label=words.CFG, info=words.CFG_INFO)
-
-
-def comparison(label: str, **settings: Any) -> gr.ImageSlider:
-    """Return the two pictures with a divider between them."""
-    return gr.ImageSlider(label=label, type="pil", interactive=False, max_height=620, **settings)
 
 
 def connect(act: Compare) -> None:
@@ -108,7 +78,7 @@ def draw(lora: Any, prompt: Any, strength: Any, seed: Any, negative: Any, steps:
     common = {
         "prompts": (text(prompt),),
         "base": chosen.base,
-        "seed": whole_number(seed, 0, MOST_SEED, words.SEED),
+        "seed": whole_number(seed, 0, drawing.MOST_SEED, words.SEED),
         "negative": text(negative),
         "steps": whole_number(steps, 1, 150, words.STEPS),
         "guidance": number(guidance, 1, 30, words.CFG),
@@ -121,9 +91,9 @@ def draw(lora: Any, prompt: Any, strength: Any, seed: Any, negative: Any, steps:
 
 def finished(view: draws.DrawView) -> tuple:
     """Return the slider and the history once both pictures are there."""
-    pair = {picture.item: picture.path for picture in view.pictures}
-    both = all(label in pair for label in LABELS)
-    return (tuple(fitted(open_picture(pair[label]), SIDE) for label in LABELS) if both else gr.skip(), history.update(again=True))
+    paths = {picture.item: picture.path for picture in view.pictures}
+    both = [paths[label] for label in LABELS if label in paths]
+    return drawing.pair(*both) if len(both) == 2 else gr.skip(), history.update(again=True)
 
 
 def suggest_prompt(lora: Any) -> Any:
@@ -177,7 +147,7 @@ def first_comparison(chosen: loras.Lora) -> Any:
     wanted = int(step) if step else run.step
     if 0 not in samples or wanted not in samples or wanted == 0:
         return gr.skip()
-    return tuple(fitted(open_picture(run.folder / samples[at].path), SIDE) for at in (0, wanted))
+    return drawing.pair(*(run.folder / samples[at].path for at in (0, wanted)))
 
 
 def newest_lora() -> str | None:
@@ -193,7 +163,7 @@ def resume() -> Updates:
 def checkpoint_lora(run_id: Any, step: Any) -> str:
     """Return the id of the LoRA at this step of a run; of its end that of the file on the shelf, while it lies there."""
     run = runs.view(str(run_id))
-    step = chosen_step(run, step)
+    step = run.usable_step(step)
     if run.file and step == run.step:
         entry = search.by_file(run.file)
         if entry:

@@ -8,8 +8,8 @@ import pytest
 
 from sdlora.jobs import run as runs
 from sdlora.train import events
-from sdlora.ui import polling
-from sdlora.ui.runs import run_view, strip
+from sdlora.ui import polling, theme
+from sdlora.ui.runs import run_view
 
 
 def tick_of(tab):
@@ -18,7 +18,7 @@ def tick_of(tab):
     return gr.EventData(None, {"stamp": stamp, "step": step})
 
 
-def test_a_loaded_page_shows_the_newest_run_and_a_second_look_sends_nothing(folder, monkeypatch):
+def test_a_loaded_page_shows_the_newest_run_and_a_second_tick_sends_nothing(folder, monkeypatch):
     monkeypatch.setattr(run_view, "checkpoint_row", lambda view, step: [step] * 3)
     tab = run_view.TabState()
     run_view.load(tab)
@@ -112,7 +112,7 @@ def test_a_browser_that_shows_something_else_is_sent_all_again(folder, monkeypat
 
 def test_a_choice_waits_for_a_tick_that_is_being_answered_and_is_sent_last(folder, monkeypatch):
     monkeypatch.setattr(run_view, "checkpoint_row", lambda view, step: [step] * 3)
-    monkeypatch.setattr(strip, "usable_steps", lambda view: {0, 20})
+    monkeypatch.setattr(runs.RunView, "usable_steps", {0, 20})
     tab, reading, chosen = run_view.TabState(), Event(), Event()
     run_view.load(tab)
     tick, steps, updates = tick_of(tab), [], run_view.updates
@@ -136,3 +136,13 @@ def test_a_choice_waits_for_a_tick_that_is_being_answered_and_is_sent_last(folde
     ticking.join(5)
     assert tab.step == 0 and tab.sent["strip"][2] == 0
     assert steps == [None, 0], "the tick had its turn before the choice"
+
+
+def test_the_strip_has_a_column_per_step_with_0_first(folder):
+    view = runs.view(folder.name)
+    shown = run_view.strip_data(view, view.usable_step(None))
+    assert [column["step"] for column in shown["columns"]] == [0, 20]
+    assert [column["choosable"] for column in shown["columns"]] == [False, True] and shown["columns"][1]["chosen"]
+    cells = shown["rows"][0]["cells"]
+    assert len(cells) == 2 and cells[0] != cells[1]
+    assert all(theme.picture_bytes(cell.removeprefix("sdlora/picture/")) for cell in cells)

@@ -28,7 +28,7 @@ def test_base_and_lora_are_drawn_with_the_same_settings():
 
 
 def test_the_first_comparison_comes_from_the_samples_of_the_run(folder, monkeypatch):
-    monkeypatch.setattr(loras, "checkpoint_file", lambda run, step: run.folder / f"{step}.safetensors")
+    monkeypatch.setattr(loras.runs, "lora_file", lambda run, step: run.folder / f"{step}.safetensors")
     lora = compare.checkpoint_lora(folder.name, None)
     assert lora == f"point:{folder.name}:20" and compare.checkpoint_lora(folder.name, 0) == lora
     base, style = compare.first_comparison(loras.find(lora))
