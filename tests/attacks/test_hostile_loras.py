@@ -15,8 +15,8 @@ from sdlora.errors import UserError
 from sdlora.lora.formats import reading
 from sdlora.lora.formats.cloneofsimo import BLOCKS
 from sdlora.lora.formats.header import header
+from sdlora.lora.formats.kinds import PARTS, UNSUPPORTED
 from sdlora.lora.formats.layout import layout
-from sdlora.lora.formats.tensor_suffixes import PARTS, UNSUPPORTED
 from sdlora.lora.tools import report
 
 PATH = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"

@@ -5,7 +5,7 @@ import re
 
 import torch
 
-from sdlora.lora.formats.ldm_names import to_ldm
+from sdlora.lora.formats.dialects import to_ldm
 from sdlora.lora.formats.module_tables import family_table
 
 RANK, ALPHA = 4, 2.0

@@ -1,10 +1,12 @@
-"""From the shapes of a module's tensors to its kind, rank, and the shape of the weight it changes. Knows no names and no values.
+"""The kinds of LoRA: the suffix of a tensor's name says which part of its module it is, the shapes of all parts say the kind.
 
-math/formulas.py does the mathematics of each kind. A weight's shape holds None for a side that the kind leaves open (OFT rotates
-outputs, whatever the inputs are), and the inputs of a convolution may come as one number, in x k x k.
+Knows nothing about the modules of a network or about values. math/formulas.py does the mathematics of each kind. A weight's shape
+holds None for a side that the kind leaves open (OFT rotates outputs, whatever the inputs are), and the inputs of a convolution
+may come as one number, in x k x k.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
@@ -14,13 +16,71 @@ Weight = tuple[int | None, ...]
 ANY_KIND = {"alpha", "scale", "dora_scale", "magnitude", "diff_b", "bias"}
 MOST_VALUES, MOST_KERNEL = 2**27, 9  # of one weight: Stable Diffusion's largest has 63 million, its largest kernel is 3 x 3
 NUMBERS = ("alpha", "scale", "on_input")  # single values: any number format will do
-ROLES = {"hada_": "", "lokr_": "", "oft_blocks": "blocks", "oft_diag": "diag", "set_weight": "set", "ia3_l": "weight"}
 TITLES: dict[Kind, str] = {"lora": "LoRA", "loha": "LoHa", "lokr": "LoKr", "oft": "OFT", "glora": "GLoRA",
                            "full": "full difference", "ia3": "IA3"}
+PARTS = {  # suffix, without an adapter's name -> part; a suffix that belongs to one kind alone is the part itself
+    "lora_down.weight": "down", "lora_up.weight": "up", "lora_mid.weight": "mid",
+    "lora_A.weight": "down", "lora_B.weight": "up", "lora_B.bias": "bias",
+    "lora.down.weight": "down", "lora.up.weight": "up",
+    "lora_linear_layer.down.weight": "down", "lora_linear_layer.up.weight": "up",
+    "alpha": "alpha", "scale": "scale", "dora_scale": "dora_scale",
+    "lora_magnitude_vector.weight": "magnitude", "lora_magnitude_vector": "magnitude",
+    **{suffix: suffix for suffix in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2",
+                                     "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2",
+                                     "oft_blocks", "oft_diag", "rescale", "on_input", "ia3_l", "diff", "diff_b", "set_weight")},
+    "oft_R.weight": "oft_R", "w_norm": "diff", "b_norm": "diff_b",
+    **{f"{name}.weight": name for name in ("a1", "a2", "b1", "b2", "bm")}}
+WITH_ADAPTER_NAME = ("lora_", "hada_", "lokr_", "oft_R", "ia3_l")  # PEFT puts the adapter's name behind these
+PEFT = ("lora_A", "lora_B", "lora_magnitude", "oft_R", "ia3_l")
+UNSUPPORTED = {  # the end of a name -> the kind it belongs to, which sdlora does not read
+    "boft_R": "BOFT of PEFT", "boft_s": "BOFT of PEFT", "vera_lambda_b": "VeRA", "vera_lambda_d": "VeRA", "lora_E": "AdaLoRA",
+    "q_layer.weight": "T-LoRA", "p_layer.weight": "T-LoRA", "lambda_layer": "T-LoRA", "hra_u": "HRA", "lora_embedding_A":
+    "embedding LoRA", "lora_embedding_B": "embedding LoRA", "reshape_weight": "resized LoRA (reshape_weight)",
+    "randlora_lambda": "RandLoRA", "fourierft_spectrum": "FourierFT", "lokr_t1": "LoKr with lokr_t1"}
+ENDING = re.compile(
+    r"\.(?P<suffix>(?:" + "|".join(sorted({re.escape(suffix.removesuffix(".weight").removesuffix(".bias")) for suffix in PARTS},
+                                        key=len, reverse=True)) + r"))"
+    r"(?:\.(?P<adapter>(?!weight$|bias$)[^.]+))?(?P<tail>\.weight|\.bias)?$")
+ATTENTION_PROCESSOR = re.compile(r"_lora\.(?P<half>down|up)\.weight$")  # of diffusers up to 0.20
+UNDERSCORED = re.compile(r"[._]lora_(?P<half>down|up|mid)[._]weight$|_(?P<alpha>alpha)$")
+
+
+class SplitName(NamedTuple):
+    """module: the name before the suffix; form: "" as kohya, "PEFT", "lora.down", "attention processors" or "repaired"."""
+    module: str
+    part: str
+    form: str
+    adapter: str = ""
+
+
+def split_suffix(name: str) -> SplitName | None:
+    """Split a tensor's name before its suffix; None for an unknown suffix.
+
+    An adapter's name inside the suffix ("lora_A.style.weight") is taken out. "_lora_down_weight" is read as ".lora_down.weight".
+    """
+    match = ENDING.search(name)
+    if match:
+        suffix = match["suffix"] + (match["tail"] or "")
+        part = PARTS.get(suffix)
+        if part and (not match["adapter"] or suffix.startswith(WITH_ADAPTER_NAME)):
+            form = "PEFT" if suffix.startswith(PEFT) else "lora.down" if suffix.startswith(("lora.", "lora_linear")) else ""
+            return SplitName(name[:match.start()], part, form, match["adapter"] or "")
+    match = ATTENTION_PROCESSOR.search(name)
+    if match:
+        return SplitName(name[:match.start()], match["half"], "attention processors")
+    match = UNDERSCORED.search(name)
+    return SplitName(name[:match.start()], match["half"] or "alpha", "repaired") if match else None
+
+
+def unsupported_kind(name: str) -> str | None:
+    """Return the kind of LoRA that the end of a name belongs to and that sdlora does not read, or None."""
+    parts = name.split(".")
+    ends = {".".join(parts[-1:]), ".".join(parts[-2:]), *parts[-3:-1]}
+    return next((kind for end, kind in UNSUPPORTED.items() if end in ends), None)
 
 
 class ModuleKind(NamedTuple):
-    """roles: {part, as in tensor_suffixes.PARTS: role in delta.Adapter.tensors}; rank 0 where the kind has none."""
+    """roles: {part, a value of PARTS: role in delta.Adapter.tensors}; rank 0 where the kind has none."""
     kind: Kind
     roles: dict[str, str]
     rank: int
@@ -111,7 +171,7 @@ def factor(shapes: Mapping[str, Shape], name: str, core: str) -> tuple[int, Shap
 
 
 def oft(shapes: Mapping[str, Shape], _: bool | None) -> tuple[dict[str, str], int, Weight]:
-    """Turned outputs: blocks (n, s, s), a butterfly of them (m, n, s, s), the older diag; PEFT's oft_R turns inputs."""
+    """Rotated outputs: blocks (n, s, s), a butterfly of them (m, n, s, s), the older diag; PEFT's oft_R rotates inputs."""
     kinds = [part for part in ("oft_blocks", "oft_diag", "oft_R") if part in shapes]
     if len(kinds) != 1:
         raise ValueError("has no rotation" if not kinds else "has two rotations")
@@ -126,7 +186,7 @@ def oft(shapes: Mapping[str, Shape], _: bool | None) -> tuple[dict[str, str], in
     out = blocks[-3] * blocks[-2]
     if "rescale" in shapes and math.prod(shapes["rescale"]) != out:
         raise ValueError(f"has a rescale of {math.prod(shapes['rescale'])} values for {out} outputs")
-    return {part: ROLES.get(part, part) for part in shapes}, 0, (out, None)
+    return {part: part.removeprefix("oft_") for part in shapes}, 0, (out, None)
 
 
 def glora(shapes: Mapping[str, Shape], _: bool | None) -> tuple[dict[str, str], int, Weight]:
@@ -147,7 +207,7 @@ def glora(shapes: Mapping[str, Shape], _: bool | None) -> tuple[dict[str, str], 
 
 
 def full(shapes: Mapping[str, Shape], _: bool | None) -> tuple[dict[str, str], int, Weight]:
-    """Return the difference of the weight, or a whole new weight; a bias may come alone."""
+    """The difference of the weight, or a whole new weight; a bias may come alone."""
     if "diff" in shapes and "set_weight" in shapes:
         raise ValueError("has both a difference and a replacement")
     shape = shapes.get("diff", shapes.get("set_weight"))
@@ -157,7 +217,7 @@ def full(shapes: Mapping[str, Shape], _: bool | None) -> tuple[dict[str, str], i
 
 
 def ia3(shapes: Mapping[str, Shape], on_input: bool | None) -> tuple[dict[str, str], int, Weight]:
-    """Return a factor for every output or every input."""
+    """A factor for every output or every input."""
     part = "ia3_l" if "ia3_l" in shapes else "weight"
     if part not in shapes or part == "weight" and "on_input" not in shapes:
         raise ValueError("lacks its vector or on_input")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from sdlora.errors import UserError
 from sdlora.lora.formats.dialects import FileNames
 from sdlora.lora.formats.header import Header
-from sdlora.lora.formats.tensor_suffixes import split_suffix
+from sdlora.lora.formats.kinds import split_suffix
 from sdlora.storage import clean_text
 
 UNKNOWN = "a model that sdlora does not know"

@@ -10,7 +10,7 @@ from diffusers.loaders.lora_conversion_utils import (
 )
 
 from sdlora.families import FAMILIES
-from sdlora.lora.formats.dialects import diffusers_name, kohya_name, parse_names, unflatten
+from sdlora.lora.formats.dialects import diffusers_name, from_ldm, kohya_name, parse_names, to_ldm, unflatten
 from sdlora.lora.formats.module_tables import family_table
 
 BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0"
@@ -187,3 +187,17 @@ def test_flat_names_are_split_only_at_words_of_the_field():
     assert unflatten("down_blocks_0_resnets_1_time_emb_proj") == "down_blocks.0.resnets.1.time_emb_proj"
     assert unflatten("down_blocks_0_") == "down_blocks.0"
     assert unflatten("rm_rf") is None
+
+
+def test_sgm_names_go_both_ways_for_all_of_sdxl():
+    paths = [path for path in family_table("sdxl") if ":" not in path]
+    assert len({to_ldm(path) for path in paths}) == len(paths)
+    assert all(from_ldm(to_ldm(path)) == path for path in paths)
+    assert from_ldm("output_blocks.2.1.conv") == "up_blocks.0.upsamplers.0.conv"  # SD 1.x has no attention there
+
+
+@pytest.mark.parametrize("path", ["mid_block", "text_model.encoder.layers.0.mlp.fc1", "down_blocks.0.attentions"])
+def test_other_paths_have_no_such_name(path):
+    assert from_ldm(path) is None
+    with pytest.raises(ValueError, match="no sgm name"):
+        to_ldm(path)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sdlora.families import FAMILIES
-from sdlora.lora.formats.kinds import fits, kind_of, weight_size
+from sdlora.lora.formats.kinds import PARTS, UNSUPPORTED, fits, kind_of, split_suffix, unsupported_kind, weight_size
 from sdlora.lora.formats.layout import MOST_VALUES
 from sdlora.lora.formats.module_tables import family_table
 from sdlora.lora.math.delta import Adapter, delta
@@ -70,3 +70,28 @@ def test_every_weight_of_a_family_can_be_changed(family):
 def test_the_switch_of_ia3_tells_its_side():
     parts = {"weight": (24,), "on_input": ()}
     assert [kind_of(parts, switch).weight for switch in (True, False, None)] == [(None, 24), (24, None), (None, None)]
+
+
+@pytest.mark.parametrize("suffix", PARTS)
+def test_every_suffix_is_split_off(suffix):
+    found = split_suffix(f"a.b.{suffix}")
+    assert found is not None and (found.module, found.part, found.adapter) == ("a.b", PARTS[suffix], "")
+    assert unsupported_kind(f"a.b.{suffix}") is None
+
+
+@pytest.mark.parametrize(("name", "expected"), [
+    ("a.lora_A.style.weight", ("a", "down", "PEFT", "style")), ("a_lora_up_weight", ("a", "up", "repaired", "")),
+    ("a_alpha", ("a", "alpha", "repaired", "")), ("a.to_q_lora.down.weight", ("a.to_q", "down", "attention processors", "")),
+    ("a.lora.up.weight", ("a", "up", "lora.down", ""))])
+def test_other_spellings_are_understood(name, expected):
+    assert split_suffix(name) == expected
+
+
+@pytest.mark.parametrize("name", ["a.weight", "alpha", "a.lora_Q.weight", "", "a.alpha.style.weight"])
+def test_other_names_have_no_suffix(name):
+    assert split_suffix(name) is None
+
+
+@pytest.mark.parametrize("suffix", UNSUPPORTED)
+def test_kinds_that_are_not_read_have_names(suffix):
+    assert unsupported_kind(f"a.b.{suffix}") == UNSUPPORTED[suffix]
