@@ -17,13 +17,13 @@ from sdlora.errors import UserError
 from sdlora.library import sidecars
 from sdlora.library.database import folded
 from sdlora.library.folders import Folder, key_of, notes_of
+from sdlora.lora.formats import cloneofsimo
 from sdlora.lora.formats.header import MAX_HEADER_BYTES, header, open_file
 from sdlora.lora.formats.layout import layout
 from sdlora.lora.tools.report import trigger
 from sdlora.storage import MAX_NAME, clean_text
 
 START = '{"__metadata__":'
-POSITIONAL = "cloneofsimo"  # the one dialect in which the metadata decides what the names mean
 COVER_KEYS = ("modelspec.thumbnail", "ssmd_cover_images")
 HINTS = (("sd_v1", "sd1"), ("sd_v2", "sd2"), ("sdxl", "sdxl"), ("sdlora_mini", "mini"), ("sd_1", "sd1"), ("sd_2", "sd2"))
 MAX_WORDS = 1500  # characters of one file that are searched
@@ -74,7 +74,8 @@ def read_facts(path: Path, known: dict[bytes, Structure]) -> Facts:
             checked = header(path)
             found = layout(path.name, checked)
             structure = Structure(found.families, found.kind, found.dialect, found.rank, len(found.modules))
-            if key and metadata == checked.metadata and structure.families and structure.dialect != POSITIONAL:
+            by_metadata = structure.dialect == cloneofsimo.DIALECT  # where the metadata decides what the names mean
+            if key and metadata == checked.metadata and structure.families and not by_metadata:
                 known[key] = structure
             metadata, data_bytes = checked.metadata, checked.file_bytes - checked.data_start
     except UserError as refused:

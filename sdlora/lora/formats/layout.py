@@ -15,13 +15,12 @@ from sdlora.errors import UserError
 from sdlora.families import FAMILIES, WIDTHS
 from sdlora.lora.formats import cloneofsimo
 from sdlora.lora.formats.dialects import FileNames, diffusers_name, parse_names
-from sdlora.lora.formats.header import FLOATS, MAX_FILE_BYTES, Header, array, contents, header, refuse_size
+from sdlora.lora.formats.header import AGAIN, FLOATS, MAX_FILE_BYTES, Header, array, contents, header, refuse_size
 from sdlora.lora.formats.kinds import NUMBERS, TITLES, Kind, Weight, fits, kind_of, weight_size
 from sdlora.lora.formats.module_tables import Table, family_table
 from sdlora.lora.formats.peft_config import SERIES, Config, configs_of, needed
 from sdlora.lora.formats.unsupported import refuse
 
-AGAIN = "Download or export it again."
 EMBEDDING = re.compile(r"bundle_emb\.(?P<bundled>[^.]{1,80})\.|(?P<token><[^<>]{1,80}>)$")
 UNKNOWN, INSIDE = "a name we do not know", "an embedding inside the file"
 MAX_CONFIG_BYTES = 1_000_000
@@ -123,14 +122,15 @@ def layout(name: str, found: Header, data: bytes | bytearray | None = None) -> L
 
     Raises UserError for other kinds of files, unknown kinds of LoRA and parts that do not fit each other.
     """
-    names = parse_numbered(name, found) if cloneofsimo.is_numbered(found.tensors) else parse_names(list(found.tensors))
+    is_numbered = cloneofsimo.is_numbered(found.tensors)
+    names = cloneofsimo.parse_numbered(name, found) if is_numbered else parse_names(list(found.tensors))
     refuse(name, found, names)
     refuse_size(name, found.file_bytes)
     empty = drop_empty(name, found, names)
     reader = Reader(name, found, data, configs_of(found.metadata), names.dialect, notes=[*repairs(names), *empty])
     modules = second_encoder({path: reader.module(path, parts) for path, parts in names.modules.items()}, reader.notes)
-    if names.dialect == "cloneofsimo":
-        check_order(name, modules)
+    if is_numbered:
+        cloneofsimo.check_order(name, {path: module.shape for path, module in modules.items()})
     reader.notes += contradictions(found.metadata, modules, reader.alphas)
     if (claimed := sum(weight_size(module.shape) for module in modules.values())) > MOST_VALUES:
         raise UserError(f"{name} claims to change {claimed / 1e9:.0f} billion weights, more than any base has.", AGAIN)
@@ -190,32 +190,6 @@ def as_range(values: Collection[float]) -> str:
     return f"{min(values):g}" if len(values) == 1 else f"{min(values):g} to {max(values):g}"
 
 
-def parse_numbered(name: str, found: Header) -> FileNames:
-    """Return the names of a numbered file, in the order of modules whose widths it has. Raises UserError."""
-    try:
-        orders = [cloneofsimo.numbered_modules(found.tensors, found.metadata, order) for order in cloneofsimo.ORDERS]
-    except ValueError as error:
-        raise UserError(f"{name} is an old positional LoRA (cloneofsimo) that cannot be read: {error}.",
-                        "Convert it where it was made.") from error
-    places = max(orders, key=lambda each: fitting_widths(found, each))
-    names = FileNames("cloneofsimo", "cloneofsimo (positional)")
-    for key in found.tensors:
-        if key not in places:
-            names.unknown.append(key)
-            continue
-        path, half = places[key]
-        names.modules.setdefault(path, {})[half] = key
-    return names
-
-
-def fitting_widths(found: Header, places: dict[str, tuple[str, str]]) -> int:
-    """Return how many parse_numbered tensors have the width that Stable Diffusion 1.x or 2.x has."""
-    def fitting(table: Table) -> int:
-        return sum(found.tensors[key][1][half == "down"] == table[path][half == "down"]
-                   for key, (path, half) in places.items() if path in table and len(found.tensors[key][1]) == 2)
-    return max(fitting(family_table(family)) for family in ("sd1", "sd2"))
-
-
 def second_encoder(modules: dict[str, Module], notes: list[str]) -> dict[str, Module]:
     """Return paths of "te2" where SDXL's second text encoder was saved alone: its widths tell what its names do not."""
     renamed = {path.replace("te1:", "te2:"): module for path, module in modules.items()}
@@ -224,14 +198,6 @@ def second_encoder(modules: dict[str, Module], notes: list[str]) -> dict[str, Mo
         return modules
     notes.append("It was read as a LoRA of SDXL's second text encoder, by its widths.")
     return renamed
-
-
-def check_order(name: str, modules: dict[str, Module]) -> None:
-    """Raise UserError for a numbered file unless every width is that of its module in one family."""
-    tables = [family_table(family) for family in ("sd1", "sd2")]
-    if not any(len(matching(modules, table)) == len(modules) for table in tables):
-        raise UserError(f"{name} is an old positional LoRA (cloneofsimo) whose order is not that of Stable Diffusion 1.x or 2.x.",
-                        "Convert it where it was made.")
 
 
 @dataclass
