@@ -28,29 +28,32 @@ KOHYA_SUFFIXES = {  # {kind: {role: suffix}} beside those of ANY_KIND
     "full": {"diff": "diff", "set": "set_weight"}, "ia3": {"weight": "weight", "on_input": "on_input"}}
 ANY_KIND = {"dora_scale": "dora_scale", "diff_b": "diff_b"}
 WITHOUT_ALPHA = {"full", "ia3"}
+FileDtype = Literal["fp16", "bf16", "fp32"] | None  # the number format of a file; None: every tensor keeps its own
 MOST_LOST = 0.5  # share of the change that rounding may lose: with more, no file is written
 LEGACY_SPAN = slice(0x100000, 0x110000)  # the bytes of the file that kohya's first hash covers
 
 
 def write(path: Path, adapters: "Adapters", metadata: dict[str, str], *, dialect: Literal["kohya", "diffusers"] = "kohya",
-          dtype: Literal["fp16", "bf16", "fp32"] | None = "fp16", family: str) -> Path:
+          dtype: FileDtype = "fp16", family: str) -> Path:
     """Write `adapters` atomically with safe metadata and fresh hashes. The same input gives the same bytes.
 
-    dtype None: every tensor keeps its own; else factors that it holds badly are balanced first (rounding.balanced). kohya files
-    hold every kind, diffusers files plain LoRA and DoRA (tools.convert.to_form makes others into that). Raises UserError when a
-    kind, or a value, or most of the change does not fit the file, or the disk refuses; an old file is then untouched.
+    Factors that the number format holds badly are balanced first (rounding.balanced). kohya files hold every kind, diffusers
+    files plain LoRA and DoRA (tools.convert.to_form makes others into that). Raises UserError when a kind, or a value, or most
+    of the change does not fit the file, or the disk refuses; an old file is then untouched.
     """
     import torch
 
-    from sdlora.lora.math.rounding import balanced, lost
+    from sdlora.lora.math.rounding import DTYPES, balanced, lost
 
-    kind = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, None: None}[dtype]
-    adapters = {module: balanced(adapter, kind) for module, adapter in adapters.items()}
-    if (share := lost(adapters, kind)) > MOST_LOST:
+    number_format = DTYPES[dtype]
+    adapters = {module: balanced(adapter, number_format) for module, adapter in adapters.items()}
+    if (share := lost(adapters, number_format)) > MOST_LOST:
         raise UserError(f"{Path(path).name} was not written: its values are so small that {dtype} would lose {share:.0%}.",
                         "Save it as bf16 or fp32." if dtype == "fp16" else "Save it as fp32.")
-    is_kohya = dialect == "kohya"
-    tensors, config = (kohya_tensors(adapters, kind, family), {}) if is_kohya else diffusers_tensors(adapters, kind)
+    if dialect == "kohya":
+        tensors, config = kohya_tensors(adapters, number_format, family), {}
+    else:
+        tensors, config = diffusers_tensors(adapters, number_format)
     for name, value in tensors.items():
         if value.is_floating_point() and not torch.isfinite(value.float()).all():
             raise UserError(f"{Path(path).name} was not written: {name} does not fit the number format {dtype}.",
@@ -58,8 +61,8 @@ def write(path: Path, adapters: "Adapters", metadata: dict[str, str], *, dialect
     return storage.write_atomic(Path(path), serialized(tensors, without_hashes({"format": "pt"} | metadata | config)))
 
 
-def kohya_tensors(adapters: "Adapters", kind: "Dtype | None", family: str) -> "dict[str, Tensor]":
-    """Return tensors by kohya's names, with an alpha wherever the kind has one; in fp32 where `kind` cannot hold it exactly."""
+def kohya_tensors(adapters: "Adapters", dtype: "Dtype | None", family: str) -> "dict[str, Tensor]":
+    """Return tensors by kohya's names, with an alpha wherever the kind has one; in fp32 where `dtype` cannot hold it exactly."""
     import torch
 
     tensors = {}
@@ -72,12 +75,12 @@ def kohya_tensors(adapters: "Adapters", kind: "Dtype | None", family: str) -> "d
             raise UserError(f"{path} has no name in kohya files: {family} has no such module.",
                             "Write a diffusers file.") from error
         for role, value in adapter.tensors.items():
-            tensors[f"{name}.{kohya_suffix(adapter, role)}"] = cast(shaped(adapter, role, value), kind)
+            tensors[f"{name}.{kohya_suffix(adapter, role)}"] = cast(shaped(adapter, role, value), dtype)
         if adapter.kind not in WITHOUT_ALPHA:
-            format_ = kind or next(iter(adapter.tensors.values())).dtype
+            kept = dtype or next(iter(adapter.tensors.values())).dtype
             alpha = torch.tensor(adapter.alpha, dtype=torch.float32)
-            exact = format_.itemsize > 1 and alpha.to(format_).float() == alpha
-            tensors[f"{name}.alpha"] = alpha.to(format_) if exact else alpha
+            exact = kept.itemsize > 1 and alpha.to(kept).float() == alpha
+            tensors[f"{name}.alpha"] = alpha.to(kept) if exact else alpha
     return tensors
 
 
@@ -100,29 +103,29 @@ def shaped(adapter: "Adapter", role: str, value: "Tensor") -> "Tensor":
     return value
 
 
-def cast(value: "Tensor", kind: "Dtype | None") -> "Tensor":
-    """Return `value` on the CPU in the number format `kind`; None keeps its own, and so do whole numbers."""
+def cast(value: "Tensor", dtype: "Dtype | None") -> "Tensor":
+    """Return `value` on the CPU as `dtype`; None keeps its own, and so do whole numbers."""
     value = value.detach().cpu()
-    return value.to(kind) if kind and value.is_floating_point() else value
+    return value.to(dtype) if dtype and value.is_floating_point() else value
 
 
-def diffusers_tensors(adapters: "Adapters", kind: "Dtype | None") -> "tuple[dict[str, Tensor], dict[str, str]]":
-    """Return tensors by PEFT's names, and the metadata with their alphas, which many readers ignore: see alpha_goes()."""
+def diffusers_tensors(adapters: "Adapters", dtype: "Dtype | None") -> "tuple[dict[str, Tensor], dict[str, str]]":
+    """Return tensors by PEFT's names, and the metadata with their alphas, which many readers ignore: see alpha_placement()."""
     import torch
 
-    way = alpha_goes(adapters, kind)
-    kind = torch.float32 if way == "fp32" else kind
+    placement = alpha_placement(adapters, dtype)
+    dtype = torch.float32 if placement == "fp32" else dtype
     tensors, configs = {}, {}
     for path, adapter in sorted(adapters.items()):
         if not diffusers_holds(adapter):
             raise UserError(f"{path} is of a kind that diffusers files cannot hold.", "Write a kohya file, or convert it first.")
         name = dialects.diffusers_name(path)
-        alpha = adapter.alpha if way == "header" else float(adapter.rank)
-        up = adapter.tensors["up"] if way in ("kept", "header") else folded(adapter, kind)
-        down = cast(adapter.tensors["down"], kind)
-        tensors |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": cast(up, kind)}
+        alpha = adapter.alpha if placement == "header" else float(adapter.rank)
+        up = adapter.tensors["up"] if placement in ("kept", "header") else folded(adapter, dtype)
+        down = cast(adapter.tensors["down"], dtype)
+        tensors |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": cast(up, dtype)}
         if "dora_scale" in adapter.tensors:
-            magnitude = cast(adapter.tensors["dora_scale"], kind)
+            magnitude = cast(adapter.tensors["dora_scale"], dtype)
             tensors[f"{name}.lora_magnitude_vector.weight"] = magnitude.reshape((1, -1, 1, 1) if down.ndim == 4 else -1)
         part, _, module = name.partition(".")
         module = module.removeprefix("text_model.")  # PEFT matches endings; newer transformers lost this level
@@ -153,7 +156,7 @@ def diffusers_holds(adapter: "Adapter") -> bool:
     return scale is None or scale.shape[0] == scale.numel() == adapter.tensors["up"].shape[0]
 
 
-def alpha_goes(adapters: "Adapters", kind: "Dtype | None") -> Literal["kept", "folded", "header", "fp32"]:
+def alpha_placement(adapters: "Adapters", dtype: "Dtype | None") -> Literal["kept", "folded", "header", "fp32"]:
     """Return where alpha / rank goes in a diffusers file, so that no bit of dW is lost.
 
     kept: it is 1 everywhere. folded: it goes into `up`, exactly (a power of two). Else, with the number format free, the file
@@ -161,21 +164,21 @@ def alpha_goes(adapters: "Adapters", kind: "Dtype | None") -> Literal["kept", "f
     """
     if all(adapter.alpha == adapter.rank for adapter in adapters.values()):
         return "kept"
-    if all(diffusers_holds(adapter) and folds_exactly(adapter, kind) for adapter in adapters.values()):
+    if all(diffusers_holds(adapter) and folds_exactly(adapter, dtype) for adapter in adapters.values()):
         return "folded"
-    return "header" if kind else "fp32"
+    return "header" if dtype else "fp32"
 
 
-def folded(adapter: "Adapter", kind: "Dtype | None") -> "Tensor":
+def folded(adapter: "Adapter", dtype: "Dtype | None") -> "Tensor":
     """Return `up` times alpha / rank."""
-    up = cast(adapter.tensors["up"], kind)
+    up = cast(adapter.tensors["up"], dtype)
     return (up.double() * adapter.scale).to(up.dtype)
 
 
-def folds_exactly(adapter: "Adapter", kind: "Dtype | None") -> bool:
+def folds_exactly(adapter: "Adapter", dtype: "Dtype | None") -> bool:
     """Return whether folding alpha / rank into `up` rounds nothing."""
-    up = cast(adapter.tensors["up"], kind).double()
-    return bool((folded(adapter, kind).double() == up * adapter.scale).all())
+    up = cast(adapter.tensors["up"], dtype).double()
+    return bool((folded(adapter, dtype).double() == up * adapter.scale).all())
 
 
 def serialized(tensors: "dict[str, Tensor]", metadata: dict[str, str]) -> bytes:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sdlora.errors import UserError
-from sdlora.lora.math.blocks import weight_of
+from sdlora.lora.math.blocks import block_weight
 from sdlora.lora.math.delta import Adapter, Adapters, bias_delta, delta, factors
 
 STRONGEST = 4.0  # the largest strength
@@ -53,7 +53,7 @@ def strength_at(ingredient: Ingredient, path: str) -> float:
     """Return strength x block weight of one module. Raises UserError for a strength that is no number in -4..4."""
     of_text = ":" in path and ingredient.text_strength is not None
     strength = check_strength(ingredient.text_strength if of_text else ingredient.strength)
-    return strength * weight_of(ingredient.blocks, path, ingredient.family)
+    return strength * block_weight(ingredient.blocks, path, ingredient.family)
 
 
 @torch.no_grad()

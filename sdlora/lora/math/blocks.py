@@ -29,7 +29,7 @@ def part_of(path: str) -> Part:
     return cast(Part, part) if colon else "unet"
 
 
-def layout(family: str) -> tuple[str, ...]:
+def all_slots(family: str) -> tuple[str, ...]:
     """Return every slot of a family, in order: BASE, IN00.., MID, OUT00.. (26 for SD 1.x and 2.x, 20 for SDXL, 14 for mini)."""
     levels, resnets = LEVELS[family]
     down = [f"IN{number:02d}" for number in range(levels * (resnets + 1))]  # conv_in counts in place of the last downsampler
@@ -37,7 +37,7 @@ def layout(family: str) -> tuple[str, ...]:
     return ("BASE", *down, "MID", *up)
 
 
-SLOTS = {family: {len(slots): slots for slots in (layout(family), ("BASE", *ATTENTION[family].split()))} for family in LEVELS}
+SLOTS = {family: {len(slots): slots for slots in (all_slots(family), ("BASE", *ATTENTION[family].split()))} for family in LEVELS}
 
 
 def block_of(path: str, family: str) -> str:
@@ -62,7 +62,7 @@ def presets(family: str) -> dict[str, tuple[str, ...]]:
     "style only" and "content only" are B-LoRA's blocks in SDXL (arXiv 2403.14572); elsewhere they are a rule of thumb: the
     deep blocks carry the content, the shallow end of the way up carries the look.
     """
-    slots, (first_deep, first_shallow) = layout(family), DEPTH[family]
+    slots, (first_deep, first_shallow) = all_slots(family), DEPTH[family]
     base = ("BASE",)
     shallow_in = tuple(slot for slot in slots if slot.startswith("IN") and int(slot[2:]) < first_deep)
     deep_in = tuple(slot for slot in slots if slot.startswith("IN") and int(slot[2:]) >= first_deep)
@@ -89,22 +89,22 @@ def parse(text: str, family: str) -> dict[str, float]:
     text = text.strip()
     if not text:
         return {}
-    known = presets(family) | {slot: (slot,) for slot in layout(family)}
+    known = presets(family) | {slot: (slot,) for slot in all_slots(family)}
     chosen = {name.casefold(): slots for name, slots in known.items()}.get(text.casefold())
     if chosen is not None:
-        return {slot: float(slot in chosen) for slot in layout(family)}
+        return {slot: float(slot in chosen) for slot in all_slots(family)}
     if "," not in text:
         raise UserError(f"There are no block weights named {text[:40]!r}.", f"Choose one of: {', '.join(PRESETS)}.")
-    numbers = [weight(part) for part in text.split(",")]
+    numbers = [parse_weight(part) for part in text.split(",")]
     lengths = SLOTS[family]
     if len(numbers) not in lengths:
         raise UserError(f"{len(numbers)} block weights were given, and {family} has {' or '.join(map(str, sorted(lengths)))}.",
                         f"Write them in this order: {', '.join(lengths[min(lengths)])}.")
-    return dict.fromkeys(layout(family), 0.0) | dict(zip(lengths[len(numbers)], numbers, strict=True))
+    return dict.fromkeys(all_slots(family), 0.0) | dict(zip(lengths[len(numbers)], numbers, strict=True))
 
 
-def weight(text: str) -> float:
-    """Return one number of a list. Raises UserError unless it is one from -4 to 4."""
+def parse_weight(text: str) -> float:
+    """Return one number of a list as it was written. Raises UserError unless it is one from -4 to 4."""
     try:
         number = float(text)
     except ValueError:
@@ -115,6 +115,6 @@ def weight(text: str) -> float:
     return number
 
 
-def weight_of(blocks: Mapping[str, float], path: str, family: str) -> float:
+def block_weight(blocks: Mapping[str, float], path: str, family: str) -> float:
     """Return the factor on a module's strength: 1 where `blocks` does not name its slot."""
     return blocks.get(block_of(path, family), 1.0) if blocks else 1.0

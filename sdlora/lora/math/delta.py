@@ -120,8 +120,13 @@ def norm(adapter: Adapter, weight: Tensor | None = None) -> float:
     return abs(adapter.scale) * float(size)
 
 
+def product_norm(up: Tensor, down: Tensor) -> float:
+    """Return the Frobenius norm of up (m, R) @ down (R, n) without forming it, by two QRs, fp64: exact for small ones too."""
+    return float((torch.linalg.qr(up.double(), mode="r").R @ torch.linalg.qr(down.double().T, mode="r").R.T).norm())
+
+
 def shape_of(adapter: Adapter) -> tuple[int, ...] | None:
-    """Return the shape of the weight an adapter changes, by its tensors alone; None where they do not tell (oft, ia3, a bias).
+    """Return the shape of the weight an adapter changes, by its tensors alone; None where they leave it open (oft, ia3, a bias).
 
     The kernel of a convolution may be folded into its inputs, (out, in x k x k), where the kind keeps it so (loha, lokr,
     glora). Raises ValueError for tensors that do not fit each other. Computes nothing.

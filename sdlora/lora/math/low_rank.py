@@ -27,7 +27,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def no_weights(path: str) -> None:
-    """Return the WeightOf of no base at all."""
+    """The WeightOf where there is no base: no weight is known."""
 
 
 @dataclass(frozen=True)
@@ -88,21 +88,16 @@ def without(adapter: Adapter, *roles: str) -> Adapter:
     return replace(adapter, tensors={role: value for role, value in adapter.tensors.items() if role not in roles})
 
 
-def needs_base(path: str, adapter: Adapter) -> UserError:
-    """Return the error for a change that depends on weights which are not given."""
-    return UserError(f"{path} is of the kind {adapter.kind}, whose change depends on the base it is put on.",
-                     "Name the base with --base.")
-
-
 def compress(path: str, adapter: Adapter, limit: Limit, shape: tuple[int, ...] | None,
              weight: Tensor | None) -> tuple[Adapter, float]:
     """Return one adapter of any kind as a "lora" within `limit`, and the retained energy.
 
-    shape: of the weight; None: as the tensors tell it. Raises UserError where the change depends on a weight that is None.
+    shape: of the weight; None: as the tensors give it. Raises UserError where the change depends on a weight that is None.
     """
     bare = without(adapter, "dora_scale", "diff_b")
     if not is_linear(bare) and weight is None:
-        raise needs_base(path, adapter)
+        raise UserError(f"{path} is of the kind {adapter.kind}, whose change depends on the base it is put on.",
+                        "Name the base with --base.")
     shape = known_shape(bare, shape, weight)
     pair = factors(bare)
     if pair is not None:
@@ -122,9 +117,9 @@ def compress(path: str, adapter: Adapter, limit: Limit, shape: tuple[int, ...] |
 
 
 def known_shape(adapter: Adapter, shape: tuple[int, ...] | None, weight: Tensor | None) -> tuple[int, ...]:
-    """Return the shape of the weight that an adapter changes: of the weight, else `shape`, else as its tensors tell it."""
+    """Return the shape of the weight that an adapter changes: of the weight, else `shape`, else as its tensors give it."""
     found = tuple(weight.shape) if weight is not None else shape or shape_of(adapter)
-    assert found is not None  # kinds that do not tell a shape depend on the weight, and callers have refused those without it
+    assert found is not None  # other kinds depend on the weight, and callers have refused those without it
     return found
 
 
@@ -159,11 +154,6 @@ def svd_of_matrix(matrix: Tensor, rank: int | None) -> tuple[Tensor, Tensor, Ten
         basis = torch.linalg.qr(matrix @ torch.linalg.qr(matrix.T @ basis).Q).Q
     u, s, v = torch.linalg.svd(basis.T @ matrix, full_matrices=False)
     return basis @ u, s, v
-
-
-def product_norm(up: Tensor, down: Tensor) -> float:
-    """Return the Frobenius norm of up (m, R) @ down (R, n) without forming it, exact for small ones too: by two QRs, fp64."""
-    return float((torch.linalg.qr(up.double(), mode="r").R @ torch.linalg.qr(down.double().T, mode="r").R.T).norm())
 
 
 @torch.no_grad()

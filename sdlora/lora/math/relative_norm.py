@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sdlora.lora.formats.module_tables import Table
-from sdlora.lora.math.blocks import block_of, layout
+from sdlora.lora.math.blocks import all_slots, block_of
 from sdlora.lora.math.delta import Adapter, Adapters, is_linear, norm
 
 DAMAGED = 100.0  # |dW| / |W|: from about 1 on, pictures are lost; this much is a damaged file, not a strong style
@@ -79,4 +79,4 @@ def by_block(found: Sizes, family: str) -> dict[str, dict[str, float]]:
     for path, size in found.items():
         grouped.setdefault(block_of(path, family), {})[path] = size
     return {block: {"modules": len(grouped[block]), "push": relative_size(grouped[block])}
-            for block in layout(family) if block in grouped}
+            for block in all_slots(family) if block in grouped}

@@ -10,13 +10,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from sdlora.lora.math.delta import Adapter, Adapters, factors, norm
-from sdlora.lora.math.low_rank import product_norm
+from sdlora.lora.math.delta import Adapter, Adapters, Dtype, factors, norm, product_norm
 
 PAIRS = {"loha": (("w1_a", "w1_b"), ("w2_a", "w2_b")), "lokr": (("w1_a", "w1_b"), ("w2_a", "w2_b")),
          "glora": (("a1", "a2"), ("b1", "b2"))}
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, None: None}  # of files
 ENOUGH = 1e-3  # of a tensor's length: the error of rounding where no value is too small or too large for the format
-Dtype = torch.dtype
 
 
 def balanced(adapter: Adapter, dtype: Dtype | None) -> Adapter:
@@ -77,8 +76,8 @@ def error(value: Tensor, dtype: Dtype) -> float:
     """Return the error of rounding to `dtype` as a share of the length of `value`; infinity where a value does not fit."""
     exact = value.detach().cpu().double()
     size = float(exact.norm())
-    lost = float((exact.float().to(dtype).double() - exact).norm())
-    return lost / size if size else 0.0
+    off = float((exact.float().to(dtype).double() - exact).norm())
+    return off / size if size else 0.0
 
 
 @torch.no_grad()

@@ -18,10 +18,10 @@ from sdlora.errors import UserError
 from sdlora.lora.formats import metadata
 from sdlora.lora.formats.module_tables import family_table
 from sdlora.lora.formats.reading import LoraFile, read
-from sdlora.lora.formats.writing import alpha_goes, diffusers_holds, kohya_holds, write
+from sdlora.lora.formats.writing import FileDtype, alpha_placement, diffusers_holds, kohya_holds, write
 from sdlora.lora.math import blocks
 from sdlora.lora.math.blend import Ingredient
-from sdlora.lora.math.delta import Adapter, Adapters, delta, factors, norm, shape_of
+from sdlora.lora.math.delta import Adapter, Adapters, delta, factors, norm, product_norm, shape_of
 from sdlora.lora.math.low_rank import (
     Extracted,
     Limit,
@@ -33,54 +33,51 @@ from sdlora.lora.math.low_rank import (
     low_rank,
     narrow,
     no_weights,
-    product_norm,
     resize,
     svd,
     without,
 )
-from sdlora.lora.math.rounding import lost
+from sdlora.lora.math.rounding import DTYPES, lost
 from sdlora.lora.math.ties import Thinning, dare, ties
 
 Weights = Mapping[str, Tensor] | None
-Dtype = Literal["fp16", "bf16", "fp32"] | None
 Method = Literal["concat", "svd", "ties", "dare", "dare-ties"]
 Form = Literal["kohya", "diffusers", "plain"]
 HOLDS = {"kohya": kohya_holds, "diffusers": diffusers_holds,
          "plain": lambda adapter: diffusers_holds(adapter) and "dora_scale" not in adapter.tensors}
 MAX_RANK = 128
 USUAL = Limit(rank=MAX_RANK, keep=0.99)
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, None: None}
 NOISE = 1e-12  # of a comparison in fp64: rounding to fp32 leaves 1e-8 and more
 ALPHA = {"kept": "alpha is the rank: tensors are copied as they are", "folded": "alpha / rank went into one factor, exactly",
          "header": "alpha stays in the header (lora_adapter_metadata)", "fp32": "alpha / rank was folded in, so the file is fp32",
          "data": "alpha stays as data"}
 
 
-def convert_file(path: Path, out: Path, dialect: Literal["kohya", "diffusers"], *, plain: bool = False, dtype: Dtype = None,
+def convert_file(path: Path, out: Path, dialect: Literal["kohya", "diffusers"], *, plain: bool = False, dtype: FileDtype = None,
                  limit: Limit = USUAL, weights: Weights = None) -> dict[str, Any]:
     """Write the LoRA `path` in another dialect to `out`, lossless for every kind that the dialect has, and compare.
 
     plain: everything as plain LoRA, DoRA too. dtype None: each tensor keeps its own. limit: for what must be approximated.
     Report: file out dialect modules_in modules_out alpha (a sentence) difference (the largest, relative, of the modules that
-    were not approximated; None: all were) approximated ({path: retained energy}) left_out problems bytes_in bytes_out.
-    Raises UserError.
+    were not approximated; None: all were) approximated ({path: retained energy}) expanded (paths that became another kind)
+    left_out problems bytes_in bytes_out. Raises UserError.
     """
     found, family = read_with_family(path)
     shapes, weight_of = shapes_of(found, weights), weight_finder(weights)
     made = to_form(found.adapters, "plain" if plain else dialect, limit=limit, shapes=shapes, weight_of=weight_of)
-    way = alpha_goes(made.adapters, DTYPES[dtype]) if dialect == "diffusers" else "data"
-    about = metadata.with_required(network_metadata(found, made.adapters), family, *written_ranks(made.adapters, way))
+    placement = alpha_placement(made.adapters, DTYPES[dtype]) if dialect == "diffusers" else "data"
+    about = metadata.with_required(network_metadata(found, made.adapters), family, *written_ranks(made.adapters, placement))
     write(out, made.adapters, about, dialect=dialect, dtype=dtype, family=family)
     again = read(out)
     exact = [name for name in again.adapters if name not in made.energy and name in found.adapters]
     return {"file": str(path), "out": str(out), "dialect": dialect, "modules_in": len(found.adapters),
-            "modules_out": len(again.adapters), "alpha": alpha_sentence(way, len(made.adapters), len(made.expanded)),
+            "modules_out": len(again.adapters), "alpha": alpha_sentence(placement, len(made.adapters), len(made.expanded)),
             "difference": difference(found, again, exact, shapes, weight_of) if exact else None,
             "approximated": made.energy, "expanded": list(made.expanded), "left_out": list(made.left_out),
             "problems": list(found.problems), "bytes_in": Path(path).stat().st_size, "bytes_out": Path(out).stat().st_size}
 
 
-def resize_file(path: Path, out: Path, limit: Limit, *, dtype: Dtype = None, weights: Weights = None) -> dict[str, Any]:
+def resize_file(path: Path, out: Path, limit: Limit, *, dtype: FileDtype = None, weights: Weights = None) -> dict[str, Any]:
     """Write the LoRA `path` with fewer ranks to `out`, in the dialect it came in where that can hold it.
 
     Report: file out ranks_before ranks_after (smallest, largest) energy (of all) blocks ({block: energy}) lost (the share of the
@@ -91,8 +88,8 @@ def resize_file(path: Path, out: Path, limit: Limit, *, dtype: Dtype = None, wei
     dtype = dtype or usual_dtype(found.adapters)
     dialect = "diffusers" if found.dialect == "diffusers" and all(map(diffusers_holds, made.values())) else "kohya"
     recipe = {"method": "resize", "rank": limit.rank, "keep": limit.keep, "fro": limit.fro, "sources": [source_of(path)]}
-    way = alpha_goes(made, DTYPES[dtype]) if dialect == "diffusers" else "data"
-    ranks, alphas = written_ranks(made, way)
+    placement = alpha_placement(made, DTYPES[dtype]) if dialect == "diffusers" else "data"
+    ranks, alphas = written_ranks(made, placement)
     about = metadata.derived(network_metadata(found, made), title=Path(out).stem, ranks=ranks, alphas=alphas, recipe=recipe)
     write(out, made, about, dialect=dialect, dtype=dtype, family=family)
     return {"file": str(path), "out": str(out), "ranks_before": rank_range(found.adapters), "ranks_after": rank_range(made),
@@ -101,7 +98,7 @@ def resize_file(path: Path, out: Path, limit: Limit, *, dtype: Dtype = None, wei
 
 
 def merge_files(choices: Sequence[LoraChoice], out: Path, *, method: Method = "concat", rank: int | None = None,
-                dtype: Dtype = "fp32", weights: Weights = None, thinning: Thinning = Thinning()) -> dict[str, Any]:
+                dtype: FileDtype = "fp32", weights: Weights = None, thinning: Thinning = Thinning()) -> dict[str, Any]:
     """Write the blend of `choices` as one new LoRA: strengths, text strengths and block weights are in it.
 
     rank: for all but concat; None: the largest of the LoRAs. thinning: for ties, dare and dare-ties.
@@ -148,18 +145,17 @@ def blended(ingredients: Sequence[Ingredient], method: Method, rank: int, thinni
 
 
 def extracted_file(found: Extracted, out: Path, family: str, recipe: Mapping[str, Any],
-                   dtype: Dtype = "fp16") -> dict[str, Any]:
+                   dtype: FileDtype = "fp16") -> dict[str, Any]:
     """Write what low_rank.extract() found. recipe: how it was made, for the metadata.
 
-    Report: out modules ranks energy blocks elsewhere (the share that lies in norms, biases, embeddings) bytes_out.
+    Report: out modules ranks energy blocks elsewhere (the share that lies in norms, biases, embeddings) lost bytes_out.
     """
     ranks, alphas = ranks_and_alphas(found.adapters)
     about = metadata.merged([], family, title=Path(out).stem, ranks=ranks, alphas=alphas, recipe={"method": "extract", **recipe})
     write(out, found.adapters, about, dtype=dtype, family=family)
     return {"out": str(out), "modules": len(found.adapters), "ranks": rank_range(found.adapters),
             **retained_energy(found.adapters, found.energy, family), "elsewhere": found.elsewhere,
-            "lost": lost(found.adapters, DTYPES[dtype]),
-            "bytes_out": Path(out).stat().st_size}
+            "lost": lost(found.adapters, DTYPES[dtype]), "bytes_out": Path(out).stat().st_size}
 
 
 def network_metadata(found: LoraFile, made: Adapters) -> dict[str, str]:
@@ -184,7 +180,7 @@ def common_family(choices: Sequence[LoraChoice], files: Sequence[LoraFile]) -> s
 
 
 def shapes_of(found: LoraFile, weights: Weights) -> Shapes:
-    """Return {path: shape of its weight}, of the base, else of the family, else as the tensors themselves tell it."""
+    """Return {path: shape of its weight}, of the base, else of the family, else as the tensors themselves give it."""
     shapes = {name: shape for name, adapter in found.adapters.items() if (shape := shape_of(adapter))}
     table = family_table(found.families[0]) if found.families else {}
     shapes |= {name: table[name] for name in found.adapters if name in table}
@@ -197,11 +193,11 @@ def weight_finder(weights: Weights) -> WeightOf:
     return no_weights if weights is None else lambda path: weights.get(f"{path}.weight")
 
 
-def alpha_sentence(way: str, modules: int, expanded: int) -> str:
+def alpha_sentence(placement: str, modules: int, expanded: int) -> str:
     """Return what became of the tensors. expanded: how many modules are of a kind that the form has no place for."""
     if expanded == modules:
         return "all are rewritten as up x down"
-    return f"{expanded} are rewritten as up x down; of the others {ALPHA[way]}" if expanded else ALPHA[way]
+    return f"{expanded} are rewritten as up x down; of the others {ALPHA[placement]}" if expanded else ALPHA[placement]
 
 
 def difference(before: LoraFile, after: LoraFile, paths: Sequence[str], shapes: Shapes, weight_of: WeightOf) -> float:
@@ -266,10 +262,10 @@ def ranks_and_alphas(made: Adapters) -> tuple[list[int], list[float]]:
     return [adapter.rank for adapter in ranked], [adapter.alpha for adapter in ranked]
 
 
-def written_ranks(made: Adapters, way: str) -> tuple[list[int], list[float]]:
-    """Return ranks and alphas as they are written. way: of writing.alpha_goes; where alpha goes into tensors, it is the rank."""
+def written_ranks(made: Adapters, placement: str) -> tuple[list[int], list[float]]:
+    """Return ranks and alphas as they are written: alpha is the rank where its `placement` is in the tensors."""
     ranks, alphas = ranks_and_alphas(made)
-    return ranks, alphas if way in ("data", "header") else [float(rank) for rank in ranks]
+    return ranks, alphas if placement in ("data", "header") else [float(rank) for rank in ranks]
 
 
 def rank_range(made: Adapters) -> list[int]:
@@ -283,7 +279,7 @@ def source_of(path: Path) -> dict[str, Any]:
     return {"name": path.stem, "hash": metadata.file_hashes(path)["AutoV3"]}
 
 
-def usual_dtype(adapters: Adapters) -> Dtype:
+def usual_dtype(adapters: Adapters) -> FileDtype:
     """Return the number format of most tensors, of those that are written; fp16 where no tensor has one of them."""
     counts = Counter(value.dtype for adapter in adapters.values() for value in adapter.tensors.values())
     return max(("fp16", "bf16", "fp32"), key=lambda name: counts[DTYPES[name]])

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from sdlora.lora.math.blend import STRONGEST, Ingredient, strength_at
-from sdlora.lora.math.blocks import block_of, layout
+from sdlora.lora.math.blocks import all_slots, block_of
 from sdlora.lora.math.delta import Adapter, Adapters, delta, factors
 from sdlora.lora.math.low_rank import svd_of_matrix
 
@@ -160,7 +160,7 @@ class Row:
 class Pair:
     """Two LoRAs, by their numbers, at their strengths: cosine of the changes, -1..1, and the share of directions in common, 0..1.
 
-    blocks: {slot of lora.blocks, or "all" without a family: {"cosine", "shared"}}, of those that both change.
+    blocks: {slot of lora.math.blocks, or "all" without a family: {"cosine", "shared"}}, of those that both change.
     """
     one: int
     other: int
@@ -201,7 +201,7 @@ def interference(ingredients: Sequence[Ingredient], measured: Measured) -> Inter
     groups: dict[str, list[int]] = {}
     for number, path in enumerate(paths):
         groups.setdefault(block_of(path, family) if family else "all", []).append(number)
-    slots = {slot: groups[slot] for slot in (layout(family) if family else ("all",)) if slot in groups}
+    slots = {slot: groups[slot] for slot in (all_slots(family) if family else ("all",)) if slot in groups}
 
     plain = torch.stack([*measured.products.values()]) if paths else torch.zeros(0, len(ingredients), len(ingredients))
     acting = plain * strengths[:, :, None] * strengths[:, None]      # (paths, n, n): <s_i dW_i, s_j dW_j>

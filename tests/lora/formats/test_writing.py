@@ -106,21 +106,21 @@ def test_tensors_are_copied_bit_for_bit_in_their_own_format(tmp_path):
                 assert torch.equal(value.view(torch.uint8), each.tensors[role].view(torch.uint8))
 
 
-@pytest.mark.parametrize(("alpha", "dtype", "way"), [
+@pytest.mark.parametrize(("alpha", "dtype", "placement"), [
     (4.0, "fp16", "kept"), (8.0, "fp16", "folded"), (0.5, None, "folded"), (3.0, "fp16", "header"), (3.0, None, "fp32")])
-def test_where_alpha_goes_in_a_diffusers_file(tmp_path, alpha, dtype, way):
+def test_where_alpha_goes_in_a_diffusers_file(tmp_path, alpha, dtype, placement):
     made = adapter("lora", LINEAR, alpha=alpha)
     made = Adapter("lora", {role: value.half() for role, value in made.tensors.items()}, alpha, 4, "unet")
     kind = {"fp16": torch.float16, None: None}[dtype]
-    assert writing.alpha_goes({LINEAR: made}, kind) == way
+    assert writing.alpha_placement({LINEAR: made}, kind) == placement
     path = writing.write(tmp_path / "a.safetensors", {LINEAR: made}, {}, dialect="diffusers", dtype=dtype, family="mini")
     with safe_open(path, "pt") as opened:
         told = json.loads(opened.metadata()["lora_adapter_metadata"])
         up = opened.get_tensor(f"unet.{LINEAR}.lora_B.weight")
-    assert told["unet.lora_alpha"] == (3 if way == "header" else 4)
-    assert up.dtype == (torch.float32 if way == "fp32" else torch.float16)
+    assert told["unet.lora_alpha"] == (3 if placement == "header" else 4)
+    assert up.dtype == (torch.float32 if placement == "fp32" else torch.float16)
     again, zeros = reading.read(path).adapters[LINEAR], torch.zeros(TABLE[LINEAR])
-    exact = torch.equal if way != "fp32" else torch.allclose
+    exact = torch.equal if placement != "fp32" else torch.allclose
     assert exact(delta(again, zeros), delta(made, zeros))
 
 

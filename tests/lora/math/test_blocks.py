@@ -52,7 +52,7 @@ def test_a_named_preset_is_the_list_it_stands_for(name, numbers):
 
 def test_style_and_content_in_sdxl_are_the_blocks_of_b_lora():
     style, content = blocks.parse("style only", "sdxl"), blocks.parse("content only", "sdxl")
-    acts = {path for path in family_table("sdxl") if blocks.weight_of(style, path, "sdxl")}
+    acts = {path for path in family_table("sdxl") if blocks.block_weight(style, path, "sdxl")}
     assert {path for path in acts if "attn" in path} == {path for path in family_table("sdxl")
                                                          if path.startswith("up_blocks.0.attentions.1.") and "attn" in path}
     assert [slot for slot, weight in content.items() if weight] == ["OUT00"]
@@ -62,7 +62,7 @@ def test_style_and_content_in_sdxl_are_the_blocks_of_b_lora():
 
 
 def test_nothing_written_means_one_everywhere_and_numbers_land_where_they_were_written():
-    assert blocks.parse(" ", "sdxl") == {} and blocks.weight_of({}, "conv_in", "sdxl") == 1
+    assert blocks.parse(" ", "sdxl") == {} and blocks.block_weight({}, "conv_in", "sdxl") == 1
     parsed = blocks.parse("1, 0.5,-2," + "0," * 8 + "4", "sdxl")
     assert [parsed[slot] for slot in ("BASE", "IN04", "IN05", "OUT05")] == [1, 0.5, -2, 4]
 
