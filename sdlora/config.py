@@ -273,7 +273,7 @@ def allowed_length(limit: dict[str, int], noun: str) -> str:
 
 
 def format_value(value: object) -> str:
-    """Return a value as one types it: 0.0001, not 1e-04."""
+    """Return a value as one types it: 0.0001, not 1e-04; 1, not 1.0. It reads back the same."""
     if not isinstance(value, Decimal | float):
         return str(value)
     text = format(Decimal(str(value)), "f")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdlora import config
-from sdlora.config import DrawConfig, LoraChoice, TrainConfig, from_preset, make, presets, read_preset
+from sdlora.config import DrawConfig, LoraChoice, TrainConfig, format_value, from_preset, make, presets, read_preset
 from sdlora.errors import UserError
 
 
@@ -126,6 +126,11 @@ def test_settings_are_frozen_and_survive_json():
 def test_drawing_settings_out_of_range(values, word):
     with pytest.raises(UserError, match=word):
         make(DrawConfig, values)
+
+
+def test_numbers_keep_their_digits_without_exponents():
+    assert [format_value(value) for value in (1.0, 0.1 + 0.2, 1e-05, -4, 100.0, 0.0)] == [
+        "1", "0.30000000000000004", "0.00001", "-4", "100", "0"]
 
 
 def test_a_setting_inside_another_is_called_by_its_own_name():

@@ -94,7 +94,7 @@ def draw_grid(
         samplers.official(sampler)  # a misspelt name is reported before the base is loaded
     if pairs and x:
         raise UserError("--pairs are the columns already.", "Leave out --x, or give it as --y.")
-    columns = grid.pairs(with_tags(config)) if pairs else axis(x or DEFAULT_AXIS)
+    columns = grid.pairs_axis(with_tags(config)) if pairs else axis(x or DEFAULT_AXIS)
     rows = axis(y) if y else None
     cells = grid.cells(config, columns, rows, with_tags, catalog.read_family(catalog.resolve(base)).key)
     good = [(cell, cell.config) for cell in cells if cell.config]

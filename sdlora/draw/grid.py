@@ -11,9 +11,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from sdlora.config import DrawConfig, LoraChoice, make
+from sdlora.config import DrawConfig, LoraChoice, format_value, make
 from sdlora.draw import grammar, samplers
-from sdlora.draw.infotext.a1111 import decimal
 from sdlora.errors import UserError
 from sdlora.lora.math import blocks
 from sdlora.parsing import split_list
@@ -123,27 +122,27 @@ def numbers(kind: str, tail: str) -> list[int | float | BadValue]:
         elif re.fullmatch(NUMBER, part):
             found.append(typed(kind, Decimal(part)))
         else:
-            found.append(wrong(part, f"{part[:40]!r} is no number for the {kind} of a grid.", written(kind)))
+            found.append(bad_value(part, f"{part[:40]!r} is no number for the {kind} of a grid.", number_example(kind)))
         if len(found) > MAX_VALUES:
             break
     if not found:
-        raise UserError(f"The axis {kind} has no values.", written(kind))
+        raise UserError(f"The axis {kind} has no values.", number_example(kind))
     return found
 
 
-def wrong(text: str, message: str, hint: str) -> BadValue:
+def bad_value(text: str, message: str, hint: str) -> BadValue:
     return BadValue(clean_text(text, 60), UserError(message, hint))
 
 
 def typed(kind: str, value: Decimal) -> int | float | BadValue:
     """Return a number in the type of `kind`."""
     if KINDS[kind][0] is int and value != int(value):
-        return wrong(format(value, "f"), f"{kind} takes whole numbers.", written(kind))
+        return bad_value(format(value, "f"), f"{kind} takes whole numbers.", number_example(kind))
     return KINDS[kind][0](value)
 
 
-def written(kind: str) -> str:
-    """Return how an axis of numbers is written: a hint with valid values."""
+def number_example(kind: str) -> str:
+    """Return a hint: an axis of this kind with valid numbers."""
     if kind in ("start", "end", "denoise"):
         return f"Write it as {kind}=0.5,1 or {kind}=0.5-1 (+0.25)."
     return f"Write it as {kind}=1,2 or {kind}=1-4."
@@ -163,14 +162,14 @@ def spread(kind: str, first: str, last: str, step: str | None, count: str | None
         steps = (end - begin) / by if by else -1
         places = [begin + by * at for at in range(min(int(steps) + 1, most))] if steps >= 0 else []
     if not places:
-        return [wrong(f"{first}-{last}", f"The range {first}-{last} has no values.",
+        return [bad_value(f"{first}-{last}", f"The range {first}-{last} has no values.",
                       "Write it as 0-1 (+0.25), or 1-0 (-0.25) downward.")]
     return [typed(kind, place) for place in places]
 
 
 def text_of(value: Any) -> str:
     """Return a value as it is written, a number without exponent."""
-    return value.text if isinstance(value, BadValue) else value if isinstance(value, str) else decimal(value)
+    return value.text if isinstance(value, BadValue) else format_value(value)
 
 
 def label(kind: str, value: object, which: int = 0) -> str:
@@ -181,7 +180,7 @@ def label(kind: str, value: object, which: int = 0) -> str:
     return of + clean_text(str(value), 300) or {"blocks": "all blocks", "sampler": "the base's sampler"}.get(kind, "(nothing)")
 
 
-def pairs(config: DrawConfig) -> Axis:
+def pairs_axis(config: DrawConfig) -> Axis:
     """Return the axis of base-vs-LoRA pairs: without the LoRAs of `config`, and with them. Raises UserError when it has none."""
     if not config.loras:
         raise UserError("There is no LoRA to compare the base with.", "Give one with --lora FILE.")
@@ -241,7 +240,7 @@ def cells(config: DrawConfig, x: Axis, y: Axis | None = None,
             sides = [(x, column), *([(y, row)] if y else [])]
             name = " · ".join(axis.labels[at] for axis, at in sides)
             try:
-                made.append(Cell(column, row, name, drawing(config, sides, resolve, family)))
+                made.append(Cell(column, row, name, cell_config(config, sides, resolve, family)))
             except UserError as error:
                 made.append(Cell(column, row, name, None, error))
     problems = [cell.problem for cell in made if cell.problem]
@@ -250,17 +249,17 @@ def cells(config: DrawConfig, x: Axis, y: Axis | None = None,
     return [cell for cell in made if cell.problem] + in_order([cell for cell in made if cell.config])
 
 
-def drawing(config: DrawConfig, sides: Sequence[tuple[Axis, int]], resolve: Callable[[DrawConfig], DrawConfig],
+def cell_config(config: DrawConfig, sides: Sequence[tuple[Axis, int]], resolve: Callable[[DrawConfig], DrawConfig],
             family: str) -> DrawConfig:
-    """Return how one cell is drawn. sides: its axes and which of their values. Raises UserError where it cannot be drawn."""
+    """Return the settings of one cell. sides: its axes and which of their values. Raises UserError where it cannot be drawn."""
     sides = sorted(sides, key=lambda side: (side[0].kind not in OF_WORDS, list(KINDS).index(side[0].kind)))
     of_words = [side for side in sides if side[0].kind in OF_WORDS]
     values = config.model_dump()
     for axis, at in of_words:
-        values |= applied(values, axis, axis.values[at])
+        values |= changed_fields(values, axis, axis.values[at])
     values = resolve(make(DrawConfig, values)).model_dump()
     for axis, at in sides[len(of_words):]:
-        values |= applied(values, axis, axis.values[at])
+        values |= changed_fields(values, axis, axis.values[at])
     made = make(DrawConfig, values)
     for problem in filter(None, map(grammar.problem, (*made.prompts, made.negative))):
         raise problem
@@ -269,7 +268,7 @@ def drawing(config: DrawConfig, sides: Sequence[tuple[Axis, int]], resolve: Call
     return made
 
 
-def applied(values: dict[str, Any], axis: Axis, value: Any) -> dict[str, Any]:
+def changed_fields(values: dict[str, Any], axis: Axis, value: Any) -> dict[str, Any]:
     """Return the fields of a DrawConfig that a value of an axis changes."""
     if isinstance(value, BadValue):
         raise value.why

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdlora.config import DrawConfig, LoraChoice
-from sdlora.draw.grid import KINDS, BadValue, cells, lora_axis, pairs, parse, sheet_settings, tried
+from sdlora.draw.grid import KINDS, BadValue, cells, lora_axis, pairs_axis, parse, sheet_settings, tried
 from sdlora.draw.infotext.a1111 import from_text, to_text
 from sdlora.errors import UserError
 from tests.draw.a1111_reader import parse_generation_parameters
@@ -78,8 +78,8 @@ def test_every_kind_of_axis_changes_what_it_names():
 
 
 def test_pairs_and_lora_axes():
-    base, blend = (by_place(cells(TWO, pairs(TWO)))[column, 0] for column in (0, 1))
-    assert base.loras == () and blend == TWO and pairs(TWO).labels == ("base alone", "with ink + wood")
+    base, blend = (by_place(cells(TWO, pairs_axis(TWO)))[column, 0] for column in (0, 1))
+    assert base.loras == () and blend == TWO and pairs_axis(TWO).labels == ("base alone", "with ink + wood")
     axis = lora_axis("point", [("base alone", None), ("step 100", TWO.loras[1])])
     made = by_place(cells(DrawConfig(prompts=("x",)), axis))
     assert made[0, 0].loras == () and made[1, 0].loras == (TWO.loras[1],)
@@ -95,7 +95,7 @@ def test_grids_that_cannot_be_are_sentences(config, x, y, said):
     with pytest.raises(UserError, match=said):
         cells(config, parse(x), parse(y) if y else None)
     with pytest.raises(UserError, match="no LoRA to compare"):
-        pairs(DrawConfig())
+        pairs_axis(DrawConfig())
 
 
 def test_a_bad_value_costs_its_cells_and_comes_first():

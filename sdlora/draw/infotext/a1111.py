@@ -7,13 +7,13 @@ reads it in linear time.
 
 import json
 import re
-from decimal import Decimal
 from typing import Any
 from urllib.parse import quote, unquote
 
 from sdlora import storage
+from sdlora.config import format_value
 from sdlora.draw import samplers
-from sdlora.draw.infotext.values import MAX_CHARACTERS, MAX_LORAS, Settings, as_dict, as_hash, lora, number
+from sdlora.draw.infotext.values import MAX_CHARACTERS, MAX_LORAS, Settings, as_dict, as_hash, dicts_in, lora, number
 
 MAX_PROMPT = 20_000
 KEY = r"\w[\w \-/]{1,60}:"
@@ -30,7 +30,7 @@ NAMES = {"Steps": "steps", "Sampler": "sampler", "CFG scale": "guidance", "Seed"
 FIRST = tuple(f"{name.lower()}: " for name in (*NAMES, "Sampler", "Schedule type", "Size", "RNG"))
 DRAW_THINGS = {"Guidance Scale", "Seed Mode"}
 NUMBERS = {"steps": int, "seed": int, "guidance": float, "init_strength": float, "switch_every": int}
-SCHEDULES = ("Karras", "Exponential", "Polyexponential", "SGM Uniform", "Beta", "Simple", "KL Optimal", "Align Your Steps")
+SCHEDULES = (*samplers.SCHEDULES, *samplers.OTHER_SCHEDULES.values())
 SCHEDULE = ("Schedule type", "Scheduler", "Schedule", "Sampler sigma")
 OWN_SCHEDULE = ("DPM", "Euler", "Heun", "LMS")  # samplers for which A1111 asks for a schedule
 
@@ -80,7 +80,7 @@ def with_aliases(loras: list[Settings]) -> list[Settings]:
 def tag(one: Settings) -> str:
     """Return `<lora:name:0.8>`, or `<lora:name:text:unet>` where the text encoders have a strength of their own."""
     strength, text = one["strength"], one.get("text_strength")
-    weights = decimal(strength) if text in (None, strength) else f"{decimal(text)}:{decimal(strength)}"
+    weights = format_value(strength) if text in (None, strength) else f"{format_value(text)}:{format_value(strength)}"
     return f"<lora:{one['name']}:{weights}>"
 
 
@@ -90,7 +90,7 @@ def lora_pairs(loras: list[Settings]) -> dict[str, str]:
         "Lora hashes": {one["name"]: one["hash"] for one in loras if one.get("hash")},
         "Lora blocks": {one["name"]: quote(one["blocks"], safe=".-+()").replace("%2C", ";") for one in loras
                         if one.get("blocks")},
-        "Lora times": {one["name"]: f"{decimal(one.get('start', 0))}-{decimal(one.get('end', 1))}" for one in loras
+        "Lora times": {one["name"]: f"{format_value(one.get('start', 0))}-{format_value(one.get('end', 1))}" for one in loras
                        if (one.get("start", 0), one.get("end", 1)) != (0, 1)}}
     return {key: joined(by_name) for key, by_name in values.items() if by_name}
 
@@ -108,15 +108,9 @@ def sampler_pairs(sampler: str) -> dict[str, str]:
     return {"Sampler": sampler, **({"Schedule type": "Uniform"} if sampler.startswith(OWN_SCHEDULE) else {})}
 
 
-def decimal(value: object) -> str:
-    """Return a number written so that it reads back the same, without exponent: "1" for 1.0, "0.00001" for 1e-05."""
-    text = format(Decimal(repr(value)), "f")
-    return (text.rstrip("0").rstrip(".") or "0") if "." in text else text
-
-
 def quoted(value: object) -> str:
     """Return the value of a pair, in quotation marks where it would end early."""
-    text = decimal(value) if isinstance(value, float) else storage.clean_text(str(value), MAX_PROMPT)
+    text = format_value(value) if isinstance(value, float) else storage.clean_text(str(value), MAX_PROMPT)
     return json.dumps(text, ensure_ascii=False) if re.search(r'[,:"\\]', text) else text
 
 
@@ -239,8 +233,7 @@ def add_resources(found: Settings, pairs: dict[str, str], bare: dict[str, Any]) 
              if name.lower().startswith("lora:") and isinstance(value, str)}
     if known and "Lora hashes" not in pairs:
         pairs["Lora hashes"] = joined(known)
-    resources = bare.get("Civitai resources")
-    used = [one for one in (resources if isinstance(resources, list) else [])[:MAX_LORAS] if isinstance(one, dict)]
+    used = dicts_in(bare.get("Civitai resources"))[:MAX_LORAS]
     loras = [lora(resource_name(one), number(str(one.get("weight", one.get("strength", 1))), float)) for one in used
              if resource_kind(one) in ("lora", "locon", "dora", "lycoris")]
     if not found["loras"]:
@@ -311,7 +304,7 @@ def read_tag(inside: str) -> Settings:
     if not plain or not plain[0]:
         raise ValueError("a tag has no name")
     text = weight(named.get("te", plain[1] if len(plain) > 1 else "1"))
-    unet = weight(named["unet"] if "unet" in named else plain[2] if len(plain) > 2 else decimal(text))
+    unet = weight(named["unet"] if "unet" in named else plain[2] if len(plain) > 2 else format_value(text))
     found = lora(plain[0], unet, text)
     if "lbw" in named:
         found["blocks"] = named["lbw"]

@@ -22,6 +22,11 @@ class UnknownNode(ValueError):
     """The prompt of a picture, or its sampler, cannot be found in its graph: the text says why."""
 
 
+def is_graph(fields: dict[str, Any]) -> bool:
+    """Return whether a JSON object is a graph that ComfyUI queues."""
+    return any(isinstance(node, dict) and "class_type" in node for node in fields.values())
+
+
 def is_link(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str | int) and isinstance(value[1], int)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from sdlora.draw.infotext.comfy_graph import UnknownNode
-from sdlora.draw.infotext.values import as_dict
+from sdlora.draw.infotext.values import as_dict, dicts_in, list_or_empty
 
 COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.S)  # the editor takes them out of every prompt when it queues
 RANDOM_CHOICE = re.compile(r"(?<!\\)\{[^{}]*\|[^{}]*\}")
@@ -127,15 +127,6 @@ def ends_of(link: Any) -> tuple[int, tuple[str, int, str, int]] | None:
     if not isinstance(link, list) or len(link) < 5 or not all(isinstance(link[place], int) for place in (0, 2, 4)):
         return None
     return link[0], (str(link[1]), link[2], str(link[3]), link[4])
-
-
-def list_or_empty(value: object) -> list:
-    return value if isinstance(value, list) else []
-
-
-def dicts_in(value: object) -> list[dict[str, Any]]:
-    """Return the objects in a list of JSON; [] for what is no list."""
-    return [one for one in list_or_empty(value) if isinstance(one, dict)]
 
 
 def widgets_of(node: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from sdlora.draw.infotext.values import (
     Settings,
     as_dict,
     as_text,
+    dicts_in,
     is_number,
     json_object,
     lora,
@@ -62,8 +63,7 @@ def without_compel(found: Settings) -> Settings:
 
 def from_metadata(fields: dict[str, Any]) -> Settings:
     """Read the core metadata of InvokeAI 3 to 6 (app/invocations/metadata.py)."""
-    listed = fields.get("loras")
-    loras = [found for found in map(lora_of, listed[:MAX_LORAS] if isinstance(listed, list) else []) if found]
+    loras = [found for found in map(lora_of, dicts_in(fields.get("loras"))[:MAX_LORAS]) if found]
     found = {"prompt": as_text(fields.get("positive_prompt")), "negative": as_text(fields.get("negative_prompt")),
              **numbers(fields), "loras": loras}
     if isinstance(fields.get("scheduler"), str):
@@ -77,9 +77,8 @@ def from_metadata(fields: dict[str, Any]) -> Settings:
     return found | ({"other": other} if other else {})
 
 
-def lora_of(entry: object) -> Settings | None:
+def lora_of(fields: dict[str, Any]) -> Settings | None:
     """Read {"model": {"name"}, "weight"} of 4 and later, {"lora": {"model_name"}, "weight"} of 3; None for anything else."""
-    fields = as_dict(entry)
     name, strength = name_of(fields.get("model") or fields.get("lora")), fields.get("weight", 0.75)  # its initial weight
     return lora(name, float(strength)) if isinstance(name, str) and name.strip() and is_number(strength) else None
 

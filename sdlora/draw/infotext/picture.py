@@ -17,7 +17,7 @@ from sdlora.draw import samplers
 from sdlora.draw.infotext import image_text
 from sdlora.draw.infotext.a1111 import from_text, to_text
 from sdlora.draw.infotext.comfy import from_comfy
-from sdlora.draw.infotext.comfy_graph import UnknownNode
+from sdlora.draw.infotext.comfy_graph import UnknownNode, is_graph
 from sdlora.draw.infotext.comfy_workflow import to_graph
 from sdlora.draw.infotext.flat_json import from_flat
 from sdlora.draw.infotext.invoke import from_invoke
@@ -96,11 +96,6 @@ def gathered(texts: dict[str, str]) -> dict[str, str]:
         elif text.strip():
             found.setdefault(KEY, text)
     return found | texts
-
-
-def is_graph(fields: dict[str, Any]) -> bool:
-    """Return whether a JSON object is a graph that ComfyUI queues."""
-    return any(isinstance(node, dict) and "class_type" in node for node in fields.values())
 
 
 def from_json(texts: dict[str, str]) -> Settings | None:

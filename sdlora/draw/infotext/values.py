@@ -57,6 +57,16 @@ def as_dict(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def list_or_empty(value: object) -> list:
+    """Return a list of JSON as it is; [] for everything else."""
+    return value if isinstance(value, list) else []
+
+
+def dicts_in(value: object) -> list[dict[str, Any]]:
+    """Return the objects in a list of JSON; [] for what is no list."""
+    return [one for one in list_or_empty(value) if isinstance(one, dict)]
+
+
 def json_object(text: str) -> dict[str, Any]:
     """Return the JSON object in a text; {} where it is none."""
     try:

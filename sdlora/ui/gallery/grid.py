@@ -134,7 +134,7 @@ def draw_strip(*values: Any) -> tuple:
 def draw_pairs(*values: Any) -> tuple:
     """Queue base model and blend beside each other, for several seeds."""
     def axes(config: DrawConfig) -> list[Axis]:
-        return [grid.pairs(config), grid.parse(f"seed={config.seed}-{min(config.seed + 3, drawing.MOST_SEED)}")]
+        return [grid.pairs_axis(config), grid.parse(f"seed={config.seed}-{min(config.seed + 3, drawing.MOST_SEED)}")]
 
     return queue(blend.FormValues(*values), axes)
 

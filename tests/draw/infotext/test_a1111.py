@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdlora.config import LoraChoice
-from sdlora.draw.infotext.a1111 import decimal, from_text, take_tags, to_text
+from sdlora.draw.infotext.a1111 import from_text, take_tags, to_text
 from tests.draw.a1111_reader import extra_networks, parse_generation_parameters
 
 SETTINGS = {"prompt": "a red house, (meadow:1.2)", "negative": "blurry, text", "steps": 20, "sampler": "DPM++ 2M Karras",
@@ -193,11 +193,6 @@ def test_tags_of_a_prompt():
         assert take_tags(bad, strict=False) == (bad, [])
         with pytest.raises(ValueError):
             take_tags(bad, strict=True)
-
-
-def test_numbers_keep_their_digits_without_exponents():
-    assert [decimal(value) for value in (1.0, 0.1 + 0.2, 1e-05, -4, 100.0, 0.0)] == [
-        "1", "0.30000000000000004", "0.00001", "-4", "100", "0"]
 
 
 def test_the_schedule_of_stable_diffusion_cpp():
