@@ -285,5 +285,3 @@ def copies(values: Sequence[Tensor]) -> Sequence[Tensor]:
 def pinned(values: Tensor) -> Tensor:
     """Return a copy in RAM that a GPU reads at full speed."""
     return torch.empty_like(values, device="cpu", pin_memory=torch.cuda.is_available()).copy_(values)
-
-

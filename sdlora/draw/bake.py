@@ -1,7 +1,7 @@
 """A blend of LoRAs baked into a copy of a base. Knows nothing about pictures or models in memory.
 
 The copy has the form of the original: a folder stays a folder, a single file keeps its CompVis names, every weight its number
-format. Weights are read, changed and written one at a time; nothing is at its place before all of it is written.
+format. Weights are read, changed and written one at a time; the copy gets its name when all of it is written.
 """
 
 import json

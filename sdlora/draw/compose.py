@@ -1,6 +1,6 @@
 """How several LoRAs act together while a picture is drawn: which of them, where, in which denoising step.
 
-Knows nothing about merging or denoising: it only says by what each LoRA's strength is to be multiplied.
+Knows nothing about merging or denoising: it computes the factor of each LoRA's strength.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -47,7 +47,7 @@ def plan(method: str, loras: Sequence[Ingredient], steps: int, switch_every: int
         raise UserError(f"Style and subject need two LoRAs, the style first; {chosen} chosen.",
                         "Choose two, or another way to combine them.")
     pair_scores = scores() if method == "style-subject" and loras else {}
-    everyone = (1.0,) * len(loras)
+    all_act = (1.0,) * len(loras)
     planned = []
     for step in range(steps):
         acts = [lora.start <= step / steps < lora.end for lora in loras]
@@ -57,9 +57,9 @@ def plan(method: str, loras: Sequence[Ingredient], steps: int, switch_every: int
         elif method == "composite" and active:
             planned.append(tuple(only(index, len(loras)) for index in active))
         elif method == "style-subject" and len(active) == 2:
-            planned.append((Mix(klora_choice(pair_scores, step / steps), everyone),))
+            planned.append((Mix(klora_choice(pair_scores, step / steps), all_act),))
         else:
-            planned.append((Mix(tuple(map(float, acts)), everyone),))
+            planned.append((Mix(tuple(map(float, acts)), all_act),))
     return planned
 
 

@@ -146,7 +146,7 @@ def simplified(prompt: str) -> tuple[str, list[str]]:
     for kind, form in OTHERS.items():
         hint = " Write (word:1.2) for a weight." if kind.startswith("a weight") else ""
         remarks += [f"{clean_text(found[0], QUOTED)} looks like {kind}, which sdlora does not do: it is drawn as words.{hint}"
-                 for found in list(form.finditer(unseen))[:8]]
+                    for found in list(form.finditer(unseen))[:8]]
         unseen = form.sub(" ", unseen)
     return prompt, remarks
 

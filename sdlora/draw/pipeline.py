@@ -309,7 +309,7 @@ def latent_to_rgb(base: Base) -> Tensor:
 
 
 def with_ones(rows: Tensor) -> Tensor:
-    """Return (n, c) -> (n, c + 1): the last column carries the offset."""
+    """(n, c) -> (n, c + 1): the last column, of ones, carries the offset of the linear map."""
     return torch.cat([rows, torch.ones_like(rows[:, :1])], 1)
 
 
