@@ -1,4 +1,4 @@
-"""Starts Python processes that run this code. Knows nothing about what they do."""
+"""Start Python processes that run this code. Knows nothing about what they do."""
 
 import errno
 import os
@@ -22,7 +22,7 @@ def with_source(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def child_process(arguments: list[str]) -> tuple[list[str], dict[str, Any]]:
-    """(command, options for Popen) of a Python process that runs this code. arguments: what follows `python -P`."""
+    """Return (command, options for Popen) of a Python process that runs this code. arguments: what follows `python -P`."""
     options: dict[str, Any] = {"env": with_source(os.environ)}
     if sys.platform == "win32":
         options["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW

@@ -69,7 +69,7 @@ def disk_error(error: OSError, path: Path) -> UserError:
 
 
 def sqlite_error(error: sqlite3.Error, path: Path) -> UserError | None:
-    """Return the same for an error of SQLite on the file `path`; None when it is not the disk's."""
+    """Return the UserError for an error of SQLite on the file `path`; None when the disk is not the cause."""
     code = (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
     if code == sqlite3.SQLITE_FULL or (code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and has_no_room(path.parent)):
         return disk_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), path)
@@ -124,7 +124,7 @@ def slug(name: str) -> str:
 
 
 def confine(folder: Path, name: str) -> Path:
-    """`folder/name`, refused when it would lie outside of `folder` or follow a link out of it."""
+    """Return `folder/name`. Raises UserError where it lies outside of `folder` or follows a link out of it."""
     try:
         target = (folder / name).resolve()
     except (ValueError, OSError, RuntimeError):  # a NUL, a lone surrogate, a link to itself
@@ -167,6 +167,11 @@ def crash_point(name: str) -> None:
         os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
+def temporary_beside(path: Path, suffix: str = "") -> Path:
+    """Return a name in the folder of `path` that no other thread or process uses; `remove_temporaries` knows it."""
+    return path.with_name(f"{TEMPORARY}{os.getpid()}-{threading.get_ident()}-{time.monotonic_ns()}{suffix}")
+
+
 def write_atomic(path: Path, content: bytes | Callable[[Path], object]) -> Path:
     """Write a file whole or not at all: temporary beside it, fsync, rename, fsync of the folder.
 
@@ -174,7 +179,7 @@ def write_atomic(path: Path, content: bytes | Callable[[Path], object]) -> Path:
     Raises UserError when the disk refuses; the old file is then untouched.
     """
     path = Path(path)
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{time.monotonic_ns()}{path.suffix}")
+    temporary = temporary_beside(path, path.suffix)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if callable(content):
@@ -198,12 +203,12 @@ def write_atomic(path: Path, content: bytes | Callable[[Path], object]) -> Path:
 
 
 def write_cached(path: Path, content: bytes) -> None:
-    """Write a file of the cache whole for readers beside us, but without fsync: 2,000 of them took 16 s with it.
+    """Write a file of the cache so that no reader sees half of it, but without fsync: 2,000 of them took 16 s with it.
 
     A reader must check whether the file survived a power cut. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{threading.get_ident()}-{time.monotonic_ns()}")
+    temporary = temporary_beside(path)
     try:
         temporary.write_bytes(content)
         os.replace(temporary, path)
@@ -217,7 +222,7 @@ def write_folder(path: Path, fill: Callable[[Path], object]) -> Path:
     Raises UserError when `path` holds something already or the disk refuses.
     """
     path = Path(path)
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{time.monotonic_ns()}")
+    temporary = temporary_beside(path)
     try:
         if path.is_file() or (path.is_dir() and any(path.iterdir())):
             raise UserError(f"{path} is there already.", "Choose a new name for the folder.")
@@ -243,7 +248,7 @@ def check_writable(folder: Path) -> None:
 
     Permission bits do not say so for root, for a read-only or network disk, and on Windows.
     """
-    probe = folder / f"{TEMPORARY}{os.getpid()}-{time.monotonic_ns()}"
+    probe = temporary_beside(folder / "probe")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
@@ -301,7 +306,7 @@ def prune_cache(limit_bytes: int = CACHE_BYTES) -> int:
 
 
 def cache_entries() -> list[tuple[Path, float, int]]:
-    """(path, time of last use, bytes) of everything in HOME/cache: a file, or a whole folder of one unpacked zip."""
+    """Return (path, time of last use, bytes) of everything in HOME/cache: a file, or a whole folder of one unpacked zip."""
     cache, found = home() / "cache", []
     for folder in cache.glob("zips/*"):
         files = [file.stat() for file in folder.rglob("*") if file.is_file()]
@@ -315,12 +320,12 @@ def cache_entries() -> list[tuple[Path, float, int]]:
 
 def remove_temporaries(folder: Path, older_than_seconds: float = 3600) -> int:
     """Remove temporaries that a killed process left below `folder`; return how many."""
-    now, swept = time.time(), 0
+    now, removed = time.time(), 0
     for leftover in folder.rglob(f"{TEMPORARY}*"):
         try:
             if now - leftover.stat().st_mtime > older_than_seconds:
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-                swept += 1
+                removed += 1
         except FileNotFoundError:
             continue
-    return swept
+    return removed
