@@ -14,25 +14,13 @@ from typing import Any
 
 from PIL import Image
 
+from sdlora.dataset import sets
 from sdlora.dataset.archive import forget_unpacked, unpack
 from sdlora.dataset.captions import words_in_name
 from sdlora.dataset.listing import MAX_PICTURES, SET, Listing, Skipped, is_picture, list_folder, name_key, select_files
 from sdlora.dataset.pairing import Findings, Found, ambiguous, pair
 from sdlora.dataset.picture import read_picture
-from sdlora.dataset.sets import (
-    PictureSet,
-    SetPicture,
-    changing,
-    create,
-    list_sets,
-    load,
-    locked,
-    path,
-    set_caption,
-    text_name,
-    thumbnail_name,
-    write_text,
-)
+from sdlora.dataset.sets import PictureSet, SetPicture
 from sdlora.errors import UserError
 from sdlora.storage import MAX_NAME, clean_text, read_json, write_atomic
 
@@ -61,20 +49,20 @@ def add_pictures(set_id: str, files: Iterable[str | Path]) -> tuple[list[SetPict
                 added.append(save_picture(set_id, found, copy))
                 captioned |= {added[-1]} if found.text else set()
             except UserError as refused:
-                path(set_id)  # a set that was deleted in the meantime ends the upload
+                sets.path(set_id)  # a set that was deleted in the meantime ends the upload
                 skipped.append(Skipped(found.name, str(refused)))
     finally:
         pool.shutdown(cancel_futures=True)
     for upload, findings in uploads:
         skipped += assign_texts(set_id, upload, findings, captioned, replace=not wanted)
-    with changing(set_id) as about:
+    with sets.changing(set_id) as about:
         names = {one.name for one in skipped}
         earlier = [(name, reason) for name, reason in about["skipped"] if name not in names]
         about["skipped"] = list(dict.fromkeys(earlier + [(one.name, one.reason) for one in skipped]))[-MAX_SKIPPED:]
         about["notes"] = list(dict.fromkeys(about["notes"] + [note for _, findings in uploads for note in findings.notes]))
     for upload, _ in uploads:
         forget_unpacked(upload.listing)
-    now = {picture.id: picture for picture in load(set_id).pictures}
+    now = {picture.id: picture for picture in sets.load(set_id).pictures}
     return [now[picture_id] for picture_id in added if picture_id in now], skipped
 
 
@@ -84,15 +72,15 @@ def from_example(folder: Path) -> PictureSet:
     The second time it is the same set, with what was changed in it.
     """
     about = read_json(Path(folder) / SET)
-    with locked("example"):
-        for known in list_sets():
-            if known.pictures and read_json(path(known.id) / SET)["example"] == Path(folder).name:
+    with sets.locked("example"):
+        for known in sets.list_sets():
+            if known.pictures and read_json(sets.path(known.id) / SET)["example"] == Path(folder).name:
                 return known
-        made = create(about["title"])
+        made = sets.create(about["title"])
         add_pictures(made.id, sorted(file for file in Path(folder).iterdir() if file.name != SET))
-        with changing(made.id) as saved:
+        with sets.changing(made.id) as saved:
             saved |= {"trigger": about["trigger"], "sentence": about["sentence"], "example": Path(folder).name}
-    return load(made.id)
+    return sets.load(made.id)
 
 
 @dataclass(frozen=True)
@@ -173,21 +161,21 @@ def save_picture(set_id: str, found: Found, copy: Copy | UserError) -> str:
     """Save picture, thumbnail and caption, set.json last; return the picture's id. Raises UserError."""
     if isinstance(copy, UserError):
         raise copy
-    with changing(set_id) as about:
+    with sets.changing(set_id) as about:
         same = next((entry for entry in about["pictures"] if entry["digest"] == copy.digest), None)
         if same is not None:
-            given = found.text and not (path(set_id) / text_name(same["id"])).exists()
+            given = found.text and not (sets.path(set_id) / sets.text_name(same["id"])).exists()
             if given:
-                write_text(path(set_id) / text_name(same["id"]), found.text)
+                sets.write_text(sets.path(set_id) / sets.text_name(same["id"]), found.text)
             raise UserError(f"{found.name} is the same picture as {same['name']}.",
                             "It is in the set once, and got the caption." if given else "It is in the set once.")
         if len(about["pictures"]) >= MAX_PICTURES:
             raise UserError(f"{found.name} is one too many: a set holds {MAX_PICTURES} pictures.", "Make another set.")
-        folder, picture_id = path(set_id), f"{about['next']:03d}"
+        folder, picture_id = sets.path(set_id), f"{about['next']:03d}"
         write_atomic(folder / (picture_id + copy.suffix), copy.content)
-        write_atomic(folder / thumbnail_name(picture_id), copy.thumbnail)
+        write_atomic(folder / sets.thumbnail_name(picture_id), copy.thumbnail)
         concept = "" if words_in_name(found.name) else words_in_name(found.concept)
-        write_text(folder / text_name(picture_id), found.text or concept)
+        sets.write_text(folder / sets.text_name(picture_id), found.text or concept)
         about["next"] += 1
         about["pictures"].append({
             "id": picture_id, "name": found.name, "file": picture_id + copy.suffix, "width": copy.width,
@@ -203,7 +191,7 @@ def assign_texts(set_id: str, upload: Upload, findings: Findings, captioned: set
     """
     unused = []
     known: dict[str, list[SetPicture]] = {}
-    for picture in load(set_id).pictures if findings.loose_texts else ():
+    for picture in sets.load(set_id).pictures if findings.loose_texts else ():
         for name in {name_key(PurePosixPath(picture.name).name), name_key(PurePosixPath(picture.name).stem)}:
             known.setdefault(name, []).append(picture)
     for text in findings.loose_texts:
@@ -213,7 +201,7 @@ def assign_texts(set_id: str, upload: Upload, findings: Findings, captioned: set
         if len(fitting) > 1:
             unused.append(Skipped(text.origin, ambiguous(text.origin, [picture.name for picture in fitting])))
         elif fitting and fitting[0].id not in captioned and (replace or fitting[0].caption in ("", text.text)):
-            set_caption(set_id, fitting[0].id, text.text)
+            sets.set_caption(set_id, fitting[0].id, text.text)
         else:
             kept = f"{fitting[0].name} keeps the caption it has." if fitting else "It needs the name of its picture."
             unused.append(Skipped(text.origin, f"{text.origin} belongs to no picture here. {kept}"))
