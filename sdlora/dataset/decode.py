@@ -58,8 +58,8 @@ OTHER_FORMATS = (
     (b"P5", "a PPM"), (b"P6", "a PPM"), (b"FUJIFILM", "a camera raw file"), (b"version https://git-lfs", "a git-lfs pointer"),
 )
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-# What Pillow and its plug-ins raise on damaged bytes (reliability.md 4.4 and 75,000 mutated files here): unrelated classes, some
-# of them only known from Pillow's bug reports, so they are named once. A bug caught here costs one picture, not the upload.
+# What Pillow and its plug-ins raise on damaged bytes (found with 75,000 mutated files): unrelated classes, some of
+# them only known from Pillow's bug reports, so they are named once. A bug caught here costs one picture, not the upload.
 DAMAGED = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, TypeError, LookupError, ArithmeticError, struct.error,
            Image.DecompressionBombError, Image.DecompressionBombWarning, zlib.error, MemoryError)
 
@@ -103,14 +103,14 @@ def decode(data: bytes, name: str) -> tuple[Image.Image, dict[str, Any]]:
 def header(data: bytes, name: str) -> Image.Image:
     """Return a picture as Pillow opens it, no pixel decoded yet: for its metadata. Raises UserError as `decode`."""
     try:
-        return Image.open(BytesIO(data), formats=FORMATS)  # noqa: TID251 (this is the door)
+        return Image.open(BytesIO(data), formats=FORMATS)  # noqa: TID251 (in the child process)
     except DAMAGED as error:
         raise refusal(name, data, error) from error
 
 
 def read_pixels(data: bytes, name: str) -> tuple[Image.Image, dict[str, Any]]:
-    """As `decode`, raising one of DAMAGED for bytes that cannot be decoded as they are."""
-    with Image.open(BytesIO(data), formats=FORMATS) as image:  # noqa: TID251 (this is the door)
+    """Decode the bytes as they are. Raises one of DAMAGED where that fails, UserError for what `decode` refuses."""
+    with Image.open(BytesIO(data), formats=FORMATS) as image:  # noqa: TID251 (in the child process)
         check_size(name, *image.size)
         if (scans := len(SCAN.findall(data)) if image.format in ("JPEG", "MPO") else 0) > MAX_SCANS:
             raise UserError(f"{name} is drawn in {scans} passes (at most {MAX_SCANS}): it is damaged, or made to do harm.",
@@ -122,7 +122,7 @@ def read_pixels(data: bytes, name: str) -> tuple[Image.Image, dict[str, Any]]:
         if clean is None:
             raise UserError(f"{name} is empty: all of it is transparent.", "Leave it out, or save it with a background.")
         if not image.info.get("icc_profile") and profile_inside(data):
-            remarks.append(UNUSABLE_PROFILE)  # Pillow drops one that it cannot unpack without a word
+            remarks.append(UNUSABLE_PROFILE)  # Pillow silently drops one that it cannot unpack
         clean = upright(clean, orientation(image, data))
     if animated:
         remarks.append(" moves: only its first frame is used.")

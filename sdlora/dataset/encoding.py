@@ -31,7 +31,7 @@ def lines_of(text: str) -> list[str]:
 
 
 def read_text(path: Path, name: str, limit: int, too_long: str, usual: str = "") -> tuple[str, str]:
-    """As `decode`, from a file. Raises UserError also for no ordinary file, and with `too_long` for more than `limit` bytes."""
+    """Read a file and `decode` it. Raises UserError also for no ordinary file, and `too_long` for more than `limit` bytes."""
     try:
         with open_regular(path) as handle:
             data = handle.read(limit + 1)
@@ -113,22 +113,22 @@ def lead_byte(c: str, codec: str) -> int:
 
 
 def common_hanzi(c: str) -> bool:
-    """Return level 1 of GB 2312: the 3,755 everyday characters of Chinese."""
+    """Return whether a character is in level 1 of GB 2312: the 3,755 everyday characters of Chinese."""
     return 0xB0 <= lead_byte(c, "gb2312") <= 0xD7
 
 
 def common_kanji(c: str) -> bool:
-    """Return level 1 of JIS X 0208: the 2,965 everyday kanji."""
+    """Return whether a character is in level 1 of JIS X 0208: the 2,965 everyday kanji."""
     return "\u4e00" <= c <= "\u9fff" and 0x88 <= lead_byte(c, "shift_jis") <= 0x98
 
 
 def common_traditional(c: str) -> bool:
-    """Return level 1 of Big5: the 5,401 everyday characters of Chinese as it is written in Taiwan and Hong Kong."""
+    """Return whether a character is in level 1 of Big5: the 5,401 everyday characters of Chinese in Taiwan and Hong Kong."""
     return 0xA4 <= lead_byte(c, "big5") <= 0xC6
 
 
 def common_hangul(c: str) -> bool:
-    """Return the 2,350 syllables of KS X 1001."""
+    """Return whether a character is one of the 2,350 syllables of KS X 1001."""
     return "\uac00" <= c <= "\ud7a3" and 0xB0 <= lead_byte(c, "euc_kr") <= 0xC8
 
 

@@ -1,7 +1,7 @@
-"""The one door for untrusted picture bytes: any supported file in, an upright 8-bit sRGB picture out.
+"""Open untrusted picture files: any supported file in, an upright 8-bit sRGB picture without metadata out.
 
-Knows nothing about folders, captions or sets. What the file says about camera and place never gets past here. No pixel is
-decoded in this process: child.py lets decode.py do it in another one.
+Knows nothing about folders, captions or sets. All pictures from outside are opened here. No pixel is decoded in this process:
+child.py lets decode.py do it in another one.
 """
 
 import os
@@ -51,7 +51,7 @@ def thumbnail(path: Path, side: int) -> Image.Image:
 
 
 def read_picture(path: Path, name: str = "") -> Picture:
-    """As `open_picture`, with digest and notes; `name` is what the artist calls the file.
+    """Open a picture as `open_picture` does, with digest and notes; `name` is what the artist calls the file.
 
     Raises UserError with one sentence per reason: empty, too large, damaged, too slow, too thin, too small, not a picture...
     """

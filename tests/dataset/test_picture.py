@@ -1,4 +1,4 @@
-"""The door for pictures: what comes out is upright, sRGB, 8 bit, on white, without metadata."""
+"""Opened pictures: what comes out is upright, sRGB, 8 bit, on white, without metadata."""
 
 from io import BytesIO
 
