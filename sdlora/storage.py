@@ -243,21 +243,6 @@ def write_folder(path: Path, fill: Callable[[Path], object]) -> Path:
     return path
 
 
-def check_writable(folder: Path) -> None:
-    """Make `folder` when missing and try whether a file can be written to it. Raises UserError.
-
-    Permission bits do not say so for root, for a read-only or network disk, and on Windows.
-    """
-    probe = temporary_beside(folder / "probe")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"In {folder} files cannot be written ({error.strerror or error}).",
-                        "Choose another place for --out.") from error
-
-
 def sync_folder(folder: Path) -> None:
     """Make a rename in `folder` survive a power cut; Windows has no such call and needs none."""
     if os.name == "nt":

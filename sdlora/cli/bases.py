@@ -5,13 +5,12 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
 from sdlora.base import catalog
 from sdlora.base import download as hub
-from sdlora.cli.progress import plain_console
-from sdlora.cli.report import JsonOption, print_report
+from sdlora.cli.common import JsonOption, bars, plain_console, print_report
 from sdlora.errors import UserError
 
 BaseArgument = Annotated[str, typer.Argument(metavar="BASE", help="a diffusers folder, a .safetensors file or a hub id")]
@@ -78,8 +77,7 @@ def fetch(spec: str, *, ask: bool) -> None:
     typer.echo(f"{spec}: {offer.file_bytes / 1e9:.2f} GB, licence {offer.licence} (https://huggingface.co/{spec})", err=True)
     if ask:
         typer.confirm("Download it?", abort=True, err=True)
-    console = plain_console(stderr=True)
-    with Progress(BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(), console=console) as progress:
+    with bars(BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(), stderr=True) as progress:
         bar = progress.add_task(spec, total=offer.file_bytes)
         hub.download(spec, lambda done, total: progress.update(bar, completed=done, total=total))
     typer.echo(f"{spec} is here: {catalog.resolve(spec)}", err=True)

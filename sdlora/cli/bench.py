@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdlora.cli.report import print_report
+from sdlora.cli.common import JsonOption, print_report
 from sdlora.errors import UserError
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def times(ratio: float | None) -> str:
 @bench.command()
 def library(
     files: Annotated[int, typer.Option(min=10, max=100_000, help="LoRA files on the shelf that is measured")] = 10_000,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Time a shelf of thousands of files: first scan, later start, search. They are made in a temporary folder and removed."""
     from sdlora.bench.library import measure

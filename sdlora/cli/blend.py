@@ -6,12 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from sdlora.cli.draw import parse_lora
-from sdlora.cli.files import check_out
-from sdlora.cli.report import (
-    BaseOption,
+from sdlora.cli.common import (
     Format,
     JsonOption,
+    WeightsOption,
+    check_out,
     energy_lines,
     lost_lines,
     open_weights,
@@ -20,6 +19,7 @@ from sdlora.cli.report import (
     size_line,
     weights_for,
 )
+from sdlora.cli.draw import parse_lora
 from sdlora.config import LoraChoice, make
 from sdlora.errors import UserError
 
@@ -49,7 +49,7 @@ def blend(
     rank: Annotated[int | None, typer.Option(help="Ranks of the new LoRA; default: the largest of the LoRAs")] = None,
     density: Annotated[float, typer.Option(help="Share of each LoRA that ties and dare keep")] = 0.5,
     seed: Annotated[int, typer.Option(help="Which share dare keeps")] = 0,
-    base: BaseOption = None,
+    base: WeightsOption = None,
     dtype: Annotated[Format, typer.Option(help="fp32 keeps a blend exact")] = Format.fp32,
     as_json: JsonOption = False,
 ) -> None:

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import Progress
 
-from sdlora.cli.files import check_pictures
-from sdlora.cli.progress import bars
+from sdlora.cli.common import BaseOption, DownloadOption, JsonLinesOption, bars, check_pictures
 from sdlora.config import DrawConfig, make
 from sdlora.draw import grammar, samplers
 from sdlora.draw.prompts_file import Line, read_prompts
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 QUOTED = 60  # characters of a prompt in a sentence about it
 LORA_KEYS = {"te": "text_strength", "blocks": "blocks", "start": "start", "end": "end"}
 
-BaseOption = Annotated[str, typer.Option(help="mini, a diffusers folder, a .safetensors file or a hub id")]
 Method = Annotated[str, typer.Option(
     help="How several LoRAs act: sum, switch, composite, or style-subject (give the style first)")]
 SwitchEvery = Annotated[int, typer.Option(help="Steps until the next LoRA takes over (switch)")]
@@ -43,7 +41,6 @@ Size = Annotated[str, typer.Option(metavar="WxH", help="px; default: the base's 
 Steps = Annotated[int, typer.Option(help="Denoising steps")]
 Guidance = Annotated[float, typer.Option(help="CFG scale: how closely the prompt is followed; 1: no guidance")]
 Device = Annotated[str, typer.Option(help="auto, cuda, mps or cpu")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line")]
 
 
 def register(app: typer.Typer) -> None:
@@ -72,8 +69,8 @@ def draw(
     guidance: Guidance = 5.0,
     out: Annotated[Path, typer.Option(help="Folder for the pictures")] = Path(),
     device: Device = "auto",
-    download: Annotated[bool, typer.Option("--download", help="Fetch the base from the hub when it is not here")] = False,
-    as_json: AsJson = False,
+    download: DownloadOption = False,
+    as_json: JsonLinesOption = False,
 ) -> None:
     """Draw pictures with a base model and any number of LoRAs. Prompt i, picture j is written to OUT/iii-jj.png."""
     lines, notes = read_prompts(prompts_file) if prompts_file else ([], [])

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdlora.base import catalog
+from sdlora.cli.common import BaseOption, JsonLinesOption, bars, check_pictures
 from sdlora.cli.draw import (
-    AsJson,
-    BaseOption,
     Device,
     Guidance,
     Init,
@@ -32,8 +31,6 @@ from sdlora.cli.draw import (
     print_line,
     print_notes,
 )
-from sdlora.cli.files import check_pictures
-from sdlora.cli.progress import bars
 from sdlora.config import DrawConfig, LoraChoice, make
 from sdlora.draw import grid, samplers
 from sdlora.errors import DiskFull, UserError
@@ -74,7 +71,7 @@ def draw_grid(
     guidance: Guidance = 5.0,
     out: Annotated[Path, typer.Option(help="Folder for the pictures and the sheet")] = Path(),
     device: Device = "auto",
-    as_json: AsJson = False,
+    as_json: JsonLinesOption = False,
 ) -> None:
     """Draw a grid: OUT/rr-cc.png for row r, column c, and all of them with labels on OUT/grid.png.
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.table import Column, Table
 
-from sdlora.cli.progress import plain_console
+from sdlora.cli.common import bars, plain_console, print_report
 
 if TYPE_CHECKING:
     from sdlora.library.scan import Step
@@ -73,10 +73,8 @@ def add(path: Annotated[Path, typer.Argument(help="A folder to read in place, or
     folder = add_folder(path)
     watch(scan_library())
     count = count_loras(folder=folder.id)
-    if as_json:
-        typer.echo(json.dumps({"id": folder.id, "path": str(folder.path), "files": count}, ensure_ascii=False))
-    else:
-        typer.echo(f"{folder.path} is on the shelf as {folder.id}, with {count} files. It is read in place and never modified.")
+    message = f"{folder.path} is on the shelf as {folder.id}, with {count} files. It is read in place and never modified."
+    print_report({"id": folder.id, "path": str(folder.path), "files": count}, [message], as_json)
 
 
 @library.command()
@@ -94,7 +92,7 @@ def remove(what: Annotated[str, typer.Argument(help="Id or path of an added fold
         delete(what)
     message = f"{folder.path} is off the shelf; its files are untouched." if folder else \
         f"{what} is off the shelf. Bring it back with: sdlora library restore {what}"
-    typer.echo(json.dumps({"removed": folder.id if folder else what}) if as_json else message)
+    print_report({"removed": folder.id if folder else what}, [message], as_json)
 
 
 @library.command()
@@ -115,12 +113,9 @@ def folder_list(as_json: Json = False) -> None:
     watch(scan_library())
     found = [{"id": folder.id, "path": str(folder.path), "here": folder.here, "files": count_loras(folder=folder.id)}
              for folder in list_folders()]
-    if as_json:
-        typer.echo(json.dumps(found, ensure_ascii=False))
-        return
-    for entry in found:
-        away = "" if entry["here"] else "  (not there now)"
-        typer.echo(f"{entry['id']:<30} {entry['files']:>6} files  {entry['path']}{away}")
+    lines = [f"{entry['id']:<30} {entry['files']:>6} files  {entry['path']}" + ("" if entry["here"] else "  (not there now)")
+             for entry in found]
+    print_report(found, lines, as_json)
 
 
 @library.command("scan")
@@ -145,7 +140,7 @@ def scan_command(
         raise typer.Exit(STOPPED) from None
     state = search.state()
     message = f"{state.files} files are on the shelf, {state.unread} are still to be read, {state.unhashed} are not hashed yet."
-    typer.echo(json.dumps(asdict(state)) if as_json else message)
+    print_report(asdict(state), [message], as_json)
 
 
 def work_in_background() -> None:
@@ -174,21 +169,18 @@ def duplicates(as_json: Json = False) -> None:
     watch(scan_library())
     watch(hash_files(only_equal=True))
     groups = search.duplicates()
-    if as_json:
-        typer.echo(json.dumps([[as_dict(entry) for entry in group] for group in groups], ensure_ascii=False))
-        return
+    lines = []
     for group in groups:
-        typer.echo(f"{group[0].hash[:12]}  {len(group)} files of {group[0].file_bytes / 1e6:.1f} MB")
-        for entry in group:
-            typer.echo(f"  {entry.path}")
-    if not groups:
-        typer.echo("No two files hold the same tensors.")
+        lines.append(f"{group[0].hash[:12]}  {len(group)} files of {group[0].file_bytes / 1e6:.1f} MB")
+        lines += [f"  {entry.path}" for entry in group]
+    print_report([[as_dict(entry) for entry in group] for group in groups],
+                 lines or ["No two files hold the same tensors."], as_json)
 
 
 def watch(steps: "Iterable[Step]") -> None:
     """Do all steps, with a progress bar on a terminal."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, console=plain_console(stderr=True), transient=True) as progress:
+    with bars(*columns, stderr=True, transient=True) as progress:
         task = progress.add_task("Reading headers", total=None)
         for step in steps:
             progress.update(task, description=f"Reading {step.stage}", completed=step.done, total=step.total)

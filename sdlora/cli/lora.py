@@ -8,12 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from sdlora import __version__
-from sdlora.cli.files import check_out
-from sdlora.cli.report import (
-    BaseOption,
+from sdlora.cli.common import (
     Format,
     JsonOption,
     LoraArgument,
+    WeightsOption,
+    check_out,
     energy_lines,
     lost_lines,
     open_weights,
@@ -76,7 +76,7 @@ def inspect_lines(name: str, report: dict[str, Any]) -> list[str]:
 
 
 def four_digits(value: float) -> str:
-    """Four decimals; of large numbers four digits."""
+    """Format a number with four decimals, a large one with four digits."""
     return f"{value:.4{'f' if value < 1000 else 'g'}}"
 
 
@@ -92,7 +92,7 @@ def convert(
     out: Annotated[Path, typer.Option(help="The file to write")],
     to: Annotated[Form | None, typer.Option(help="kohya: A1111, Forge, ComfyUI, InvokeAI; default: the form it has")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Everything as plain LoRA, DoRA and other kinds too")] = False,
-    base: BaseOption = None,
+    base: WeightsOption = None,
     rank: Annotated[int | None, typer.Option(help="Most ranks of what has to be approximated (128)")] = None,
     keep: Annotated[float | None, typer.Option(help="Energy to retain of what has to be approximated (0.99)")] = None,
     dtype: Annotated[Format | None, typer.Option(help="Default: every tensor keeps its own")] = None,
@@ -154,7 +154,7 @@ def resize(
     rank: Annotated[int | None, typer.Option(help="This many ranks everywhere")] = None,
     keep: Annotated[float | None, typer.Option(help="As many ranks as keep this share of the energy, such as 0.98")] = None,
     fro: Annotated[float | None, typer.Option(help="As many ranks as keep the Frobenius error below this, such as 0.05")] = None,
-    base: BaseOption = None,
+    base: WeightsOption = None,
     dtype: Annotated[Format | None, typer.Option(help="Default: that of the file")] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -13,11 +13,11 @@ import sys
 import typer
 
 from sdlora import __version__
-from sdlora.cli import bases, bench, blend, draw, files, grid, library, lora, studio, train
+from sdlora.cli import bases, bench, blend, draw, grid, library, lora, studio, train
 from sdlora.errors import UserError
 
 DISK_ERRORS = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM)
-GROUPS = (train, draw, grid, files, lora, blend, library, bases, studio, bench)
+GROUPS = (train, draw, grid, lora, blend, library, bases, studio, bench)
 
 
 def show_version(wanted: bool) -> None:

@@ -4,12 +4,11 @@ import contextlib
 import json
 import os
 import sys
-from typing import Any, TextIO
+from typing import TextIO
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-from rich.progress import Progress as Bar
 
+from sdlora.cli.common import bars
 from sdlora.jobs.run import RunView
 from sdlora.train import events
 
@@ -17,17 +16,7 @@ STAGES = {"base": "Opening the base model", "pictures": "Reading the pictures", 
           "captions": "Preparing the captions"}
 
 
-def plain_console(**options: Any) -> Console:
-    """Return a console that prints names and paths as they are: no [markup], no :emoji:, no guessed colours."""
-    return Console(markup=False, emoji=False, highlight=False, **options)
-
-
-def bars(**options: Any) -> Bar:
-    """Return progress bars on a plain console."""
-    return Bar(console=plain_console(), **options)
-
-
-class Lines:
+class JsonLines:
     """One JSON object a line on stdout, flushed at once; what libraries print meanwhile goes to stderr."""
 
     def __init__(self, run: RunView) -> None:
@@ -35,7 +24,7 @@ class Lines:
         started = {"event": "started", "step": run.step, "steps": run.steps, "run": run.id, "folder": str(run.folder)}
         self.write(json.dumps(started, ensure_ascii=False))
 
-    def __enter__(self) -> "Lines":
+    def __enter__(self) -> "JsonLines":
         self.away = contextlib.redirect_stdout(sys.stderr)
         self.away.__enter__()
         return self
@@ -55,18 +44,16 @@ class Lines:
             self.out = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
 
 
-class Progress:
+class RunProgress:
     """A bar with step, loss and time left; samples, warnings and the file are printed above it."""
 
     def __init__(self, run: RunView) -> None:
         self.run = run
-        self.console = plain_console()
-        self.bar = Bar(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
-                       console=self.console)
+        self.bar = bars(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
         self.task = self.bar.add_task("Starting", total=run.steps, completed=run.step, note="")
 
-    def __enter__(self) -> "Progress":
-        self.console.print(f"Run {self.run.id}")
+    def __enter__(self) -> "RunProgress":
+        self.bar.console.print(f"Run {self.run.id}")
         self.bar.start()
         return self
 
@@ -98,7 +85,7 @@ class Progress:
                 self.print(f"{event.file}\nwritten, read back and tried after {clock(event.seconds)}")
 
     def print(self, text: str) -> None:
-        self.console.print(text, soft_wrap=True)
+        self.bar.console.print(text, soft_wrap=True)
 
 
 def clock(seconds: float) -> str:

@@ -1,6 +1,5 @@
 """`sdlora studio` and `sdlora doctor`: open the page, and check this computer."""
 
-import json
 import os
 import platform
 import shutil
@@ -12,6 +11,7 @@ from typing import Annotated
 import typer
 
 from sdlora import __version__
+from sdlora.cli.common import JsonOption, print_report
 from sdlora.errors import UserError
 
 PACKAGES = ("torch", "diffusers", "transformers", "gradio", "safetensors", "pillow")
@@ -50,16 +50,14 @@ class Check:
     mend: str = ""
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="One JSON object")] = False) -> None:
+def doctor(as_json: JsonOption = False) -> None:
     """Check this computer: versions, graphics card, data folder, disk space, embedded base. Exit 1 when something is broken."""
     checks = [attempt(check) for check in CHECKS]
     healthy = all(check.state != "problem" for check in checks)
-    if as_json:
-        print(json.dumps({"ok": healthy, "checks": [asdict(check) for check in checks]}, ensure_ascii=False))
-    else:
-        for check in checks:
-            print(f"{check.state:<8} {check.name}: {check.text}" + (f"\n         {check.mend}" if check.mend else ""))
-        print("Everything that sdlora needs is here." if healthy else "Fix what is marked as a problem, then run this again.")
+    lines = [f"{check.state:<8} {check.name}: {check.text}" + (f"\n         {check.mend}" if check.mend else "")
+             for check in checks]
+    lines.append("Everything that sdlora needs is here." if healthy else "Fix what is marked as a problem, then run this again.")
+    print_report({"ok": healthy, "checks": [asdict(check) for check in checks]}, lines, as_json)
     raise typer.Exit(0 if healthy else 1)
 
 
@@ -109,8 +107,8 @@ def data_folder() -> Check:
 
     probe = home() / f"doctor-{os.getpid()}.txt"
     try:
-        write_atomic(probe, b"sdlora was here")
-        if probe.read_bytes() != b"sdlora was here":
+        write_atomic(probe, b"written by sdlora doctor")
+        if probe.read_bytes() != b"written by sdlora doctor":
             return Check("data folder", "problem", f"{home()} gives back something else than was written.", "Check the disk.")
     finally:
         probe.unlink(missing_ok=True)

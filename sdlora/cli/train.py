@@ -1,15 +1,14 @@
-"""`sdlora train resume plan runs worker`: training from the command line, in this very process.
+"""`sdlora check train resume plan runs worker`: training from the command line, in this very process.
 
 `train` makes a run folder, executes it and shows its events.
 """
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sdlora.cli.files import check_out
+from sdlora.cli.common import BaseOption, DownloadOption, JsonLinesOption, check_out, print_report
 from sdlora.errors import DiskFull, UserError
 from sdlora.families import FAMILIES
 
@@ -19,28 +18,54 @@ if TYPE_CHECKING:
     from sdlora.train.plan import Plan
 
 Images = Annotated[Path, typer.Argument(metavar="IMAGES", help="Folder or zip of pictures, captions in text files beside them")]
-Base = Annotated[str, typer.Option(help="mini, a diffusers folder, a .safetensors file or a hub id")]
 Preset = Annotated[str, typer.Option(help="quick, normal or thorough")]
 Name = Annotated[str | None, typer.Option(help="Name of the style; default: the folder's name")]
 Trigger = Annotated[str | None, typer.Option(help="The trigger word: it calls the style in a prompt")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, e.g. rank=8; may be repeated")]
 Seed = Annotated[int | None, typer.Option(help="Seed of the training run")]
 Device = Annotated[str | None, typer.Option(help="auto, cuda, mps or cpu")]
-Download = Annotated[bool, typer.Option("--download", help="Fetch the base from the hub when it is not here")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line")]
 
 
 def register(app: typer.Typer) -> None:
-    for command in (train, resume, plan, runs, worker):
+    for command in (check, train, resume, plan, runs, worker):
         app.command()(command)
     app.command("run", hidden=True)(run_folder)
     app.command("drawer", hidden=True)(drawer)
 
 
+def check(
+    images: Annotated[Path, typer.Argument(help="Folder or zip of pictures and captions")],
+    trigger: Annotated[str, typer.Option(help="The word that calls the style")] = "",
+    default_caption: Annotated[str, typer.Option(help="Caption of pictures that have none")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text")] = False,
+) -> None:
+    """Show what would be kept, skipped and cropped, and the captions that training would read."""
+    from sdlora.dataset.crop import crop_box, cut_share
+    from sdlora.dataset.folder import read_dataset
+
+    dataset = read_dataset(images, trigger=trigger, default_caption=default_caption)
+    kept = [{"name": e.name, "path": str(e.path), "caption": e.caption, "repeats": e.repeats, "digest": e.digest,
+             "width": e.width, "height": e.height, "crop": list(crop_box(e.width, e.height)),
+             "cut": round(cut_share(e.width, e.height), 4)} for e in dataset.examples]
+    skipped = [{"name": s.name, "reason": s.reason} for s in dataset.skipped]
+    lines = [f"Kept: {len(kept)}"]
+    for entry in kept:
+        left, top, right, bottom = entry["crop"]
+        cut = f", {entry['cut']:.0%} cut off: ({left}, {top}) to ({right}, {bottom}) is used" if entry["cut"] else ""
+        times = f", {entry['repeats']} times an epoch" if entry["repeats"] > 1 else ""
+        lines += [f"  {entry['name']}  {entry['width']} x {entry['height']} px{cut}{times}",
+                  f"    {entry['caption'] or '(no caption)'}"]
+    if skipped:
+        lines += [f"Skipped: {len(skipped)}", *(f"  {entry['reason']}" for entry in skipped)]
+    lines += [f"Note: {note}" for note in dataset.notes]
+    print_report({"kept": kept, "skipped": skipped, "notes": list(dataset.notes)}, lines, as_json)
+
+
 def train(
-    images: Images, base: Base = "mini", preset: Preset = "normal", name: Name = None, trigger: Trigger = None,
+    images: Images, base: BaseOption = "mini", preset: Preset = "normal", name: Name = None, trigger: Trigger = None,
     out: Annotated[Path | None, typer.Option(help="The LoRA file to write; default: onto the shelf of the studio")] = None,
-    sets: Sets = None, seed: Seed = None, device: Device = None, download: Download = False, as_json: AsJson = False,
+    sets: Sets = None, seed: Seed = None, device: Device = None, download: DownloadOption = False,
+    as_json: JsonLinesOption = False,
 ) -> None:
     """Train a LoRA on the style of your pictures. Ctrl-C saves; `sdlora resume` resumes.
 
@@ -62,7 +87,7 @@ def train(
 
 def resume(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Id of a run, or how it begins; see `sdlora runs`")],
-    as_json: AsJson = False,
+    as_json: JsonLinesOption = False,
 ) -> None:
     """Resume a stopped run from its last checkpoint. Writes the file that --out named."""
     from sdlora.jobs.run import clear_commands, list_runs
@@ -86,23 +111,20 @@ def resume(
 
 
 def plan(
-    images: Images, base: Base = "mini", preset: Preset = "normal", name: Name = None, trigger: Trigger = None, sets: Sets = None,
-    seed: Seed = None, device: Device = None, as_json: AsJson = False,
+    images: Images, base: BaseOption = "mini", preset: Preset = "normal", name: Name = None, trigger: Trigger = None,
+    sets: Sets = None, seed: Seed = None, device: Device = None, as_json: JsonLinesOption = False,
 ) -> None:
     """Show what training would take: steps, minutes, memory. Nothing is trained."""
     from dataclasses import asdict
 
     config, dataset, family = read_inputs(images, base, preset, sets or [], name=name, trigger=trigger, seed=seed, device=device)
     made = dry_run(config, dataset)
-    if as_json:
-        print(json.dumps({**asdict(made), "pictures": len(dataset.examples), "skipped": len(dataset.skipped), "base": config.base,
-                          "family": family, "config": config.model_dump(mode="json")}, ensure_ascii=False))
-        return
-    print(f"{len(dataset.examples)} pictures ({len(dataset.skipped)} skipped), {made.steps} steps on {config.base}")
-    print(f"about {made.minutes:g} minutes, {made.memory_mb} MB of memory, {made.disk_mb} MB of disk")
-    print(f"{made.prompts_per_sample} sample pictures at steps {', '.join(map(str, made.samples))}")
-    for note in (*made.notes, *dataset.notes):
-        print(note)
+    report = {**asdict(made), "pictures": len(dataset.examples), "skipped": len(dataset.skipped), "base": config.base,
+              "family": family, "config": config.model_dump(mode="json")}
+    lines = [f"{len(dataset.examples)} pictures ({len(dataset.skipped)} skipped), {made.steps} steps on {config.base}",
+             f"about {made.minutes:g} minutes, {made.memory_mb} MB of memory, {made.disk_mb} MB of disk",
+             f"{made.prompts_per_sample} sample pictures at steps {', '.join(map(str, made.samples))}"]
+    print_report(report, [*lines, *made.notes, *dataset.notes], as_json)
 
 
 def runs(as_json: Annotated[bool, typer.Option("--json", help="A JSON list")] = False) -> None:
@@ -112,12 +134,9 @@ def runs(as_json: Annotated[bool, typer.Option("--json", help="A JSON list")] = 
     found = [{"id": seen.id, "name": seen.name, "state": seen.state, "step": seen.step, "steps": seen.steps,
               "seconds_left": seen.seconds_left, "paused": seen.paused, "base": seen.config.base, "created": seen.created,
               "images": seen.images, "out": seen.out, "file": seen.file, "problem": seen.problem} for seen in list_runs()]
-    if as_json:
-        print(json.dumps(found, ensure_ascii=False))
-    elif not found:
-        print("There are no runs yet. Start one with: sdlora train PICTURES")
-    for seen in [] if as_json else found:
-        print(f"{seen['id']:<44} {seen['state']:<8} {seen['step']:>6}/{seen['steps']:<6} {seen['file'] or seen['problem']}")
+    lines = [f"{seen['id']:<44} {seen['state']:<8} {seen['step']:>6}/{seen['steps']:<6} {seen['file'] or seen['problem']}"
+             for seen in found]
+    print_report(found, lines or ["There are no runs yet. Start one with: sdlora train PICTURES"], as_json)
 
 
 def worker(
@@ -181,12 +200,12 @@ def dry_run(config: "TrainConfig", dataset: "Dataset") -> "Plan":
 
 def foreground(folder: Path, as_json: bool) -> None:
     """Execute a run in this process and show it; exit with the run's exit code."""
-    from sdlora.cli.progress import Lines, Progress
+    from sdlora.cli.progress import JsonLines, RunProgress
     from sdlora.jobs.execute import STOPPED, execute
     from sdlora.jobs.run import view
 
     seen = view(folder)
-    with (Lines if as_json else Progress)(seen) as show:
+    with (JsonLines if as_json else RunProgress)(seen) as show:
         code = execute(folder, on_event=show)
     try:
         ended = view(folder)

@@ -1,21 +1,13 @@
-"""What a run shows: a bar and sentences for people, nothing but events for programs, names as they are."""
+"""What a run shows: a bar and sentences for people, nothing but events for programs."""
 
 import json
 import sys
 
 import pytest
 
-from sdlora.cli.progress import bars, clock, plain_console
+from sdlora.cli.progress import clock
 from sdlora.jobs.run import list_runs
 from tests.jobs import fake_run
-
-
-@pytest.mark.parametrize("said", [":cat:", "[bold]x[/bold]", "[red]", "a:dog:b [/]"])
-def test_the_artists_words_are_shown_as_they_are(capsys, said):
-    plain_console().print(said)
-    with bars() as progress:
-        progress.console.print(f"/tmp/{said}", soft_wrap=True)
-    assert f"{said}\n" in (out := capsys.readouterr().out) and f"/tmp/{said}\n" in out
 
 
 def test_people_see_what_happens(sdlora, pictures):

@@ -1,13 +1,15 @@
-"""`sdlora train resume plan runs`: their output, exit codes and refusals, with a training that needs no torch."""
+"""`sdlora check train resume plan runs`: their output, exit codes and refusals, with a training that needs no torch."""
 
 import errno
 import json
+import subprocess
 import sys
 import types
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import save_file
 
 from sdlora.jobs.lock import hold
@@ -15,6 +17,8 @@ from sdlora.jobs.run import list_runs, start_run, view
 from sdlora.jobs.table import Table
 from sdlora.storage import home
 from tests.jobs import fake_run
+
+ROOT = Path(__file__).parents[2]
 
 
 def refuse_files_in(folder, monkeypatch):
@@ -169,3 +173,40 @@ def test_a_bug_is_a_code_with_its_traceback_in_the_log(sdlora, monkeypatch):
 def test_worker_ends_by_itself(sdlora, monkeypatch):
     monkeypatch.setattr("sdlora.jobs.worker.start_drawer", lambda folder: types.SimpleNamespace(poll=lambda: 0))
     assert sdlora("worker", "--linger", "0.1")[0] == 0
+
+
+@pytest.fixture
+def numbered(tmp_path):
+    made = tmp_path / "10_pictures" / ".."
+    (tmp_path / "10_pictures").mkdir()
+    for number, size in enumerate(((64, 64), (128, 64))):
+        pixels = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "10_pictures" / f"haus am see {number}.png")
+    (tmp_path / "10_pictures" / "bad.jpg").write_bytes(b"<html>")
+    return made
+
+
+def test_check_says_what_is_kept_skipped_and_cut(sdlora, numbered):
+    code, told, _ = sdlora("check", numbered, "--trigger", "stg", "--json")
+    said = json.loads(told)
+    assert code == 0
+    assert [(e["name"], e["caption"], e["repeats"], e["crop"], e["cut"]) for e in said["kept"]] == [
+        ("10_pictures/haus am see 0.png", "stg, haus am see", 10, [0, 0, 64, 64], 0.0),
+        ("10_pictures/haus am see 1.png", "stg, haus am see", 10, [32, 0, 96, 64], 0.5)]
+    assert [s["name"] for s in said["skipped"]] == ["10_pictures/bad.jpg"] and "web page" in said["skipped"][0]["reason"]
+
+
+def test_check_without_json_is_for_people(sdlora, numbered):
+    code, told, _ = sdlora("check", numbered)
+    assert code == 0 and "Kept: 2" in told and "50% cut off" in told and "web page" in told
+
+
+def test_a_folder_that_is_not_there_is_one_sentence_and_a_hint(sdlora, tmp_path):
+    code, told, said = sdlora("check", tmp_path / "gone")
+    assert code == 2 and told == "" and "no folder or zip" in said and len(said.splitlines()) == 2
+
+
+def test_check_never_loads_torch(numbered):
+    code = ("import sys; sys.argv = ['sdlora', 'check', sys.argv[1]]\nfrom sdlora.cli.main import build\n"
+            "build()(standalone_mode=False); sys.exit(bool({'torch', 'gradio'} & set(sys.modules)))")
+    assert subprocess.run([sys.executable, "-c", code, str(numbered)], cwd=ROOT, timeout=60).returncode == 0
