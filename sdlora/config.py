@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from sdlora.errors import UserError
-from sdlora.storage import clean_text, shipped
+from sdlora.storage import MAX_NAME, clean_text, shipped
 
 Model = TypeVar("Model", bound=BaseModel)
 MAX_PRESET_BYTES = 64 * 1024
@@ -39,7 +39,7 @@ OTHER_NAMES = {  # what kohya's scripts, diffusers' and other trainers call it
 class TrainConfig(BaseModel, frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True):
     """All that decides a training run, apart from the pictures. The sentence under a field is its help text."""
 
-    name: str = Field("My style", min_length=1, max_length=80)
+    name: str = Field("My style", min_length=1, max_length=MAX_NAME)
     """Name of the LoRA and of its file."""
     trigger: str = Field("", max_length=60)
     """Trigger word, put in front of every caption. A made-up word keeps the style apart from what the base knows."""
@@ -165,7 +165,8 @@ def read_preset(path: Path) -> Preset:
     try:
         raw = path.read_bytes()
         if len(raw) > MAX_PRESET_BYTES:
-            raise UserError(f"The preset {path.name} is larger than 64 KB.", "A preset is a few lines of numbers.")
+            raise UserError(f"The preset {path.name} is larger than {MAX_PRESET_BYTES >> 10} KB.",
+                            "A preset is a few lines of numbers.")
         values = tomllib.loads(raw.decode("utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise UserError(f"The preset {path.name} could not be read ({error}).", "Fix or remove the file.") from error

@@ -4,7 +4,7 @@ import json
 import re
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -171,7 +171,7 @@ def draw_jobs(base: "Base", jobs: Sequence[Job]) -> "Iterator[tuple[Job, Preview
                 raise
             except Exception as error:  # noqa: BLE001  one bad prompt costs its pictures only
                 at = min(drawn // config.count, len(waiting) - 1)
-                yield waiting[at], titled(waiting[at].title, explained(error, home() / "logs" / "sdlora.log"))
+                yield waiting[at], titled(waiting[at].title, logged(error))
                 waiting = waiting[at + 1:]
 
 
@@ -187,8 +187,7 @@ def write_pictures(jobs: Sequence[Job], problems: list[UserError], out: Path, as
     began = time.monotonic()
     base = load_base(jobs[0].config.base, jobs[0].config.device)
     total, drawn, failed = sum(job.config.count for job in jobs), 0, []
-    # a training that runs beside waits meanwhile, as it does for the page
-    with hold(home() / DRAWING_LOCK, 10) or nullcontext(), bars(transient=True, disable=as_json) as progress:
+    with bars_while_drawing(as_json) as progress:
         bar = progress.add_task(f"Drawing {counted(total, 'picture')}", total=total)
         for job, event in draw_jobs(base, jobs):
             if isinstance(event, UserError):
@@ -213,6 +212,18 @@ def write_pictures(jobs: Sequence[Job], problems: list[UserError], out: Path, as
     for problem in failed:
         typer.echo(str(problem), err=True)
     return len(failed)
+
+
+@contextmanager
+def bars_while_drawing(hidden: bool) -> Iterator[Progress]:
+    """Show progress bars and hold the lock of drawing: a training that runs beside waits, as it does for the page."""
+    with hold(home() / DRAWING_LOCK, 10) or nullcontext(), bars(transient=True, disable=hidden) as progress:
+        yield progress
+
+
+def logged(error: Exception) -> UserError:
+    """Return the sentence for an error that costs one picture; a bug is logged and gets its code."""
+    return explained(error, home() / "logs" / "sdlora.log")
 
 
 def counted(number: int, what: str) -> str:

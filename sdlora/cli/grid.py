@@ -4,14 +4,13 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sdlora.base import catalog
-from sdlora.cli.common import BaseOption, JsonLinesOption, bars, check_pictures
+from sdlora.cli.common import BaseOption, JsonLinesOption, check_pictures
 from sdlora.cli.draw import (
     Device,
     Guidance,
@@ -24,7 +23,9 @@ from sdlora.cli.draw import (
     Steps,
     Strength,
     SwitchEvery,
+    bars_while_drawing,
     failure,
+    logged,
     named_file,
     parse_lora,
     parse_size,
@@ -34,9 +35,8 @@ from sdlora.cli.draw import (
 from sdlora.config import DrawConfig, LoraChoice, make
 from sdlora.draw import grid, samplers
 from sdlora.errors import DiskFull, UserError
-from sdlora.jobs.execute import DRAWING_LOCK, MISTAKE, explained
-from sdlora.jobs.lock import hold
-from sdlora.storage import confine, data_folder, home
+from sdlora.jobs.execute import MISTAKE
+from sdlora.storage import confine, data_folder
 from sdlora.train.checkpoint_files import LORA, checkpoint_folder, checkpoint_steps
 
 if TYPE_CHECKING:
@@ -172,8 +172,7 @@ def draw_cells(cells: list[tuple[grid.Cell, DrawConfig]], problems: dict[tuple[i
     base = load_base(first.base, first.device)
     drawn: dict[tuple[int, int], Path | str] = dict(problems)
     settings, errors = [], []
-    # a training that runs beside waits meanwhile, as it does for the page
-    with hold(home() / DRAWING_LOCK, 10) or nullcontext(), bars(transient=True, disable=as_json) as progress:
+    with bars_while_drawing(as_json) as progress:
         bar = progress.add_task(f"Drawing {len(cells)} pictures", total=len(cells))
         for done, (cell, config) in enumerate(cells):
             try:
@@ -185,7 +184,7 @@ def draw_cells(cells: list[tuple[grid.Cell, DrawConfig]], problems: dict[tuple[i
             except DiskFull:
                 raise
             except Exception as error:  # noqa: BLE001  one bad cell costs one cell
-                errors.append(explained(error, home() / "logs" / "sdlora.log"))
+                errors.append(logged(error))
                 drawn[cell.column, cell.row] = errors[-1].message
                 text = f"{cell.label} could not be drawn. {errors[-1]}"
                 print_line(failure(place_of(cell), errors[-1]), text, progress, as_json)

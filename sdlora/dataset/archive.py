@@ -89,7 +89,7 @@ def hash_of(handle: BinaryIO, name: str) -> str:
         while block := handle.read(2**20):
             digest.update(block)
             if handle.tell() > MAX_TOTAL_BYTES:
-                raise UserError(f"{name} is larger than 4 GB.", "Unpack it and use the folder.")
+                raise UserError(f"{name} is larger than {MAX_TOTAL_BYTES >> 30} GB.", "Unpack it and use the folder.")
     except OSError as error:
         raise UserError(f"{name} could not be read ({error.strerror or error}).", "Check the file.") from error
     return digest.hexdigest()

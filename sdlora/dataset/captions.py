@@ -12,7 +12,7 @@ from sdlora.errors import UserError
 from sdlora.storage import clean_text
 
 CAPTION_SUFFIXES = (".txt", ".caption")
-MAX_CAPTION = 2000  # characters
+MAX_CAPTION, MAX_TRIGGER = 2000, 60  # characters
 MAX_CAPTION_BYTES = 4 * MAX_CAPTION + 4  # UTF-32 with its mark
 TRIGGER = re.compile(r"\[trigger\]", re.IGNORECASE)
 TOO_LONG = f"The caption {{name}} is longer than {MAX_CAPTION} characters."
@@ -43,7 +43,7 @@ def resolve_caption(text: str | None, file_name: str, default: str = "", trigger
 
     `[trigger]` is replaced; a caption that does not contain the trigger gets it in front. It is never added twice.
     """
-    trigger = clean_text(trigger, 60)
+    trigger = clean_text(trigger, MAX_TRIGGER)
     caption = clean_text(text or "") or clean_text(default) or words_in_name(file_name)
     if TRIGGER.search(caption):
         caption = without_repeats(TRIGGER.sub(lambda _: trigger, caption), trigger)
@@ -65,7 +65,7 @@ def without_repeats(caption: str, trigger: str) -> str:
 
 def trigger_notes(trigger: str) -> list[str]:
     """Return what an artist should know about the chosen trigger word."""
-    trigger = clean_text(trigger, 60)
+    trigger = clean_text(trigger, MAX_TRIGGER)
     if "," in trigger:
         return [f"The trigger {trigger!r} has a comma in it: one made-up word works best."]
     if trigger.casefold() in EVERYDAY_WORDS:

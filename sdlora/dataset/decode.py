@@ -24,6 +24,7 @@ from sdlora.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "HEIF")
 MAX_PIXELS = 40_000_000
+MOST_PIXELS = f"{MAX_PIXELS // 10**6} megapixels"
 MIN_SIDE, MAX_SIDE, MAX_ASPECT = 64, 16_384, 8  # px, px, long side / short side
 FRAME = "Save a picture of it as PNG or JPEG and add that."
 
@@ -192,7 +193,7 @@ def check_size(name: str, width: int, height: int) -> None:
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise UserError(f"{name} is too thin ({size}; at most {MAX_ASPECT} times as long as wide).", "Crop it to what matters.")
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-        most = "40 megapixels" if width * height > MAX_PIXELS else f"{MAX_SIDE} px a side"
+        most = MOST_PIXELS if width * height > MAX_PIXELS else f"{MAX_SIDE} px a side"
         raise UserError(f"{name} is too large ({size}; at most {most}).", "Make it smaller; 2048 px are plenty.")
     if min(width, height) < MIN_SIDE:
         raise UserError(f"{name} is too small ({size}; at least {MIN_SIDE} x {MIN_SIDE} px).", "Use a larger version of it.")
@@ -214,7 +215,7 @@ def refusal(name: str, data: bytes, error: Exception) -> UserError:
         if data.startswith(magic):
             return UserError(f"{name} is {what}, which sdlora does not read.", EXPORT)
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
-        return UserError(f"{name} is too large (at most 40 megapixels).", "Make it smaller; 2048 px are plenty.")
+        return UserError(f"{name} is too large (at most {MOST_PIXELS}).", "Make it smaller; 2048 px are plenty.")
     if isinstance(error, Image.UnidentifiedImageError):
         known = data.startswith((b"\xff\xd8", b"\x89PNG", b"RIFF")) or data[4:8] == b"ftyp"
         if not known:

@@ -15,13 +15,12 @@ from typing import Any
 
 from filelock import FileLock
 
-from sdlora.dataset.captions import clean_caption, read_caption, resolve_caption
+from sdlora.dataset.captions import MAX_TRIGGER, clean_caption, read_caption, resolve_caption
 from sdlora.dataset.crop import Box, crop_box
 from sdlora.dataset.listing import SET, Skipped
 from sdlora.errors import UserError
 from sdlora.storage import MAX_NAME, clean_text, data_folder, read_json, slug, write_atomic, write_json
 
-MAX_TRIGGER = 60  # characters
 RELOAD = "It may have been deleted in another window: reload the page."
 
 

@@ -226,7 +226,7 @@ def cells(config: DrawConfig, x: Axis, y: Axis | None = None,
     config: what all have in common, with one prompt. resolve() turns the tags of a prompt into LoRAs: after the axes that change
     its text, before those that change its LoRAs. family: of the base, to check block weights; "": they are not checked.
     A value out of range, a missing LoRA, a text to replace that does not occur: such a cell has a problem. Raises
-    UserError for more than 400 cells, and the problem of the first where none can be drawn.
+    UserError for more than MAX_CELLS cells, and the problem of the first where none can be drawn.
     """
     if len(config.prompts) != 1 or config.count != 1:
         raise UserError("A grid has one prompt and one picture a cell.", 'Vary the prompt with "prompt=a house|a boat".')

@@ -35,7 +35,7 @@ def read_prompts(path: Path) -> tuple[list[Line], list[str]]:
     """Return the prompts of a file, and sentences about what was guessed or is not used. Raises UserError."""
     if path.suffix.lower() in (".json", ".toml", ".yaml", ".yml"):
         raise UserError(f"{path.name} is not a text file with one prompt a line.", "Write its prompts into a .txt file.")
-    text, guessed = read_text(path, path.name, MAX_BYTES, f"{path.name} is larger than 4 MB.")
+    text, guessed = read_text(path, path.name, MAX_BYTES, f"{path.name} is larger than {MAX_BYTES >> 20} MB.")
     lines, notes = [], []
     if guessed:
         notes.append(f"{path.name} is not marked as any encoding and was read as {guessed}.")
