@@ -5,8 +5,8 @@ from typing import Any
 import gradio as gr
 
 from sdlora.jobs import run as runs
-from sdlora.ui import drawing, history, validation, words
-from sdlora.ui.gallery import blend, grid, load_settings, mixer, shelf
+from sdlora.ui import history, validation, words
+from sdlora.ui.gallery import blend, grid, mixer, shelf
 from sdlora.ui.runs import past, run_view
 from sdlora.ui.studio import compare, pictures, train
 from sdlora.ui.theme import widget
@@ -70,33 +70,18 @@ def gallery(drawn: gr.HTML) -> tuple[shelf.Shelf, blend.Form, grid.Grid]:
         method, switch_every = blend.method_fields()
     with gr.Column(elem_classes="act", elem_id="act-blend"):
         gr.Markdown(f"## {words.GALLERY_DRAW}")
-        loader = load_settings.layout()
         form = blend.layout(rows, method, switch_every)
     with gr.Column(elem_classes="act", elem_id="act-grid"):
         gr.Markdown(f"## {words.GRID}")
         cells = grid.layout()
     shelf.connect(cards)
-    fields, prompt = list(form.fields), form.fields.prompt
-    form.init_upload.upload(
-        guarded(blend.keep_init), form.init_upload, [form.fields.init, form.init_upload], show_progress_on=form.init_upload,
-        api_visibility="private",
-    )
-    form.draw.click(guarded(blend.draw), fields, form.drawing.outputs, **ACTION)
-    prompt.submit(guarded(blend.draw), fields, form.drawing.outputs, **ACTION)
-    drawing.connect(form.drawing, blend.finished, [form.slider, form.results, form.zip, drawn])
+    blend.connect(form, drawn)
     rows.saved(guarded(shelf.show), cards.filters, cards.cards, **ACTION)
     rows.saved(guarded(shelf.show_places), cards.place, cards.place, **ACTION)
     method.change(guarded(mixer.show_method), method, rows, **ACTION)
-    rows.word(guarded(mixer.add_word), prompt, prompt, **ACTION)
+    rows.word(guarded(mixer.add_word), form.fields.prompt, form.fields.prompt, **ACTION)
     grid.connect(cells, form, drawn)
-    load_settings.connect(loader, form)
-    form.results.delete(guarded(delete_result), None, form.results, **ACTION)
     return cards, form, cells
-
-
-def delete_result(event: gr.EventData) -> gr.HTML:
-    history.remove(event)
-    return gr.HTML(data={"none": words.DELETED})
 
 
 def set_to_remember(set_id: Any) -> str | None:

@@ -96,8 +96,8 @@ def test_two_loras_are_drawn_together_beside_the_base_and_loaded_from_the_pictur
     for name in ("Amber", "Birch"):
         row(gallery, name).get_by_role("button", name="Remove from the mixer").click()
     expect(gallery.locator("#mixer .row")).to_have_count(0)
-    gallery.locator("#recall-box button").first.click()
-    gallery.locator("#recall-drop input[type=file]").set_input_files(str(file))
+    gallery.locator("#load-box button").first.click()
+    gallery.locator("#load-drop input[type=file]").set_input_files(str(file))
     expect(gallery.locator("#gallery-prompt textarea")).to_have_value(f"amberstyle, {PROMPT}")
     for name, strength in (("Amber", "0.8"), ("Birch", "-0.5")):
         expect(row(gallery, name).get_by_role("spinbutton").first).to_have_value(strength)

@@ -1,11 +1,13 @@
-"""The gallery's drawing form: what it says becomes settings, and the base model is drawn beside the blend with the same seed.
+"""The gallery's drawing form: what it says becomes settings and is drawn; the settings of a picture fill it, and the mixer.
 
 A drawing may start from a picture: every upload is opened by dataset/picture.py and kept by us, the browser knows it by an id.
-Knows nothing about the shelf or how rows are chosen: mixer.py brings them.
+Knows nothing about the shelf or how rows are chosen: mixer.py brings them, and library/lora_tags.py finds the files that a
+picture names.
 """
 
 import base64
 import binascii
+import html
 import os
 import tempfile
 import zipfile
@@ -21,18 +23,19 @@ from sdlora.draw import samplers
 from sdlora.errors import UserError
 from sdlora.jobs import drawings as draws
 from sdlora.jobs.worker import ensure_worker
-from sdlora.library.lora_tags import with_tags
+from sdlora.library import lora_tags
 from sdlora.ui import drawing, history, words
 from sdlora.ui.gallery import mixer
 from sdlora.ui.studio.bases import base_choices, base_of
 from sdlora.ui.theme import picture_url, widget
-from sdlora.ui.validation import Updates, mapping, number, one_of, text, uploads, whole_number
+from sdlora.ui.validation import ACTION, Updates, guarded, mapping, number, one_of, text, uploads, whole_number
 
 LABELS = ("blend",)
 COMPARED = ("alone", "blend")
 LARGEST_INIT, SHOWN_INIT = 2048, 768
 MASK = "data:image/png;base64,"
 MASK_BYTES = 6_000_000
+OF_A_PICTURE = ("seed", "negative", "sampler", "steps", "guidance", "width", "height", "method")  # fields it fills
 
 
 class FormValues(NamedTuple):
@@ -58,9 +61,11 @@ class FormValues(NamedTuple):
 
 @dataclass(frozen=True)
 class Form:
-    """`fields` in the order of FormValues."""
+    """`fields` in the order of FormValues; `drop`: a picture whose settings fill them; `loaded`: which did."""
 
     fields: FormValues
+    drop: gr.File
+    loaded: gr.HTML
     init_upload: gr.File
     draw: gr.Button
     drawing: drawing.Drawing
@@ -79,6 +84,9 @@ def method_fields() -> tuple[gr.Dropdown, gr.Slider]:
 
 
 def layout(rows: gr.HTML, method: gr.Dropdown, switch_every: gr.Slider) -> Form:
+    with gr.Accordion(words.LOAD, open=False, elem_id="load-box"):
+        drop = gr.File(label=words.LOAD_DROP, file_types=["image"], type="filepath", height=124, elem_id="load-drop")
+    loaded = widget("notes", elem_id="load-notes")
     with gr.Row():
         with gr.Column(scale=4, min_width=280):
             about: Any = {"label": words.PROMPT, "info": words.PROMPT_TAGS, "elem_id": "gallery-prompt"}
@@ -107,7 +115,7 @@ def layout(rows: gr.HTML, method: gr.Dropdown, switch_every: gr.Slider) -> Form:
         rows, prompt, count, seed, base, with_base, method, switch_every, negative, sampler, steps, guidance, width, height,
         init, init_strength,
     )
-    return Form(fields, init_upload, button, made, slider, results, pack)
+    return Form(fields, drop, loaded, init_upload, button, made, slider, results, pack)
 
 
 def init_fields() -> tuple[gr.File, gr.HTML, gr.Slider]:
@@ -119,6 +127,56 @@ def init_fields() -> tuple[gr.File, gr.HTML, gr.Slider]:
         about: Any = {"label": words.INIT_STRENGTH, "info": words.INIT_STRENGTH_INFO}
         strength = gr.Slider(0.05, 1, value=0.6, step=0.05, **about)
     return upload, board, strength
+
+
+def connect(form: Form, drawn: gr.HTML) -> None:
+    """Connect the form; `drawn` is the history of all drawn pictures."""
+    fields = form.fields
+    form.init_upload.upload(
+        guarded(keep_init), form.init_upload, [fields.init, form.init_upload], show_progress_on=form.init_upload,
+        api_visibility="private",
+    )
+    form.draw.click(guarded(draw), list(fields), form.drawing.outputs, **ACTION)
+    fields.prompt.submit(guarded(draw), list(fields), form.drawing.outputs, **ACTION)
+    drawing.connect(form.drawing, finished, [form.slider, form.results, form.zip, drawn])
+    filled = [fields.rows, fields.prompt, fields.switch_every, *(getattr(fields, name) for name in OF_A_PICTURE), form.loaded]
+    form.drop.upload(guarded(load_upload), form.drop, [*filled, form.drop], show_progress_on=form.drop, api_visibility="private")
+    form.results.select(guarded(load_drawn), None, filled, **ACTION)
+    form.results.delete(guarded(delete_result), None, form.results, **ACTION)
+
+
+def load_upload(file: Any) -> tuple:
+    """Fill the form with the settings of an uploaded picture; one that is refused leaves it as it is. Empty the drop."""
+    try:
+        return *filled(uploads([file])[0]), None
+    except UserError as error:
+        gr.Warning(html.escape(str(error)))
+        return *[gr.skip()] * (len(OF_A_PICTURE) + 3), gr.HTML(data={"notes": []}), None
+
+
+def load_drawn(event: gr.EventData) -> tuple:
+    """Fill the form with the settings of a picture that was drawn here."""
+    return filled(history.of_event(event).path)
+
+
+def filled(picture: Path) -> tuple:
+    """Return updates of mixer, prompt, switch_every, OF_A_PICTURE and notes. What the picture does not say stays."""
+    found: dict[str, Any]
+    found, sentences = lora_tags.settings_of(picture)
+    rows = [row for row in map(mixer.row_of_choice, found.get("loras", [])) if row]
+    values = {name: found.get(name, gr.skip()) for name in OF_A_PICTURE} | {"method": found.get("method", "sum")}
+    return (
+        mixer.show_rows(rows),
+        found["prompts"][0] if "prompts" in found else gr.skip(),
+        found.get("switch_every", gr.skip()),
+        *values.values(),
+        gr.HTML(data={"notes": [words.LOADED.format(count=len(rows)), *sentences]}),
+    )
+
+
+def delete_result(event: gr.EventData) -> gr.HTML:
+    history.remove(event)
+    return gr.HTML(data={"none": words.DELETED})
 
 
 def keep_init(file: Any) -> tuple:
@@ -178,7 +236,7 @@ def settings_of(form: FormValues) -> dict[str, object]:
 
 def with_prompt_loras(form: FormValues, written: DrawConfig) -> DrawConfig:
     """Add the LoRAs that the prompt names, and their base model where no other is chosen. Raise UserError."""
-    config = with_tags(written)
+    config = lora_tags.with_tags(written)
     if form.base or mixer.rows_of(form.rows) or not config.loras:
         return config
     return config.model_copy(update={"base": mixer.base_of_file(config.loras[0].file)})

@@ -79,6 +79,13 @@ def row_for(entry: search.LoraEntry, **settings: Any) -> dict:
     return {"on": True, "strength": 1.0, "text": None, "start": 0.0, "end": 1.0, "blocks": "", **settings, "id": entry.id}
 
 
+def row_of_choice(choice: LoraChoice) -> dict | None:
+    """Return the row of a LoRA, None when its file does not lie on the shelf."""
+    entry = search.by_file(choice.file)
+    settings = choice.model_dump(exclude={"file", "text_strength"})
+    return row_for(entry, **settings, text=choice.text_strength) if entry else None
+
+
 def remembered_rows(event: gr.EventData) -> list:
     """Return what the browser remembers of the mixer for the next time the page is loaded."""
     rows = event_value(event, "rows")

@@ -1,14 +1,17 @@
-"""The form becomes a drawing: the base model beside the blend, LoRAs named in the prompt, a picture to start from."""
+"""The form becomes a drawing: the base model beside the blend, LoRAs named in the prompt, pictures to start from."""
 
 import base64
 import io
 
+import gradio as gr
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from sdlora.draw.infotext.picture import write_picture
 from sdlora.errors import UserError
 from sdlora.jobs import drawings as draws
-from sdlora.ui.gallery import blend
+from sdlora.ui.gallery import blend, mixer
 from tests.ui.gallery.conftest import form_values, put, queued, row
 
 
@@ -44,3 +47,40 @@ def test_a_painted_mask_comes_back_as_painted(tmp_path):
     for wrong in ({"id": "../x", "mask": ""}, {"id": kept, "mask": "data:image/png;base64,%%%"}, {"id": kept, "mask": "aGk="}):
         with pytest.raises(UserError):
             blend.init_settings(wrong)
+
+
+def test_the_settings_of_a_picture_fill_form_and_mixer(tmp_path):
+    put("one")
+    loras = [{"name": "one", "strength": 0.6, "hash": ""}, {"name": "gone", "strength": 1, "hash": "0" * 12}]
+    settings = {"prompt": "a boat", "negative": "fog", "seed": 9, "sampler": "Euler a", "steps": 12, "guidance": 4.0,
+                "width": 128, "height": 128}
+    write_picture(tmp_path / "drawn.png", Image.new("RGB", (128, 128)), {**settings, "loras": loras})
+    rows, prompt, _, *values, notes = blend.filled(tmp_path / "drawn.png")
+    assert prompt == "a boat" and dict(zip(blend.OF_A_PICTURE, values, strict=True)) == {
+        key: value for key, value in settings.items() if key != "prompt"} | {"method": "sum"}
+    assert isinstance(rows, gr.HTML) and [each.choice.strength for each in mixer.rows_of(rows.value)] == [0.6]
+    assert any("gone" in sentence for sentence in notes.props["data"]["notes"])
+
+
+def test_what_a_picture_does_not_say_stays_in_the_form(tmp_path, monkeypatch):
+    info = PngInfo()
+    info.add_text("parameters", "None\nNegative prompt: None\n"
+                  "Steps: 8, Seed: 18446744073709551615, Sampler: Restart, Size: 70x64")
+    Image.new("RGB", (64, 64)).save(tmp_path / "x.png", pnginfo=info)
+    _, prompt, every, *values, notes = blend.filled(tmp_path / "x.png")
+    found = dict(zip(blend.OF_A_PICTURE, values, strict=True))
+    assert prompt == every == gr.skip()
+    assert [found.pop(key) for key in ("steps", "method", "height")] == [8, "sum", 64]
+    assert all(value == gr.skip() for value in found.values())
+    assert notes.props["data"]["notes"][1] == "The picture tells no prompt."
+    assert "18446744073709551615" in notes.props["data"]["notes"][2] and "Restart" in notes.props["data"]["notes"][2]
+    info = PngInfo()
+    info.add_text("parameters", '{"sui_image_params": {')
+    Image.new("RGB", (64, 64)).save(tmp_path / "x.png", pnginfo=info)
+    warnings = []
+    monkeypatch.setattr(gr, "Warning", warnings.append)
+    monkeypatch.setattr(blend, "uploads", lambda files: files)
+    *kept, notes, drop = blend.load_upload(tmp_path / "x.png")
+    assert all(value == gr.skip() for value in kept) and len(kept) == len(blend.OF_A_PICTURE) + 3
+    assert notes.props["data"] == {"notes": []} and drop is None, "the next picture can be dropped at once"
+    assert len(warnings) == 1 and "SwarmUI" in warnings[0]
