@@ -1,9 +1,9 @@
 // The gallery's widgets: the shelf, the mixer, the report of a file. As page.js: data in, ids and numbers out.
 (() => {
-  const { make, button, root, look } = window.sdlora.kit;
+  const { make, button, root } = window.sdlora.kit;
   const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 
-  // ---- a question to the drawing process: asked, then looked after until it is answered
+  // ---- a question to the drawing process: asked, then polled until it is answered
   const ask = async (server, kind, about, unsaved) => {
     const lost = () => ({ problem: unsaved });
     let answer = await server.ask([kind, about]).catch(lost);
@@ -14,7 +14,7 @@
     return answer;
   };
 
-  // ---- what is chosen: one row a style file, kept as the value of the mixer's widget and shown on both
+  // ---- what is chosen: one row per LoRA, kept as the value of the mixer's widget and shown on both
   const chosen = {
     rows: [], cards: {}, watchers: [], keep: () => {},
     set(rows) { chosen.rows = rows; chosen.keep(rows); chosen.watchers.forEach((paint) => paint()); },
@@ -71,7 +71,7 @@
   const details = async (card, words, server, trigger) => {
     const body = make("div", { className: "body" }, make("p", { textContent: words.reading }));
     let changed = false;
-    const box = make("dialog", { className: "sd-look sd-details", on: { close: () => { box.remove(); if (changed) trigger("noted"); } } },
+    const box = make("dialog", { className: "sd-dialog sd-details", on: { close: () => { box.remove(); if (changed) trigger("noted"); } } },
       make("h3", { textContent: card.title }), body, button(words.close, () => box.close(), { className: "close" }));
     document.body.append(box);
     box.showModal();
@@ -230,7 +230,7 @@
       }, 500);
     };
 
-    // the browser remembers the rows; a mixer that is still empty after a reload has nothing to say about it
+    // the browser remembers the rows; a mixer that is still empty after a reload changes nothing of that
     const remember = () => {
       const now = JSON.stringify(rows());
       if (now === (host.now.remembered || "[]")) return;

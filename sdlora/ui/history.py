@@ -79,7 +79,7 @@ def file_name(picture: DrawnPicture) -> str:
 
 @guarded_server
 def full_picture(data: Any) -> dict:
-    """Return a picture for page.js: [picture id, "view" | "file"] -> large to look at, or the PNG with its settings inside."""
+    """Return a picture for page.js: [picture id, "view" | "file"] -> a large copy, or the PNG with its settings inside."""
     picture_id, kind = data if isinstance(data, list) and len(data) == 2 else (None, None)
     picture = find_picture(an_id(picture_id, "picture"))
     if kind == "view":

@@ -72,14 +72,14 @@ def start(host: str, port: int, password: str | None, proxy: Sequence[str] = ())
     check_reach(host, port, password, proxy)
     middleware.restrict_gradio()
     polling.lighten_gradio()
-    guard = Password(password, proxy) if password else None
+    login = Password(password, proxy) if password else None
     home = storage.home()
     announce_web()
     ensure_worker()
     demo = build()
     demo.queue(max_size=64, api_open=False)
     try:
-        demo.launch(**launch_line(host, port, home, guard), prevent_thread_lock=True)
+        demo.launch(**launch_line(host, port, home, login), prevent_thread_lock=True)
     except OSError as error:
         raise UserError(words.PORT_TAKEN.format(port=port), words.PORT_HINT.format(port=port + 1)) from error
     demo.server.config.http_protocol_class = middleware.DeadlineProtocol
@@ -122,7 +122,7 @@ def launch_line(host: str, port: int, home: Path, password: Password | None = No
 
 
 def check_reach(host: str, port: int, password: str | None, proxy: Sequence[str] = ()) -> None:
-    """Whoever opens the page to others needs a password. Raises UserError."""
+    """Raise UserError for a bad address or port, and for a host that others can reach without a good password."""
     for address in proxy:
         try:
             ip_address(address)

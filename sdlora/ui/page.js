@@ -1,4 +1,4 @@
-// The page's own widgets, drawn inside gr.HTML. They know no Gradio and no paths: data in, ids and numbers out.
+// The page's own widgets, drawn inside gr.HTML. They use no Gradio and no paths: data in, ids and numbers out.
 // Everything an artist typed is put in with textContent or value, never as HTML.
 (() => {
   const make = (tag, props = {}, ...children) => {
@@ -20,7 +20,7 @@
   };
 
   // ---- one picture, large: left and right go through the pictures it was opened with
-  const look = (pictures, at) => {
+  const enlarge = (pictures, at) => {
     const image = make("img"), note = make("p"), count = make("p", { className: "count" });
     const show = (to) => {
       at = (to + pictures.length) % pictures.length;
@@ -31,7 +31,7 @@
       note.textContent = pictures[at].note || pictures[at].alt || "";
       count.textContent = pictures.length > 1 ? `${at + 1} / ${pictures.length}` : "";
     };
-    const box = make("dialog", { className: "sd-look", on: {
+    const box = make("dialog", { className: "sd-dialog", on: {
       keydown: (e) => { if (e.key === "ArrowRight") show(at + 1); if (e.key === "ArrowLeft") show(at - 1); },
       click: (e) => { if (e.target === box || e.target === image) box.close(); },
       close: () => box.remove() } },
@@ -40,8 +40,8 @@
     show(at);
     box.showModal();
   };
-  const picture = (item, all, at) => make("button", { type: "button", className: "look", "aria-label": item.alt || "",
-    on: { click: () => look(all, at) } }, make("img", { src: item.src, alt: "" }));
+  const picture = (item, all, at) => make("button", { type: "button", className: "enlarge", "aria-label": item.alt || "",
+    on: { click: () => enlarge(all, at) } }, make("img", { src: item.src, alt: "" }));
 
   // ---- act 1: captions under their pictures, saved while typing
   const captions = (element, props, server, trigger) => {
@@ -132,7 +132,7 @@
     if (!run) return 200;
     const id = run.data.run || "";
     const query = new URLSearchParams([["run", id], ...draws.map((host) => ["draw", host.data.draw]), ...(state.reading ? [["shelf", ""]] : [])]);
-    const answer = await fetch(`sdlora/look?${query}`, { cache: "no-cache" });
+    const answer = await fetch(`sdlora/poll?${query}`, { cache: "no-cache" });
     if (answer.status === 401) location.reload();
     if (!answer.ok) return 2000;
     const news = await answer.json(), { progress: now, pill: short } = news.run[id];
@@ -144,8 +144,8 @@
       if (line) paintPill(line, short);
     }
     if ((now.stamp || "") !== (run.data.stamp || "")) tick(run, now.state === run.data.state ? 2500 : 200);
-    const points = document.querySelector("#strip .sd");
-    if (points && (points.wanted ?? points.chosen) !== points.chosen) tick(run, 0);  // an older answer came after that of the choice
+    const samples = document.querySelector("#strip .sd");
+    if (samples && (samples.wanted ?? samples.chosen) !== samples.chosen) tick(run, 0);  // an older answer came after that of the choice
     for (const host of draws) {
       const drawing = news.draw[host.data.draw];
       if (drawing) paintProgress(host, drawing); else if (drawing === null) tick(host, 0);
@@ -226,11 +226,11 @@
       make("dl", {}, ...(data.rows || []).flatMap(([name, value]) => [make("dt", { textContent: name }), make("dd", { textContent: value })]))] : []));
   };
 
-  // Gradio ends its connection when the page is left. A link that downloads must not look like that: what is under way would be lost.
+  // Gradio ends its connection when the page is left. A link that downloads must not be taken for that: what is under way would be lost.
   document.addEventListener("click", ({ target }) => {
     const link = target.closest?.('a[href*="sdlora/file/"]');
     if (link) link.download = "";
   }, true);
 
-  window.sdlora = { state, captions, notes, progress, pill, strip, drawn, runs, facts, kit: { make, button, root, look } };
+  window.sdlora = { state, captions, notes, progress, pill, strip, drawn, runs, facts, kit: { make, button, root } };
 })();

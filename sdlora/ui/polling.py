@@ -27,7 +27,7 @@ from sdlora.library import database, folders
 from sdlora.storage import home
 from sdlora.ui import theme
 
-POLL, PICTURE, FILE, HEARTBEAT = "/sdlora/look", "/sdlora/picture/", "/sdlora/file/", "/gradio_api/heartbeat/"
+POLL, PICTURE, FILE, HEARTBEAT = "/sdlora/poll", "/sdlora/picture/", "/sdlora/file/", "/gradio_api/heartbeat/"
 SHARED_SECONDS = 0.8  # for which an answer serves all tabs; they ask once a second, or twice while they wait for a drawing
 MOST_ANSWERS = 500
 MOST_QUESTIONS = 10   # ids in one request
@@ -105,7 +105,7 @@ class Polling:
         return Response(content, 200, {"cache-control": "private, max-age=31536000, immutable"}, "image/webp")
 
     async def track_tab(self, session: str, scope: Scope, receive: Receive, send: Send) -> None:
-        """Gradio keeps the state of a tab (0.3 MB and more) for ever. Of closed ones we keep the last MOST_CLOSED."""
+        """Drop the state of all closed tabs but the last MOST_CLOSED: Gradio keeps 0.3 MB and more of every tab for ever."""
         self.open[session] = self.open.get(session, 0) + 1
         self.closed.pop(session, None)
         try:
@@ -148,7 +148,7 @@ class LightState(state_holder.SessionState):
 
 
 def lighten_gradio() -> None:
-    """Halve what a tab costs: 1 MB of memory, and a part of every event."""
+    """Let Gradio use LightState, which halves what a tab costs: 1 MB of memory, and a part of every event."""
     state_holder.SessionState = LightState
 
 

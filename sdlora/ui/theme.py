@@ -53,7 +53,7 @@ TEAL = colors.Color(
 
 
 def theme() -> gr.themes.Base:
-    """Paper and ink with one accent. Of the fonts that Gradio ships some hold a few characters only; Source Sans Pro is whole."""
+    """Return the theme: paper and ink with one accent. Of the fonts that Gradio ships, Source Sans Pro has all characters."""
     made = gr.themes.Base(
         primary_hue=TEAL,
         secondary_hue=TEAL,
@@ -132,7 +132,7 @@ def widget(
 def picture_url(path: Path, side: int) -> str:
     """Return the address of the picture at `path`, at most `side` px; small ones are enlarged by whole steps. "" when it is gone.
 
-    The address tells nothing of the path; a rewritten file has another one, so that browsers may keep what they have.
+    The address does not contain the path; a rewritten file has another one, so that browsers may keep what they have.
     """
     try:
         facts = Path(path).stat()

@@ -130,7 +130,7 @@ def whole_number(value: Any, low: int, high: int, name: str) -> int:
 
 
 def uploads(value: Any) -> list[Path]:
-    """Return files that were really uploaded: Gradio sees to that, and we look again. Raise UserError."""
+    """Return files that were really uploaded: Gradio checks that, and so do we. Raise UserError."""
     if not isinstance(value, list) or not all(isinstance(file, str) for file in value):
         raise UserError(words.NOT_UNDERSTOOD)
     folder = Path(get_upload_folder())

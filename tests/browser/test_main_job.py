@@ -99,10 +99,10 @@ def download_both(page: Page, tmp_path: Path) -> tuple[Path, Path]:
     expect(page.locator("#strip [aria-pressed=true]")).to_have_text("20")
     assert picture_of(page, "#strip tbody tr:first-child td:nth-child(2) img") != picture_of(
         page, "#strip tbody tr:first-child td:nth-child(4) img"), "the strip shows a change"
-    final = download(page, "#download-point", tmp_path)
+    final = download(page, "#download-checkpoint", tmp_path)
     page.locator("#strip").get_by_role("button", name="10", exact=True).click()
-    expect(page.locator("#download-point")).to_contain_text("at step 10")
-    checkpoint = download(page, "#download-point", tmp_path)
+    expect(page.locator("#download-checkpoint")).to_contain_text("at step 10")
+    checkpoint = download(page, "#download-checkpoint", tmp_path)
     with safe_open(final, "np") as file, safe_open(checkpoint, "np") as early:
         keys, about = set(file.keys()), file.metadata()
         assert about["ss_base_model_version"] == "sdlora_mini" and keys == set(early.keys())
@@ -124,7 +124,7 @@ def download(page: Page, selector: str, folder: Path) -> Path:
 
 def try_the_lora(page: Page) -> None:
     """The LoRA is already chosen; both pictures come with the same seed, and differ."""
-    expect(field(page, "try-style")).to_have_value("Hatching")
+    expect(field(page, "try-lora")).to_have_value("Hatching")
     field(page, "try-prompt").fill("htchng, a red house and a blue boat, meadow, in daylight")
     page.locator("#draw").click()
     expect(page.locator("#history figure")).to_have_count(2)

@@ -100,10 +100,10 @@ def test_an_answer_that_comes_late_undoes_no_choice(started, page, gradio_events
     for route, answer in late:
         route.fulfill(response=answer)
     for _ in range(2):  # questions of the page, after which the late answer is drawn
-        with page.expect_response("**/sdlora/look*"):
+        with page.expect_response("**/sdlora/poll*"):
             pass
     expect(chosen).not_to_have_text("100")
-    expect(page.locator("#download-point")).to_contain_text("at step 0")
+    expect(page.locator("#download-checkpoint")).to_contain_text("at step 0")
 
 
 def test_a_second_tab_and_a_reload_show_the_same(started, page):

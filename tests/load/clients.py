@@ -166,7 +166,7 @@ class Client:
     async def tick(self) -> None:
         """Ask what moves; fire the Gradio event where more than the progress changed."""
         match = f"If-None-Match: {self.etag}\r\n" if self.etag else ""
-        status, fields, content = await self.timed("tick", "GET", f"/sdlora/look?run={quote(self.run)}", headers=match)
+        status, fields, content = await self.timed("tick", "GET", f"/sdlora/poll?run={quote(self.run)}", headers=match)
         if status != 200:
             return
         progress = json.loads(content)["run"][self.run]["progress"]

@@ -27,8 +27,8 @@ def test_the_launch_line_gives_nothing_away(own_home):
     for off in ("share", "show_error", "enable_monitoring", "run_history", "ssr_mode", "pwa", "mcp_server"):
         assert line[off] is False, off
     assert line["footer_links"] == [] and line["strict_cors"] is True and line["max_file_size"] == middleware.UPLOAD_BYTES
-    gate = line["app_kwargs"]["middleware"][0]
-    assert gate.cls is middleware.AccessControl and gate.kwargs == {"host": "127.0.0.1", "password": None}
+    access = line["app_kwargs"]["middleware"][0]
+    assert access.cls is middleware.AccessControl and access.kwargs == {"host": "127.0.0.1", "password": None}
 
 
 def test_others_need_a_password():
@@ -117,19 +117,19 @@ def test_a_stranger_sees_the_login_only(served):
     assert stranger.get("/config").status_code == 401
     page, inside = stranger.get("/"), artist.get("/")
     assert page.status_code == 200 and 'name="password"' in page.text and "act-pictures" not in page.text
-    for path in ("/theme.css", "/gradio_api/heartbeat/x", "/gradio_api/info", "/static/img/logo.svg", "/login", "/sdlora/look"):
+    for path in ("/theme.css", "/gradio_api/heartbeat/x", "/gradio_api/info", "/static/img/logo.svg", "/login", "/sdlora/poll"):
         assert stranger.get(path).status_code == 401, path
     assert inside.status_code == 200 and "act-pictures" in inside.text
     assert artist.get("/", headers={"host": "evil.example"}).status_code == 421
     assert artist.post("/gradio_api/queue/join", json={}, headers={"origin": "https://evil.example"}).status_code == 403
 
 
-def test_what_moves_is_told_to_who_is_in_and_a_bug_in_it_is_told_in_the_log(served, own_home, monkeypatch):
+def test_what_moves_is_shown_to_who_is_in_and_a_bug_in_it_is_shown_in_the_log(served, own_home, monkeypatch):
     _, artist, _ = served
-    assert artist.get("/sdlora/look?run=&draw=gone&shelf=").json() | {"shelf": 0} == {
+    assert artist.get("/sdlora/poll?run=&draw=gone&shelf=").json() | {"shelf": 0} == {
         "run": {"": {"progress": {}, "pill": {}}}, "draw": {"gone": None}, "shelf": 0}
     monkeypatch.setattr(run_view, "current", lambda run: 1 / 0)
-    assert artist.get("/sdlora/look?run=other").status_code == 200
+    assert artist.get("/sdlora/poll?run=other").status_code == 200
     assert "ZeroDivisionError" in (own_home / "logs" / "page.log").read_text()
 
 
@@ -149,8 +149,8 @@ def test_nothing_else_is_open(served):
     for path in ("/docs", "/redoc", "/openapi.json"):
         assert artist.get(path).status_code == 404, path
     assert artist.get("/monitoring/summary").status_code in (403, 404)
-    told = json.dumps(artist.get("/gradio_api/info").json())
-    assert json.loads(told) == {"named_endpoints": {}, "unnamed_endpoints": {}} and str(home) not in told
+    shown = json.dumps(artist.get("/gradio_api/info").json())
+    assert json.loads(shown) == {"named_endpoints": {}, "unnamed_endpoints": {}} and str(home) not in shown
 
 
 def test_a_data_url_over_the_cap_is_refused(served):
@@ -159,7 +159,7 @@ def test_a_data_url_over_the_cap_is_refused(served):
     assert artist.post("/gradio_api/queue/join", content=body, headers={"content-type": "application/json"}).status_code == 413
 
 
-def test_wrong_passwords_make_one_wait_and_are_told_how_long(served):
+def test_wrong_passwords_make_one_wait_and_are_shown_how_long(served):
     stranger, artist, _ = served
     for _ in range(6):
         answer = stranger.post("/login", data={"username": "x", "password": "wrong"}, headers={"x-forwarded-for": "10.9.9.9"})

@@ -124,7 +124,7 @@ def test_loopback(host, ours):
 
 
 async def app(scope, receive, send):
-    """Answers a request once its body is there; /client tells the other end, /much answers without end."""
+    """Answers a request once its body is there; /client answers with the other end, /much answers without end."""
     if scope["path"] == "/much":
         await send({"type": "http.response.start", "status": 200, "headers": []})
         with contextlib.suppress(asyncio.CancelledError):

@@ -25,7 +25,7 @@ def demo():
 
 
 def clear_away(home: Path) -> None:
-    """The picture sets that strangers made: with hundreds of them each listing takes longer, and tells nothing more."""
+    """The picture sets that strangers made: with hundreds of them each listing takes longer, and tests nothing more."""
     shutil.rmtree(home / "sets", ignore_errors=True)
 
 
@@ -40,16 +40,16 @@ async def call(demo: gr.Blocks, session: SessionState, fn, values: list, event: 
 
 
 def test_no_handler_has_a_bug_for_any_value(demo, bugs, monkeypatch, own_home):
-    monkeypatch.setattr("sdlora.jobs.worker.spawn", lambda *_: pytest.fail("a stranger's nonsense started a worker"))
+    monkeypatch.setattr("sdlora.jobs.worker.spawn", lambda *_: pytest.fail("an invalid call started a worker"))
     asked = [(fn, value) for fn in demo.fns.values() if fn.fn for value in HOSTILE]
 
     async def ask_all() -> list:
-        session, told = SessionState(demo), []
+        session, answers = SessionState(demo), []
         for number, (fn, value) in enumerate(asked):
             if number % len(HOSTILE) == 0:
                 clear_away(own_home)
-            told.append(await call(demo, session, fn, [value] * len(fn.inputs), {"id": value, "step": value}))
-        return told
+            answers.append(await call(demo, session, fn, [value] * len(fn.inputs), {"id": value, "step": value}))
+        return answers
 
     with ThreadPoolExecutor(1) as apart:  # Playwright leaves an event loop running in the main thread
         answers = apart.submit(asyncio.run, ask_all()).result()
@@ -69,7 +69,7 @@ def with_event(fn, values: list, event: gr.EventData) -> list:  # noqa: ANN001
 
 def test_no_handler_trusts_the_checks_of_gradio(demo, bugs, monkeypatch, own_home):
     """The same values behind Gradio's own checks: single wrong ones among plausible ones, and all wrong."""
-    monkeypatch.setattr("sdlora.jobs.worker.spawn", lambda *_: pytest.fail("a stranger's nonsense started a worker"))
+    monkeypatch.setattr("sdlora.jobs.worker.spawn", lambda *_: pytest.fail("an invalid call started a worker"))
     for fn in [fn.fn for fn in demo.fns.values() if fn.fn]:
         amount = max(len(one.inputs) for one in demo.fns.values() if one.fn is fn)
         clear_away(own_home)

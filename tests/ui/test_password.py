@@ -11,50 +11,50 @@ from sdlora.errors import UserError
 from sdlora.ui import password
 
 
-def tried(door, who, word, user="anybody"):
+def tried(login, who, word, user="anybody"):
     async def once():
         password.address.set(who)
-        return await door.check(user, word)
+        return await login.check(user, word)
     return asyncio.run(once())
 
 
 @pytest.fixture
-def door(monkeypatch):
+def login(monkeypatch):
     """A password with a clock that the test moves, and a cheap hash."""
     made = password.Password("meadow", clock=lambda: made.now)
     made.now = 1000.0
     return made
 
 
-def test_the_right_one_lets_in_whoever_comes(door):
-    assert tried(door, "10.0.0.1", "meadow", "anybody") and tried(door, "10.0.0.2", "meadow", "")
-    assert not tried(door, "10.0.0.1", "meadoW") and not tried(door, "10.0.0.1", "") and not tried(door, "10.0.0.1", "m" * 1025)
+def test_the_right_one_lets_in_whoever_comes(login):
+    assert tried(login, "10.0.0.1", "meadow", "anybody") and tried(login, "10.0.0.2", "meadow", "")
+    assert not any(tried(login, "10.0.0.1", word) for word in ("meadoW", "", "m" * 1025))
 
 
-def test_five_wrong_ones_make_their_address_wait_and_no_other(door):
-    assert not any(tried(door, "10.0.0.1", "wrong") for _ in range(password.TRIES))
-    assert not tried(door, "10.0.0.1", "meadow"), "even the right one waits now"
-    assert door.wait("10.0.0.1") == password.WAIT_SECONDS and door.wait("10.0.0.2") == 0
-    assert tried(door, "10.0.0.2", "meadow")
-    door.now += 12.5
-    assert door.wait("10.0.0.1") == 18, "rounded up: at 18 it is open"
-    door.now += 18
-    assert door.wait("10.0.0.1") == 0 and tried(door, "10.0.0.1", "meadow")
+def test_five_wrong_ones_make_their_address_wait_and_no_other(login):
+    assert not any(tried(login, "10.0.0.1", "wrong") for _ in range(password.TRIES))
+    assert not tried(login, "10.0.0.1", "meadow"), "even the right one waits now"
+    assert login.wait("10.0.0.1") == password.WAIT_SECONDS and login.wait("10.0.0.2") == 0
+    assert tried(login, "10.0.0.2", "meadow")
+    login.now += 12.5
+    assert login.wait("10.0.0.1") == 18, "rounded up: at 18 it is open"
+    login.now += 18
+    assert login.wait("10.0.0.1") == 0 and tried(login, "10.0.0.1", "meadow")
 
 
-def test_after_the_wait_there_are_five_tries_again_and_the_right_one_forgets_the_wrong(door):
+def test_after_the_wait_there_are_five_tries_again_and_the_right_one_forgets_the_wrong(login):
     for _ in range(password.TRIES):
-        tried(door, "a", "wrong")
-    door.now += password.WAIT_SECONDS
+        tried(login, "a", "wrong")
+    login.now += password.WAIT_SECONDS
     for _ in range(password.TRIES - 1):
-        assert not tried(door, "a", "wrong") and door.wait("a") == 0
-    assert tried(door, "a", "meadow") and not tried(door, "a", "wrong") and door.wait("a") == 0
+        assert not tried(login, "a", "wrong") and login.wait("a") == 0
+    assert tried(login, "a", "meadow") and not tried(login, "a", "wrong") and login.wait("a") == 0
 
 
-def test_many_at_once_are_not_more_than_five(door, monkeypatch):
-    judged, real = [], door.hash
-    monkeypatch.setattr(door, "hash", lambda word: (judged.append(word), real(word))[1])
-    threads = [threading.Thread(target=tried, args=(door, "a", "wrong")) for _ in range(20)]
+def test_many_at_once_are_not_more_than_five(login, monkeypatch):
+    judged, real = [], login.hash
+    monkeypatch.setattr(login, "hash", lambda word: (judged.append(word), real(word))[1])
+    threads = [threading.Thread(target=tried, args=(login, "a", "wrong")) for _ in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -62,12 +62,12 @@ def test_many_at_once_are_not_more_than_five(door, monkeypatch):
     assert len(judged) == password.TRIES
 
 
-def test_the_list_of_addresses_does_not_grow_for_ever(door, monkeypatch):
+def test_the_list_of_addresses_does_not_grow_for_ever(login, monkeypatch):
     monkeypatch.setattr(password, "MOST_ADDRESSES", 3)
-    monkeypatch.setattr(door, "hash", lambda word: b"no")
+    monkeypatch.setattr(login, "hash", lambda word: b"no")
     for number in range(10):
-        tried(door, f"10.0.0.{number}", "wrong")
-    assert list(door.tries) == ["10.0.0.7", "10.0.0.8", "10.0.0.9"]
+        tried(login, f"10.0.0.{number}", "wrong")
+    assert list(login.tries) == ["10.0.0.7", "10.0.0.8", "10.0.0.9"]
 
 
 @pytest.mark.parametrize(("peer", "forwarded", "proxies", "who"), [
@@ -106,9 +106,9 @@ def test_a_password_file_that_holds_none_is_a_sentence(tmp_path, content):
     file = tmp_path / "secret"
     if content is not None:
         file.write_bytes(content)
-    with pytest.raises(UserError, match="password file .*secret") as told:
+    with pytest.raises(UserError, match="password file .*secret") as refused:
         password.choose(None, str(file))
-    assert told.value.hint == "Write the password into its first line."
+    assert refused.value.hint == "Write the password into its first line."
 
 
 def test_a_folder_is_no_password_file(tmp_path):
@@ -116,11 +116,11 @@ def test_a_folder_is_no_password_file(tmp_path):
         password.choose(None, str(tmp_path))
 
 
-def test_judging_does_not_hold_up_the_page(door):
+def test_judging_does_not_hold_up_the_page(login):
     async def both():
         password.address.set("a")
         began, late = time.perf_counter(), []
-        check = asyncio.create_task(door.check("x", "wrong"))
+        check = asyncio.create_task(login.check("x", "wrong"))
         while not check.done():
             before = time.perf_counter()
             await asyncio.sleep(0.001)

@@ -28,15 +28,15 @@ def client(**answers):
 def test_the_answer_is_by_name_and_id_and_is_not_sent_twice():
     moving = {"value": 1}
     with client(run=lambda run: {"of": run, **moving}, draw=lambda draw: None, shelf=lambda _: "stamp") as tab:
-        answer = tab.get("/sdlora/look?run=&draw=a&draw=b&foreign=x")
+        answer = tab.get("/sdlora/poll?run=&draw=a&draw=b&foreign=x")
         assert answer.json() == {"run": {"": {"of": "", "value": 1}}, "draw": {"a": None, "b": None}, "shelf": {}}
         assert answer.headers["cache-control"] == "no-cache"
-        again = tab.get("/sdlora/look?run=&draw=a&draw=b", headers={"if-none-match": answer.headers["etag"]})
+        again = tab.get("/sdlora/poll?run=&draw=a&draw=b", headers={"if-none-match": answer.headers["etag"]})
         assert (again.status_code, again.content) == (304, b"")
-        assert tab.get("/sdlora/look?run=1", headers={"if-none-match": answer.headers["etag"]}).status_code == 200
-        assert tab.get("/other").text == "page" and tab.post("/sdlora/look").text == "page"
+        assert tab.get("/sdlora/poll?run=1", headers={"if-none-match": answer.headers["etag"]}).status_code == 200
+        assert tab.get("/other").text == "page" and tab.post("/sdlora/poll").text == "page"
         many = "&".join(f"draw={number}" for number in range(50))
-        assert len(tab.get(f"/sdlora/look?{many}").json()["draw"]) == polling.MOST_QUESTIONS
+        assert len(tab.get(f"/sdlora/poll?{many}").json()["draw"]) == polling.MOST_QUESTIONS
 
 
 def test_many_tabs_at_once_are_one_question():

@@ -1,4 +1,4 @@
-"""Pictures of the page: addresses that tell nothing, and sizes that fit."""
+"""Pictures of the page: addresses without paths, and sizes that fit."""
 
 from PIL import Image
 

@@ -129,7 +129,7 @@ def add_word(prompt: Any, event: gr.EventData) -> str:
 
 
 def show_method(method: Any) -> gr.HTML:
-    """Tell the mixer how its rows are combined: what it says of them depends on that."""
+    """Return the mixer with another way to combine its rows; the measurement it shows depends on it."""
     return gr.HTML(data={**data_of({}), "method": one_of(method, words.METHODS)})
 
 

@@ -103,11 +103,11 @@ def show_places(chosen: Any) -> gr.Dropdown:
 
 
 def connect(shelf: Shelf) -> None:
-    look = {"trigger_mode": "always_last", **ACTION}
+    filtering: Any = {"trigger_mode": "always_last", **ACTION}
     # not input: Gradio fires that for keys only, and words are pasted and cut too
-    shelf.query.change(guarded(first_page), shelf.filters, [shelf.cards, shelf.most], **look)
+    shelf.query.change(guarded(first_page), shelf.filters, [shelf.cards, shelf.most], **filtering)
     for part in (shelf.family, shelf.sort, shelf.starred, shelf.place):
-        part.input(guarded(first_page), shelf.filters, [shelf.cards, shelf.most], **look)
+        part.input(guarded(first_page), shelf.filters, [shelf.cards, shelf.most], **filtering)
     shelf.cards.expand(guarded(more), shelf.filters, [shelf.cards, shelf.most], **ACTION)
     shelf.cards.noted(guarded(show), shelf.filters, shelf.cards, **ACTION)
     shelf.cards.noted(guarded(show_places), shelf.place, shelf.place, **ACTION)

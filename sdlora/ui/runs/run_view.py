@@ -87,12 +87,12 @@ def layout(pill: gr.HTML) -> LiveView:
         stop = gr.Button(words.STOP, visible=False, scale=0, min_width=140)
         resume = gr.Button(words.RESUME, variant="primary", visible=False, scale=0, min_width=110)
     samples = widget("strip", elem_id="strip")
-    with gr.Row(visible=False, elem_id="points") as checkpoint:
-        try_it = gr.Button(words.TRY_LAST, variant="primary", scale=0, min_width=190, elem_id="try-point")
-        download = gr.Button(words.DOWNLOAD_LAST, scale=0, min_width=300, elem_id="download-point")
+    with gr.Row(visible=False, elem_id="checkpoint-row") as checkpoint:
+        try_it = gr.Button(words.TRY_LAST, variant="primary", scale=0, min_width=190, elem_id="try-checkpoint")
+        download = gr.Button(words.DOWNLOAD_LAST, scale=0, min_width=300, elem_id="download-checkpoint")
     with gr.Accordion(words.LOSS, open=False, visible=False) as losses:
         plot = gr.LinePlot(x="step", y="loss", color="curve", height=220, show_label=False)
-    # a hidden text box: only components, and no State, tell of a change that a tick made
+    # a hidden text box: a State has no event for a change that a tick made
     finished = gr.Textbox(visible="hidden", elem_id="finished")
     state = gr.State(TabState())
     return LiveView(state, finished, pill, progress, samples, pause, stop, resume, checkpoint, try_it, download, losses, plot)

@@ -155,7 +155,7 @@ def fetch(job: Fetch) -> None:
         catalog.add_base(job.id)
     except UserError as error:
         job.problem = str(error)
-    except Exception as error:  # noqa: BLE001 a thread has nobody else to tell
+    except Exception as error:  # noqa: BLE001 a thread has no caller that could catch it
         job.problem = words.BUG.format(code=log_bug(error))
     finally:
         job.ended = True

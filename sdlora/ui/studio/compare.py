@@ -44,7 +44,7 @@ def layout() -> Compare:
         gr.Markdown(f"## {words.TRY}\n\n{words.TRY_LEAD}")
         with gr.Row():
             with gr.Column(scale=4, min_width=280):
-                lora = gr.Dropdown(loras.menu(), label=words.LORA, elem_id="try-style")
+                lora = gr.Dropdown(loras.menu(), label=words.LORA, elem_id="try-lora")
                 prompt = gr.Textbox(label=words.PROMPT, info=words.PROMPT_INFO, lines=3, max_length=2000, elem_id="try-prompt")
                 about: Any = {"label": words.STRENGTH, "info": words.STRENGTH_INFO, "elem_id": "try-strength"}
                 strength = gr.Slider(0, 2, value=1, step=0.05, **about)

@@ -1,6 +1,6 @@
 """Act 2, the form: name, trigger, base model, preset with minutes, expert settings; pressing Train queues a run.
 
-Knows nothing about training itself, and nothing about watching it. An empty expert field means "what the preset says", and its
+Knows nothing about training itself or about the live view. An empty expert field means "what the preset says", and its
 placeholder shows what that is.
 """
 
@@ -22,7 +22,7 @@ from sdlora.jobs.machine import device_advice, likely_device
 from sdlora.jobs.run import list_runs, start_run
 from sdlora.jobs.worker import ensure_worker
 from sdlora.parsing import parse_sets
-from sdlora.train.plan import Plan, plan
+from sdlora.train.plan import HELD_OUT_FROM, Plan, plan
 from sdlora.ui import words
 from sdlora.ui.studio import bases
 from sdlora.ui.studio.pictures import Pictures
@@ -239,7 +239,7 @@ def estimate(set_id: Any, name: Any, trigger: Any, base: Any, preset: Any, *valu
 
 def plan_line(config: TrainConfig, planned: Plan, pictures: int) -> str:
     """Return what this run will be, below the button."""
-    held_out = words.HELD_OUT if pictures >= 12 else ""
+    held_out = words.HELD_OUT if pictures >= HELD_OUT_FROM else ""
     steps = words.PLAN.format(steps=config.steps, memory=planned.memory_mb / 1000, samples=len(planned.samples))
     return "  \n".join([steps + held_out, *map(markdown_safe, planned.notes), device_line()])
 

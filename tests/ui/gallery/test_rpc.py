@@ -20,7 +20,7 @@ def test_server_functions_answer_with_a_sentence(value, bugs):
 @pytest.mark.parametrize("value", [*HOSTILE, ["a"] * 3, [{"on": True}], ROWS, ROWS * 40, [{**ROWS[0], "strength": "9"}],
                                    {"rows": ROWS, "name": "x", "way": "concat"}, {"rows": [], "name": [], "way": []}])
 def test_questions_of_strangers_are_answered_with_a_sentence(value, bugs, monkeypatch):
-    monkeypatch.setattr("sdlora.jobs.worker.spawn", lambda *_: pytest.fail("a stranger's nonsense started a worker"))
+    monkeypatch.setattr("sdlora.jobs.worker.spawn", lambda *_: pytest.fail("an invalid question started a worker"))
     for kinds, ask in ((mixer.QUESTIONS, rpc.server_functions(mixer.QUESTIONS)[0]), (report.QUESTIONS, report.SERVER[1])):
         for kind in kinds:
             assert set(ask([kind, value])) == {"problem"}, kind

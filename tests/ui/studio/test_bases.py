@@ -1,4 +1,4 @@
-"""Downloads happen only when asked, tell how far they are, can be cancelled, and take nothing but owner/name."""
+"""Downloads happen only when asked, show how far they are, can be cancelled, and take nothing but owner/name."""
 
 import time
 
