@@ -26,7 +26,7 @@ CHUNK = 1000  # rows in one transaction
 
 
 @dataclass(frozen=True)
-class LoraFile:
+class ListedFile:
     """One LoRA file as its directory lists it. place: below the shelf's folder; beside: dates and sizes of its sidecars."""
     place: bytes
     file_bytes: int
@@ -37,12 +37,12 @@ class LoraFile:
 
 @dataclass
 class Changes:
-    """What differs from the index. `places` are directories with their new date; `lost`, `lost_places` are no longer there."""
-    new: list[LoraFile]
-    changed: list[tuple[int, LoraFile]]
+    """What differs from the index. directories: {place: new date}; lost and lost_directories are no longer there."""
+    new: list[ListedFile]
+    changed: list[tuple[int, ListedFile]]
     lost: dict[bytes, tuple[int, int, int]]  # {place: (row, file_bytes, mtime_ns)}
-    places: dict[bytes, int]
-    lost_places: list[bytes]
+    directories: dict[bytes, int]
+    lost_directories: list[bytes]
 
 
 def update_folder(folder: Folder, *, full: bool) -> bool:
@@ -65,7 +65,7 @@ def update_folder(folder: Folder, *, full: bool) -> bool:
                 db.execute("UPDATE files SET gone = 1 WHERE folder = ?", (folder.id,))
                 db.execute("UPDATE places SET mtime_ns = 0 WHERE folder = ?", (folder.id,))
         return left
-    if was_gone or changes.new or changes.changed or changes.lost or changes.places or changes.lost_places:
+    if was_gone or changes.new or changes.changed or changes.lost or changes.directories or changes.lost_directories:
         save_changes(folder, changes)
         return True
     return False
@@ -118,18 +118,18 @@ def find_changes(db: sqlite3.Connection, folder: Folder, known: dict[bytes, int]
         waiting += deeper if where.count(b"/") < MAX_DEPTH else []
         settled = date if time.time_ns() - date > SETTLED_NS else 0
         if known.get(where) != settled:
-            changes.places[where] = settled
+            changes.directories[where] = settled
         rows = db.execute("SELECT place, n, file_bytes, mtime_ns, beside, cover FROM files WHERE folder = ? AND parent = ?",
                           (folder.id, where))
         add_differences(changes, files, {place: columns for place, *columns in rows})
-    changes.lost_places = [where for where in known if where not in visited] if not waiting and not linked else []
-    for where in changes.lost_places:
+    changes.lost_directories = [where for where in known if where not in visited] if not waiting and not linked else []
+    for where in changes.lost_directories:
         rows = db.execute("SELECT place, n, file_bytes, mtime_ns FROM files WHERE folder = ? AND parent = ?", (folder.id, where))
         changes.lost |= {place: (n, file_bytes, mtime_ns) for place, n, file_bytes, mtime_ns in rows}
     return changes
 
 
-def add_differences(changes: Changes, files: list[LoraFile], rows: dict[bytes, list]) -> None:
+def add_differences(changes: Changes, files: list[ListedFile], rows: dict[bytes, list]) -> None:
     """Add to `changes` what differs between the files of one directory and their rows."""
     for file in files:
         row = rows.pop(file.place, None)
@@ -140,7 +140,7 @@ def add_differences(changes: Changes, files: list[LoraFile], rows: dict[bytes, l
     changes.lost |= {place: (n, file_bytes, mtime_ns) for place, (n, file_bytes, mtime_ns, *_) in rows.items()}
 
 
-def list_directory(root: Path, where: bytes) -> tuple[list[LoraFile], list[bytes]]:
+def list_directory(root: Path, where: bytes) -> tuple[list[ListedFile], list[bytes]]:
     """Return (LoRA files, directories) directly in `where`; a link to a directory is one. Raises OSError."""
     files, deeper = {}, []
     with os.scandir(os.fsencode(root / os.fsdecode(where))) as entries:
@@ -169,7 +169,7 @@ def is_folder(entry: os.DirEntry) -> bool:
         return False
 
 
-def lora_files(where: bytes, files: dict[bytes, os.DirEntry]) -> Iterator[LoraFile]:
+def lora_files(where: bytes, files: dict[bytes, os.DirEntry]) -> Iterator[ListedFile]:
     """Yield the LoRA files among `files`, each with its sidecars and cover."""
     for name, entry in files.items():
         stem, dot, suffix = name.rpartition(b".")
@@ -188,7 +188,7 @@ def lora_files(where: bytes, files: dict[bytes, os.DirEntry]) -> Iterator[LoraFi
                 beside.append(f"{kind} {dates[0]} {dates[1]}")
         pictures = (files.get(stem + kind.encode()) for kind in COVERS)
         cover = next((each.name for each in pictures if each is not None and is_file(each)), b"")
-        yield LoraFile(joined(where, name), status.st_size, status.st_mtime_ns, "\n".join(beside), cover)
+        yield ListedFile(joined(where, name), status.st_size, status.st_mtime_ns, "\n".join(beside), cover)
 
 
 def dates_of(entry: os.DirEntry) -> tuple[int, int]:
@@ -227,9 +227,10 @@ def save_changes(folder: Folder, changes: Changes) -> None:
         db.executemany("DELETE FROM files WHERE n = ?", [(n,) for n, *_ in changes.lost.values()])
         for n, file in changes.changed:
             db.execute(UPDATE, (*list(row_of(folder, file).values())[:FROM_LISTING], n))
-        db.executemany("DELETE FROM places WHERE folder = ? AND place = ?", [(folder.id, where) for where in changes.lost_places])
+        db.executemany("DELETE FROM places WHERE folder = ? AND place = ?",
+                       [(folder.id, where) for where in changes.lost_directories])
         db.executemany("INSERT OR REPLACE INTO places VALUES (?, ?, ?)",
-                       [(folder.id, where, date) for where, date in changes.places.items()])
+                       [(folder.id, where, date) for where, date in changes.directories.items()])
 
 
 NEW_COLUMNS = ("folder", "parent", "place", "id", "file_bytes", "mtime_ns", "created", "beside", "cover", "stem", "name",
@@ -243,7 +244,7 @@ UPDATE = (f"UPDATE OR REPLACE files SET {', '.join(f'{name} = ?{at}' for at, nam
           f"WHERE n = ?{FROM_LISTING + 1}")
 
 
-def row_of(folder: Folder, file: LoraFile) -> dict[str, object]:
+def row_of(folder: Folder, file: ListedFile) -> dict[str, object]:
     """Return the columns of a file that is not read yet."""
     path = Path(os.fsdecode(file.place))
     name = clean_text(path.stem, MAX_NAME) or path.suffix

@@ -23,11 +23,11 @@ from sdlora.library.scan import file_hashes, forget_rows, refresh
 from sdlora.library.search import LoraEntry, find, select
 from sdlora.lora.formats import layout
 from sdlora.lora.formats.header import NAN, header, refuse_size
+from sdlora.lora.formats.metadata import A1111_VERSIONS, BASE_VERSIONS
 from sdlora.lora.formats.writing import rewrite
 from sdlora.lora.tools.report import summary
 from sdlora.storage import MAX_NAME, clean_text, confine, data_folder, home, read_json, slug, write_atomic, write_json
 
-A1111_VERSIONS = {"mini": "sdlora_mini", "sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}  # "sd version" as A1111 and Forge write it
 TRASH_DAYS = 30
 TRASH_RECORD = "trash.json"
 
@@ -35,7 +35,7 @@ TRASH_RECORD = "trash.json"
 def add(path: Path, name: str = "") -> LoraEntry:
     """Check a LoRA file from outside, copy it to the shelf under a safe file name and return its entry.
 
-    The same bytes are stored once. Raises UserError for everything that `lora.report.summary` refuses, for files without effect
+    The same bytes are stored once. Raises UserError for everything that `report.summary` refuses, for files without effect
     on any Stable Diffusion, with values that are no numbers, or above 2 GB.
     """
     path = Path(path)
@@ -66,9 +66,9 @@ def add(path: Path, name: str = "") -> LoraEntry:
         if file_digest(target) != digest:
             target.unlink(missing_ok=True)
             raise UserError(f"{path.name} was not copied whole.", "Check the disk and add it again.")
-        family = report["family"] if isinstance(report["family"], str) else ""
+        version = BASE_VERSIONS.get(report["family"], "") if isinstance(report["family"], str) else ""
         write_json(target.with_suffix(".json"), sidecars.A1111_BLANK | {
-            "sd version": A1111_VERSIONS.get(family, "Unknown"), "activation text": report["trigger"],
+            "sd version": A1111_VERSIONS.get(version, version or "Unknown"), "activation text": report["trigger"],
             "sdlora": {"name": clean_text(name or path.stem, MAX_NAME)}})
     return find(id_of(find_folder(OWN), os.fsencode(target.name)))
 

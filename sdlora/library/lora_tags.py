@@ -1,4 +1,4 @@
-"""Find the files of the shelf that `<lora:name:0.8>` in a prompt, or the names and hashes inside a picture, mean.
+"""Find the files of the shelf that are meant by `<lora:name:0.8>` in a prompt, or by names and hashes inside a picture.
 
 Knows nothing about torch or drawing. A name is looked up in the index and is never a path.
 """
@@ -92,7 +92,7 @@ def find_loras(loras: Sequence[dict[str, Any]]) -> tuple[list[LoraChoice], list[
             continue
         entry = found[0]
         if claimed and same is None:
-            sentences.append(f"{entry.name} on your shelf has the name that the picture tells, but may be another file: "
+            sentences.append(f"{entry.name} on your shelf has the name that the picture gives, but may be another file: "
                              "its hash differs.")
         choices.append(choice(str(entry.path), {key: lora[key] for key in SETTINGS if key in lora}))
     return choices, sentences
@@ -109,7 +109,7 @@ def settings_of(picture: Path) -> tuple[dict[str, Any], list[str]]:
     fields = settings_from(found)
     choices, sentences = find_loras(fields["loras"])
     if "prompts" not in fields:
-        sentences.append("The picture tells no prompt.")
+        sentences.append("The picture gives no prompt.")
     if left := not_taken(found):
         sentences.append(f"Not taken over: {'; '.join(left)}.")
     return fields | {"loras": choices}, sentences

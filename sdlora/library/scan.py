@@ -199,7 +199,7 @@ def save_cover(path: Path, target: Path) -> bool:
 
 
 def embedded_pictures(metadata: dict[str, str]) -> Iterator[bytes]:
-    """Yield the pictures of a header that are valid base64 (lora-files.md 1 and 2.9).
+    """Yield the pictures of a header that are valid base64.
 
     `modelspec.thumbnail` is a data URL, `ssmd_cover_images` a JSON list of base64 texts.
     """
@@ -220,7 +220,7 @@ def embedded_pictures(metadata: dict[str, str]) -> Iterator[bytes]:
 def hash_files(seconds: float | None = None, *, only_equal: bool = False) -> Iterator[Step]:
     """Hash the files that have no hash yet: of the tensors alone, and of the whole file (AutoV2).
 
-    The tensors' SHA-256 is kohya's `sshs_model_hash`; AutoV3 is its first 12 characters (lora-files.md 2.9). Files whose tensors
+    The tensors' SHA-256 is kohya's `sshs_model_hash`; AutoV3 is its first 12 characters. Files whose tensors
     have the same size come first, because only they can be duplicates; `only_equal`: no others. A generator that ends after
     `seconds`. A file that cannot be read is left out until it changes.
     """

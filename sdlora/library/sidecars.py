@@ -2,7 +2,7 @@
 
 Read: `name.json` (A1111, Forge, ours), `name.metadata.json` (ComfyUI LoRA-Manager), `name.civitai.info` (Civitai Helper).
 They are optional: a damaged, huge or foreign one counts as empty, and none of it decides whether a LoRA can be used.
-Written: only `name.json`, only in our own folder, every key of others kept (lora-files.md 2.9, studio.md 3).
+Written: only `name.json`, only in our own folder, every key of others kept.
 """
 
 import html
