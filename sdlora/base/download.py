@@ -17,6 +17,7 @@ from typing import Any
 
 from sdlora import storage
 from sdlora.errors import UserError
+from sdlora.processes import with_source
 
 PARTS = ("tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2", "unet", "vae", "scheduler")
 POLL_SECONDS = 0.25
@@ -78,10 +79,8 @@ def start(order: str, repo_id: str) -> subprocess.Popen[str]:
     """Start the process that may use the network."""
     if not HUB_ID.fullmatch(repo_id):
         raise UserError(f"{storage.clean_text(repo_id, 200)!r} is not the id of a model on the hub.", "Write it as owner/name.")
-    package = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
-    environment = os.environ | {"HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1",
-                                "HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONPATH": path}
+    environment = with_source(os.environ) | {"HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1",
+                                             "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     return subprocess.Popen([sys.executable, "-m", "sdlora.base.download", order, repo_id], env=environment,
                             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 

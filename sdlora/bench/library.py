@@ -25,6 +25,7 @@ from sdlora.library.scan import scan_library
 from sdlora.library.search import list_loras
 from sdlora.lora.formats import dialects
 from sdlora.lora.formats.module_tables import family_table
+from sdlora.lora.formats.writing import header_bytes
 from sdlora.processes import child_process
 from sdlora.storage import home
 
@@ -109,8 +110,7 @@ def build(folder: Path, files: int) -> int:
 def write(path: Path, family: str, text: bool, rng: random.Random, own_ranks: bool) -> int:
     """Write one LoRA file whose tensors are a hole; return the bytes of its header."""
     dtype, rank = rng.choice(list(BYTES)), rng.choice((4, 8, 16, 32, 64, 128))
-    entries: dict[str, Any] = {"__metadata__": free_text(path.stem, family, rank, rng)}
-    at = 0
+    metadata, entries, at = free_text(path.stem, family, rank, rng), {}, 0
     for name, shape in sorted(modules(family, text)):
         own_rank = rng.randint(1, rank) if own_ranks else rank
         ones = [1] * (len(shape) - 2)
@@ -120,22 +120,21 @@ def write(path: Path, family: str, text: bool, rng: random.Random, own_ranks: bo
             size = BYTES[dtype] * math.prod(dims)
             entries[f"{name}.{suffix}"] = {"dtype": dtype, "shape": dims, "data_offsets": [at, at + size]}
             at += size
-    head = json.dumps(entries, separators=(",", ":")).encode()
-    head += b" " * (-len(head) % 8)
+    head = header_bytes(metadata, entries)
     with path.open("wb") as file:
-        file.write(len(head).to_bytes(8, "little") + head)
-        file.truncate(8 + len(head) + at)
-    return 8 + len(head)
+        file.write(head)
+        file.truncate(len(head) + at)
+    return len(head)
 
 
 def modules(family: str, text: bool) -> list[tuple[str, tuple[int, ...]]]:
-    """(kohya name, shape of the weight) of the modules that kohya trains: 192 or 264 of SD 1.5, 722 or 986 of SDXL."""
+    """Return (kohya name, shape of the weight) of the modules that kohya trains: 192 or 264 of SD 1.5, 722 or 986 of SDXL."""
     return [(dialects.kohya_name(path, family), shape) for path, shape in family_table(family).items()
             if path.endswith(TRAINED) and (text or ":" not in path) and ".resnets." not in path and "add_embedding" not in path]
 
 
 def free_text(name: str, family: str, rank: int, rng: random.Random) -> dict[str, str]:
-    """Metadata as kohya writes it: some sixty settings and the counts of some hundred tags."""
+    """Return metadata as kohya writes it: some sixty settings and the counts of some hundred tags."""
     counts = {"".join(rng.choices(SYLLABLES, k=3)): rng.randint(1, 99) for _ in range(300)}
     settings = {f"ss_setting_{number}": str(number) for number in range(50)}
     return settings | {"ss_output_name": name, "ss_base_model_version": "sd_v1" if family == "sd1" else "sdxl_base_v1-0",
@@ -174,7 +173,7 @@ def search(began: float) -> dict[str, float]:
 
 
 def memory_mb() -> float:
-    """Peak memory of this process; 0 where the system does not report it."""
+    """Return the peak memory of this process; 0 where the system does not report it."""
     try:
         import resource
     except ImportError:

@@ -28,7 +28,7 @@ OWN_WAITING = {"KMP_BLOCKTIME": "200"}
 
 
 def foreign_environment() -> dict[str, str]:
-    """This process's environment without what sdlora set in it."""
+    """Return this process's environment without what sdlora set in it."""
     return {name: value for name, value in os.environ.items() if sdlora.THREAD_WAITING.get(name) != value}
 
 
@@ -92,7 +92,7 @@ class Side:
 
 @contextmanager
 def running(commands: Mapping[str, tuple[Sequence[str], Mapping[str, str]]]) -> Iterator[dict[str, Side]]:
-    """{name: (command, environment)} -> {name: Side}, all of them ready, and ended afterwards."""
+    """Yield {name: Side} of {name: (command, environment)}, all of them ready; they are ended afterwards."""
     with ExitStack() as stack:
         sides = {}
         for name, (command, environment) in commands.items():
@@ -104,7 +104,7 @@ def running(commands: Mapping[str, tuple[Sequence[str], Mapping[str, str]]]) -> 
 
 
 def in_turn(sides: Mapping[str, Side], rounds: int, warm_up: int = 1) -> dict[str, list]:
-    """{name: answers of each round}. Every round lets all of them go once, beginning with another one."""
+    """Return {name: answers of each round}. Every round lets all of them go once, beginning with another one."""
     names, answers = list(sides), {name: [] for name in sides}
     started = time.perf_counter()
     for number in range(-warm_up, rounds):

@@ -29,7 +29,7 @@ from sdlora.base.load import Base, frozen, load_base, pick_device
 from sdlora.bench import sides, timed
 from sdlora.draw.apply import Applied
 from sdlora.families import FAMILIES
-from sdlora.lora.formats import reading as lora_file
+from sdlora.lora.formats.reading import read
 from sdlora.lora.formats.writing import write
 from sdlora.lora.math.blend import Ingredient
 from sdlora.lora.math.delta import Adapter, Adapters
@@ -121,7 +121,7 @@ def serve(side: str, model: str, device: str, folder: str) -> None:
 def facts_of(base: Base, file: Path) -> dict[str, Any]:
     """Return what a result holds besides the seconds."""
     applied = Applied(base)
-    applied.set([Ingredient(lora_file.read(file).adapters)])
+    applied.set([Ingredient(read(file).adapters)])
     lost = applied.rounding_error()
     applied.clear()
     return {"rounding_error": lost, "modules": len(targets(base)), "threads": torch.get_num_threads(),
@@ -147,9 +147,9 @@ def ours(base: Base, files: Sequence[Path], step: Step) -> Seconds:
     """Make one turn of ours, begun with nothing in memory but the base, which is left unchanged."""
     applied = Applied(base)
     try:
-        seconds = {"load_s": clock(lambda: applied.set([Ingredient(lora_file.read(files[0]).adapters)]))}
+        seconds = {"load_s": clock(lambda: applied.set([Ingredient(read(files[0]).adapters)]))}
         seconds["first_step_s"] = seconds["load_s"] + clock(step)
-        loras = [Ingredient(lora_file.read(file).adapters, 1 / LORAS) for file in files]
+        loras = [Ingredient(read(file).adapters, 1 / LORAS) for file in files]
         applied.set(loras)
 
         def switch(to: Sequence[Ingredient]) -> float:
@@ -166,7 +166,7 @@ def ours(base: Base, files: Sequence[Path], step: Step) -> Seconds:
 
 
 def step_seconds(applied: Applied, blends: Sequence[Sequence[Ingredient]], step: Step) -> dict[int, float]:
-    """{number of LoRAs: seconds of a step with this blend}; each is timed at its second step, as most steps of a picture are."""
+    """Return {number of LoRAs: seconds of a step with this blend}; each is timed at its second step, like most of a picture."""
     seconds = {}
     for blend in blends:
         applied.set(blend)
@@ -224,7 +224,7 @@ def clock(action: Callable[[], object]) -> float:
 
 def step_of(base: Base) -> Step:
     """Return the UNet's prediction for one picture with guidance (2 latents) and random texts: what a denoising step costs."""
-    config = unet_of(base).config
+    config = base.unet.config
     side = config["sample_size"] if base.family == "mini" else SIDE_PX // base.factor
     generator = torch.Generator().manual_seed(1)
 
@@ -237,14 +237,9 @@ def step_of(base: Base) -> Step:
     return lambda: base.predict(latents, timesteps, features, SIDE_PX)
 
 
-def unet_of(base: Base) -> UNet2DConditionModel:
-    assert base.unet is not None, "the base was loaded without its UNet"
-    return base.unet
-
-
 def targets(base: Base) -> dict[str, tuple[int, int]]:
-    """{path: (out, in)} of every attention projection of the UNet."""
-    return {path: (module.out_features, module.in_features) for path, module in unet_of(base).named_modules()
+    """Return {path: (out, in)} of every attention projection of the UNet."""
+    return {path: (module.out_features, module.in_features) for path, module in base.unet.named_modules()
             if isinstance(module, nn.Linear) and path.endswith(TARGETS)}
 
 
@@ -280,7 +275,7 @@ def random_base(family: str, device: str, dtype: torch.dtype = torch.bfloat16) -
 
 
 def pipeline_of(base: Base) -> Any:
-    """diffusers' pipeline around the same UNet, without text encoders and VAE."""
+    """Return diffusers' pipeline around the same UNet, without text encoders and VAE."""
     parts: dict[str, Any] = {"vae": None, "text_encoder": None, "tokenizer": None, "unet": base.unet,
                              "scheduler": DDIMScheduler(clip_sample=False, steps_offset=1)}
     if base.family == "sdxl":

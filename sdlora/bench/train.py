@@ -21,7 +21,7 @@ import torch
 from sdlora.base.catalog import resolve
 from sdlora.base.load import Base, load_base, pick_device, training_dtype
 from sdlora.bench import sides, timed
-from sdlora.bench.switch import MODELS, random_base, unet_of
+from sdlora.bench.switch import MODELS, TARGETS, Step, random_base
 from sdlora.config import TrainConfig, make
 from sdlora.dataset.folder import read_dataset
 from sdlora.errors import UserError
@@ -32,11 +32,9 @@ from sdlora.train.layers import attach
 from sdlora.train.loss import denoising_loss, make_denoiser
 from sdlora.train.optimizer import AdamW
 
-TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 RATE = 1e-4
 TRIGGER = "benchstyle"
-FULL = {"sd15": 512, "sdxl": 1024}  # px, as their artists train
-Step = Callable[[], object]
+TRAINED_PX = {"sd15": 512, "sdxl": 1024}  # a side of the pictures that artists train the large models on
 Value = TypeVar("Value")
 
 
@@ -55,7 +53,7 @@ class Case:
         """Steps in a turn: as many as a second or two hold."""
         if self.device != "cpu":
             return 8
-        return 1 if self.model in FULL else 4
+        return 1 if self.model in TRAINED_PX else 4
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,7 @@ def measure_script(case: Case, script: Path, arguments: Sequence[str], *, rounds
         raise UserError(f"There is no script {script}.", "Give the path of a training script after --script.")
     with tempfile.TemporaryDirectory() as out:
         placeholders = {"base": str(resolve(case.model)), "pictures": case.pictures, "out": out, "batch": str(case.batch),
-                 "rank": str(case.rank)}
+                        "rank": str(case.rank)}
         filled = [fill(argument, placeholders) for argument in arguments]
         theirs = [python, str(Path(timed.__file__)), str(steps), str(script.resolve()), *filled]
         ours = sides.own_python("sdlora.bench.train", "loop", json.dumps(asdict(case)), str(steps))
@@ -154,23 +152,23 @@ def open_base(case: Case, parts: Sequence[str] = ("text", "unet")) -> Base:
     """Return the base of a case, as a training run opens it."""
     torch.set_num_threads(case.threads)
     dtype = training_dtype(torch.device(case.device))
-    if case.model in FULL:
+    if case.model in TRAINED_PX:
         return random_base(MODELS[case.model], case.device, dtype)
     base = load_base(case.model, case.device, parts=parts, dtype=dtype)
-    unet_of(base).requires_grad_(False)
+    base.unet.requires_grad_(False)
     return base
 
 
 def inputs(base: Base, case: Case) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, torch.Tensor], int]:
-    """Latents and noise (b, c, h, w), timesteps (b,), features of a caption, size in px: the same for all three."""
+    """Return latents and noise (b, c, h, w), timesteps (b,), features of a caption, size in px: the same for all three."""
     generator = torch.Generator().manual_seed(1)
-    size_px = FULL.get(case.model, base.resolution)
+    size_px = TRAINED_PX.get(case.model, base.resolution)
     latents, noise = torch.randn((2, case.batch, base.channels, *[size_px // base.factor] * 2), generator=generator)
     timesteps = torch.linspace(1, 999, case.batch).long()
     if base.text_encoders:
         features = base.encode_text(["a red house, meadow, in daylight"] * case.batch)
     else:
-        features = {"states": torch.randn(case.batch, 77, unet_of(base).config["cross_attention_dim"], generator=generator)}
+        features = {"states": torch.randn(case.batch, 77, base.unet.config["cross_attention_dim"], generator=generator)}
         if base.family == "sdxl":
             features["pooled"] = torch.randn(case.batch, 1280, generator=generator)
     features = {part: values.to(base.device) for part, values in features.items()}
@@ -179,7 +177,7 @@ def inputs(base: Base, case: Case) -> tuple[torch.Tensor, torch.Tensor, torch.Te
 
 def ours(base: Base, case: Case) -> Step:
     """Make a step as train.loop does: loss, backward, clipping and AdamW on the one flat parameter."""
-    attached = attach(unet_of(base), case.rank, case.rank, seed=1)
+    attached = attach(base.unet, case.rank, case.rank, seed=1)
     model, batch = make_denoiser(base), inputs(base, case)
     optimizer = AdamW(attached.parameters, weight_decay=0.01, clip_norm=1.0)
 
@@ -194,9 +192,9 @@ def peft(base: Base, case: Case) -> Step:
     """Make a step on the same loss through PEFT's layers, with PyTorch's fused AdamW and clipping: what its users run at best."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    inject_adapter_in_model(LoraConfig(r=case.rank, lora_alpha=case.rank, target_modules=list(TARGETS)), unet_of(base))
+    inject_adapter_in_model(LoraConfig(r=case.rank, lora_alpha=case.rank, target_modules=list(TARGETS)), base.unet)
     model, batch = make_denoiser(base), inputs(base, case)
-    parameters = [parameter for parameter in unet_of(base).parameters() if parameter.requires_grad]
+    parameters = [parameter for parameter in base.unet.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=RATE, fused=True)
 
     def step() -> torch.Tensor:
@@ -229,7 +227,7 @@ def loop_step(case: Case) -> Step:
     examples, latents, _ = returned(session.encode_pictures(base, dataset, base.resolution))
     items, _ = returned(session.encode_captions(base, examples, latents, base.resolution, None))
     samples.unload_encoders(base)
-    attached = attach(unet_of(base), case.rank, case.rank, seed=1)
+    attached = attach(base.unet, case.rank, case.rank, seed=1)
     config = make(TrainConfig, {"base": case.model, "trigger": TRIGGER, "rank": case.rank, "batch_size": case.batch,
                                 "steps": 20_000, "learning_rate": RATE})
     optimizer = AdamW(attached.parameters, weight_decay=config.weight_decay, clip_norm=config.clip_norm,

@@ -47,7 +47,7 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per case")] = False,
 ) -> None:
     """Seconds per training step: ours, the same with PEFT's layers, and two forwards (the floor), or ours beside a script."""
-    from sdlora.bench.train import FULL, Case, measure, measure_script, shipped_pictures
+    from sdlora.bench.train import TRAINED_PX, Case, measure, measure_script, shipped_pictures
 
     if arguments and not script:
         raise UserError("There are arguments for a script, but no --script.", "Name the script: --script PATH -- ARGUMENTS")
@@ -56,7 +56,7 @@ def train(
         case = replace(case, pictures=str((pictures or shipped_pictures()).resolve()))
         print_result(measure_script(case, script, arguments or [], rounds=rounds, python=python), script_lines, as_json)
         return
-    for model in FULL if full else [base]:
+    for model in TRAINED_PX if full else [base]:
         print_result(measure(replace(case, model=model), rounds), step_lines, as_json)
 
 

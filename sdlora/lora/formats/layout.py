@@ -182,7 +182,7 @@ def contradictions(metadata: dict[str, str], modules: dict[str, Module], alphas:
             continue  # "Dynamic", "None" or nothing at all
         known = there if math.isfinite(claimed) and (title == "rank" or alphas) else ()
         if known and not any(math.isclose(claimed, value, rel_tol=1e-2) for value in known):
-            found.append(f"Its metadata tells the {title} {claimed:g}, its tensors have {as_range(there)}: the tensors count.")
+            found.append(f"Its metadata gives the {title} {claimed:g}, its tensors have {as_range(there)}: the tensors count.")
     return found
 
 
@@ -191,7 +191,7 @@ def as_range(values: Collection[float]) -> str:
 
 
 def second_encoder(modules: dict[str, Module], notes: list[str]) -> dict[str, Module]:
-    """Return paths of "te2" where SDXL's second text encoder was saved alone: its widths tell what its names do not."""
+    """Return the modules with "te2" for "te1" where SDXL's second text encoder was saved alone, which its widths show."""
     renamed = {path.replace("te1:", "te2:"): module for path, module in modules.items()}
     if any(not path.startswith("te1:") for path in modules) or len(matching(renamed, family_table("sdxl"))) < len(renamed) \
             or any(matching(modules, family_table(family)) for family in FAMILIES):
@@ -202,7 +202,7 @@ def second_encoder(modules: dict[str, Module], notes: list[str]) -> dict[str, Mo
 
 @dataclass
 class Reader:
-    """Makes the modules of one file. dialect: decides what a missing alpha means; notes: sentences, appended to.
+    """The modules of one file, made one by one. dialect: decides what a missing alpha means; notes: sentences, appended to.
 
     alphas: whether a tensor held an alpha.
     """
@@ -256,7 +256,7 @@ class Reader:
         if rank and self.dialect == "kohya":
             self.notes.append("alpha is missing: read as the rank")
         elif rank and any(key.startswith("base_model.") for key in parts.values()):
-            self.notes.append("alpha is not told: PEFT keeps it in adapter_config.json, which is not beside the file; "
+            self.notes.append("alpha is not given: PEFT keeps it in adapter_config.json, which is not beside the file; "
                               "read as the rank")
         return module
 

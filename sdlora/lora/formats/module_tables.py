@@ -27,7 +27,7 @@ def folder_table(folder: Path) -> Table:
 
 
 def text_table(config: dict, part: str) -> Table:
-    """CLIP text encoder: the attention and MLP projections and norms of every layer, embeddings, and the pooled projection."""
+    """Return the modules of a CLIP text encoder: projections and norms of every layer, embeddings, the pooled projection."""
     width, inner = config["hidden_size"], config["intermediate_size"]
     around = {"text_model.final_layer_norm": (width,), "text_model.embeddings.token_embedding": (config["vocab_size"], width),
               "text_model.embeddings.position_embedding": (config["max_position_embeddings"], width)}
@@ -41,7 +41,7 @@ def text_table(config: dict, part: str) -> Table:
 
 
 def unet_table(config: dict) -> Table:
-    """UNet2DConditionModel with (cross-attention) down, middle and up blocks."""
+    """Return the modules of a UNet2DConditionModel with (cross-attention) down, middle and up blocks."""
     channels = config["block_out_channels"]
     depth = len(channels)
     layers = spread(config["layers_per_block"], depth)
@@ -90,7 +90,7 @@ def up_table(config: dict, channels: list[int], layers: list[int], transformers:
 
 
 def resnet(path: str, width: int, out: int, config: dict) -> Table:
-    """ResnetBlock2D: norms, two 3x3 convolutions, the time projection, a 1x1 shortcut where the width changes."""
+    """Return the modules of a ResnetBlock2D, with a 1x1 shortcut where the width changes."""
     times = 2 if config.get("resnet_time_scale_shift") == "scale_shift" else 1
     shapes = {f"{path}.norm1": (width,), f"{path}.norm2": (out,), f"{path}.conv1": (out, width, 3, 3),
               f"{path}.conv2": (out, out, 3, 3),
@@ -99,7 +99,7 @@ def resnet(path: str, width: int, out: int, config: dict) -> Table:
 
 
 def transformer(path: str, width: int, layers: int, config: dict) -> Table:
-    """Transformer2DModel: proj_in, blocks of self-attention, cross-attention and GEGLU, proj_out."""
+    """Return the modules of a Transformer2DModel: proj_in, blocks of self-attention, cross-attention and GEGLU, proj_out."""
     edge = (width, width) if config.get("use_linear_projection") else (width, width, 1, 1)
     shapes = {f"{path}.norm": (width,), f"{path}.proj_in": edge, f"{path}.proj_out": edge}
     for k in range(layers):

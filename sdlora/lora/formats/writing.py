@@ -216,13 +216,13 @@ def hashed(entries: dict[str, dict], data: bytes, metadata: dict[str, str]) -> b
     """Return a whole file. kohya's two hashes are over a file with only ss_* metadata, ModelSpec's is over the data."""
     content = hashlib.sha256(data).hexdigest()
     hashes = {"sshs_model_hash": content, "modelspec.hash_sha256": f"0x{content}"}
-    alone = head({key: value for key, value in metadata.items() if key.startswith("ss_")}, entries)
+    alone = header_bytes({key: value for key, value in metadata.items() if key.startswith("ss_")}, entries)
     if len(alone) + len(data) > LEGACY_SPAN.start:  # below 1 MB it would be the hash of nothing, alike for all files
         hashes["sshs_legacy_hash"] = hashlib.sha256((alone + data[:LEGACY_SPAN.stop])[LEGACY_SPAN]).hexdigest()[:8]
-    return head(metadata | hashes, entries) + data
+    return header_bytes(metadata | hashes, entries) + data
 
 
-def head(metadata: dict[str, str], entries: dict[str, dict]) -> bytes:
+def header_bytes(metadata: dict[str, str], entries: dict[str, dict]) -> bytes:
     """Return the bytes of a safetensors header."""
     text = json.dumps({"__metadata__": dict(sorted(metadata.items()))} | entries, ensure_ascii=False, separators=(",", ":"))
     raw = text.encode("utf-8", "replace")

@@ -20,7 +20,7 @@ FAMILY_TAGS = {"sd_v1": "stable-diffusion", "sd_v2": "stable-diffusion", "sd_v2_
                "sdxl_base_v1-0": "stable-diffusion-xl"}
 MADE_BY = b"made by sdlora"  # the comment of our zips
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the same content makes the same zip
-Picture = tuple[Path, str]     # a picture file and the prompt it was drawn from, "" where nobody knows
+Picture = tuple[Path, str]     # a picture file and the prompt it was drawn from, "" where it is unknown
 
 
 def model_card(path: Path, pictures: Sequence[Picture] = (), base_model: str = "") -> str:

@@ -109,7 +109,7 @@ def merge_files(choices: Sequence[LoraChoice], out: Path, *, method: Method = "c
     family = common_family(choices, [found for found, _ in files])
     blocked = next((choice for choice in choices if choice.blocks and not family), None)
     if blocked:
-        raise UserError(f"{Path(blocked.file).name} does not tell which kind of base it is for, so its blocks are not known.",
+        raise UserError(f"{Path(blocked.file).name} does not say which kind of base it is for, so its blocks are not known.",
                         "Blend it without block weights.")
     ingredients = [Ingredient(found.adapters, choice.strength, choice.text_strength,
                               blocks.parse(choice.blocks, family) if family else {}, name=Path(choice.file).stem, family=family)

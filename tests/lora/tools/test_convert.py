@@ -126,7 +126,7 @@ def test_what_a_file_says_of_its_network_is_true_of_what_was_made_of_it(tmp_path
 def test_block_weights_are_refused_where_blocks_are_not_known(tmp_path):
     odd = {"mid_block.attentions.0.proj_in": Adapter("lora", {"up": numbers(7, 2), "down": numbers(2, 77)}, 2.0, 2, "unet")}
     path = writing.write(tmp_path / "odd.safetensors", odd, {}, family="sd1")
-    with pytest.raises(UserError, match="odd.safetensors does not tell"):
+    with pytest.raises(UserError, match="odd.safetensors does not say"):
         convert.merge_files([LoraChoice(file=str(path), blocks="OUTALL")], tmp_path / "b.safetensors")
 
 
