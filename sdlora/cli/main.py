@@ -5,8 +5,10 @@ Exit 0 done · 2 the artist's mistake, one sentence and a hint on stderr; the ot
 Nothing heavy is imported here: `sdlora --help` is instant.
 """
 
+import codecs
 import errno
 import io
+import json
 import os
 import sys
 
@@ -50,11 +52,19 @@ def refuse_broken_text(arguments: list[str]) -> None:
                             "Set the terminal to UTF-8; rename a file whose name another encoding left behind.")
 
 
+def escaped(error: UnicodeError) -> tuple[str, int]:
+    """Return what stands for characters that a terminal lacks, written as in JSON (\\u00e9), so that --json stays JSON."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
 def run() -> None:
     """Run the command of sys.argv and leave with its exit code."""
+    codecs.register_error("escaped", escaped)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a character that the terminal lacks must not end the command
+            stream.reconfigure(errors="escaped")  # a character that the terminal lacks must not end the command
     try:
         refuse_broken_text(sys.argv[1:])
         build()()

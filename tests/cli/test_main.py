@@ -14,6 +14,7 @@ import pytest
 
 from sdlora.cli import main
 from tests.library.test_lora_tags import lora
+from tests.tiny import write_base, write_pictures
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
@@ -94,8 +95,6 @@ def follow(arguments, until, number):
 def test_a_real_run_stopped_killed_and_resumed_ends_in_the_file_of_an_undisturbed_one(tmp_path):
     from safetensors.numpy import load_file
 
-    from tests.tiny import write_base, write_pictures
-
     base, pictures = write_base(tmp_path / "base"), write_pictures(tmp_path / "pictures", 4)
     common = ["train", str(pictures), "--base", str(base), "--preset", "quick", "--device", "cpu", "--out"]
     for pair in ("steps=20", "save_every=5", "sample_every=20", "sample_steps=2", "resolution=64", "rank=2", "batch_size=2"):
@@ -118,6 +117,15 @@ def test_a_real_run_stopped_killed_and_resumed_ends_in_the_file_of_an_undisturbe
     whole, broken = (load_file(tmp_path / f"{name}.safetensors") for name in ("whole", "broken"))
     assert whole.keys() == broken.keys() and len(whole) > 10
     assert all((whole[name] == broken[name]).all() for name in whole), "bit for bit"
+
+
+def test_json_is_json_on_a_terminal_without_its_characters(tmp_path):
+    folder = tmp_path / "café 🎨"
+    write_pictures(folder, 1)
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1", "SDLORA_HOME": str(tmp_path / "home")}
+    shown = subprocess.run([sys.executable, "-m", "sdlora", "check", str(folder), "--json"], cwd=ROOT, env=environment,
+                           capture_output=True, check=True).stdout.decode("latin-1")
+    assert "\\ud83c" in shown and folder.name in json.dumps(json.loads(shown), ensure_ascii=False)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="arguments are text there")
