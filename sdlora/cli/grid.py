@@ -24,6 +24,7 @@ from sdlora.cli.draw import (
     Strength,
     SwitchEvery,
     bars_while_drawing,
+    counted,
     failure,
     logged,
     named_file,
@@ -173,7 +174,7 @@ def draw_cells(cells: list[tuple[grid.Cell, DrawConfig]], problems: dict[tuple[i
     drawn: dict[tuple[int, int], Path | str] = dict(problems)
     settings, errors = [], []
     with bars_while_drawing(as_json) as progress:
-        bar = progress.add_task(f"Drawing {len(cells)} pictures", total=len(cells))
+        bar = progress.add_task(f"Drawing {counted(len(cells), 'picture')}", total=len(cells))
         for done, (cell, config) in enumerate(cells):
             try:
                 made = last_of(pipeline.draw(base, config), lambda share, done=done: progress.update(bar, completed=done + share))
@@ -199,7 +200,7 @@ def draw_cells(cells: list[tuple[grid.Cell, DrawConfig]], problems: dict[tuple[i
     failed = len(errors) + len(problems)
     done = {"event": "done", "pictures": len(settings), "failed": failed, "sheet": str(path.resolve()), "seconds": seconds}
     not_drawn = f", {failed} could not be drawn: the sheet says why" if failed else ""
-    typer.echo(json.dumps(done) if as_json else f"{path}: {len(settings)} pictures in {seconds:.1f} s{not_drawn}")
+    typer.echo(json.dumps(done) if as_json else f"{path}: {counted(len(settings), 'picture')} in {seconds:.1f} s{not_drawn}")
     return failed
 
 

@@ -109,7 +109,7 @@ def settings_of(picture: Path) -> tuple[dict[str, Any], list[str]]:
     fields = settings_from(found)
     choices, sentences = find_loras(fields["loras"])
     if "prompts" not in fields:
-        sentences.append("The picture gives no prompt.")
+        sentences.append("The picture has no prompt.")
     if left := not_taken(found):
         sentences.append(f"Not taken over: {'; '.join(left)}.")
     return fields | {"loras": choices}, sentences

@@ -43,7 +43,7 @@ class Speed:
 
 
 # Per picture of a batch at the family's own resolution. mini on a CPU was measured on two cores; the others are
-# published or computed from FLOPs (performance.md) and only serve until the first run on this machine.
+# published or computed from FLOPs and only serve until the first run on this machine.
 DEFAULT_SPEEDS = {
     ("mini", "cpu"): Speed(0.033, 0.045, 9), ("mini", "cuda"): Speed(0.02, 0.02, 12), ("mini", "mps"): Speed(0.03, 0.03, 12),
     ("sd1", "cpu"): Speed(14, 6.5, 60), ("sd1", "cuda"): Speed(0.25, 0.07, 30), ("sd1", "mps"): Speed(2, 0.7, 40),

@@ -1,4 +1,4 @@
-"""Hostile and broken picture files, made here by code: each costs one sentence, never more (reliability.md 8.1)."""
+"""Hostile and broken picture files, made here by code: each costs one sentence, never more."""
 
 import os
 import random

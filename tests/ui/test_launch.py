@@ -1,4 +1,4 @@
-"""The launch line, who may open the page, and what it answers over HTTP and keeps to itself (reliability.md 8.6)."""
+"""The launch line, who may open the page, and what it answers over HTTP and keeps to itself."""
 
 import json
 import os

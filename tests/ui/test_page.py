@@ -1,4 +1,4 @@
-"""Every handler of the page, called by a stranger with anything at all: a sentence, never a bug (reliability.md 8.6, 135-137)."""
+"""Every handler of the page, called by a stranger with anything at all: a sentence, never a bug."""
 
 import asyncio
 import inspect

@@ -1,4 +1,4 @@
-"""The password: where it comes from, and who has to wait after wrong ones (reliability.md 142)."""
+"""The password: where it comes from, and who has to wait after wrong ones."""
 
 import asyncio
 import os

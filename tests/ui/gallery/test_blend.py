@@ -72,7 +72,7 @@ def test_what_a_picture_does_not_say_stays_in_the_form(tmp_path, monkeypatch):
     assert prompt == every == gr.skip()
     assert [found.pop(key) for key in ("steps", "method", "height")] == [8, "sum", 64]
     assert all(value == gr.skip() for value in found.values())
-    assert notes.props["data"]["notes"][1] == "The picture gives no prompt."
+    assert notes.props["data"]["notes"][1] == "The picture has no prompt."
     assert "18446744073709551615" in notes.props["data"]["notes"][2] and "Restart" in notes.props["data"]["notes"][2]
     info = PngInfo()
     info.add_text("parameters", '{"sui_image_params": {')
