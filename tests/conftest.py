@@ -1,10 +1,12 @@
-"""What every test gets: a data folder of its own, two threads, no network, no pickle."""
+"""What every test gets: a data folder of its own, no network, no pickle; beside other processes of pytest one thread."""
 
 import os
 import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores; threads that wait for each other would waste them
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
@@ -32,10 +34,14 @@ sys.addaudithook(no_network_no_pickle)
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """Keep each file in one worker of pytest-xdist, and all that drives a browser in one: a page beside another is slow."""
+    """Keep each file in one worker of pytest-xdist, and all that drives a browser in one: a page beside another is slow.
+
+    That group takes longest, so it begins first.
+    """
     for item in items:
         browser = item.get_closest_marker("browser") is not None
         item.add_marker(pytest.mark.xdist_group("browser" if browser else str(item.path)))
+    items.sort(key=lambda item: item.get_closest_marker("browser") is None)
 
 
 @pytest.fixture(autouse=True)

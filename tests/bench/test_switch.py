@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from sdlora.base.load import load_base
-from sdlora.bench import switch
+from sdlora.bench import sides, switch
 from sdlora.cli import bench
 from sdlora.lora.formats import reading as lora_file
 from sdlora.lora.math.blend import Ingredient
@@ -36,8 +37,14 @@ def test_mini_is_measured_and_reported():
 
 
 def test_without_peft_its_figures_are_empty_and_a_sentence_says_how_to_get_it(monkeypatch):
+    started = []
     monkeypatch.setitem(sys.modules, "peft", None)
+    monkeypatch.setattr(sides, "running", lambda commands: started.extend(commands) or nullcontext())
+    facts = {"rounding_error": 0.0, "modules": 80, "threads": 2, "device": "cpu", "dtype": "float32"}
+    turn = {f"{name}_s": 0.1 for name in ("load", "switch", "blend2", "blend5", "first_step", "step", "step5", "copy")}
+    monkeypatch.setattr(sides, "in_turn", lambda *_: {"ours": [turn | {"facts": facts}]})
     result = asked()
+    assert started == ["ours"]
     assert "pip install" in result.output and "blend of 5" in result.output and "as fast" not in result.output
 
 
