@@ -52,10 +52,10 @@ class Denoiser(nn.Module):
         self.naming = nn.Conv2d(width, 4 * (1 + len(OBJECTS)), 1)
 
     def forward(self, noisy: Tensor, t: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """noisy (b, c, h, w), t (b,), ids (b, 32) -> noise (b, c, h, w), class scores (b, 1 + objects, h, w)."""
+        """noisy (b, c, h, w), t (b,), ids (b, n) -> noise (b, c, h, w), class scores (b, 1 + objects, h, w)."""
         features = []
         hook = self.unet.up_blocks[0].register_forward_hook(lambda _module, _args, out: features.append(out))
-        words = self.text(ids).last_hidden_state  # (b, 32, d)
+        words = self.text(ids).last_hidden_state  # (b, n, d)
         noise = self.unet(noisy, t, words, return_dict=False)[0]
         hook.remove()
         scores = self.naming(features[0])  # of the second resolution

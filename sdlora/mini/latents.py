@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from sdlora.mini.autoencoder import encoded
+from sdlora.mini.manners import Manner, describe, random_manner
 from sdlora.mini.network import token_ids
 from sdlora.mini.pictures import as_tensor
 from sdlora.mini.render import class_map, render
@@ -26,12 +27,13 @@ from sdlora.storage import write_atomic
 
 log = logging.getLogger(__name__)
 CAPTIONS = 4  # of every scene
+MANNERED = 0.5  # share of scenes in a random manner, instead of a style of the base
 SHARD = 500  # scenes in a file
 
 
 @dataclass
 class Examples:
-    """latents (n, c, h, w) fp16, unscaled; ids (n, CAPTIONS, 32) int16; maps (n, h, w) uint8."""
+    """latents (n, c, h, w) fp16, unscaled; ids (n, CAPTIONS, MAX_TOKENS) int16; maps (n, h, w) uint8."""
 
     latents: Tensor
     ids: Tensor
@@ -60,15 +62,24 @@ def posterior(vae: AutoencoderKL, pictures: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def make_examples(vae: AutoencoderKL, tokenizer: CLIPTokenizer, scenes: list[Scene]) -> Examples:
-    """Render, encode and caption some scenes."""
+    """Render, encode and caption some scenes, a part of them in random manners."""
     size_px = vae.config["sample_size"]
-    latents = encode(vae, as_tensor(render(scene, size_px) for scene in scenes))
-    side = latents.shape[-1]
     rngs = [Random(scene.layout) for scene in scenes]
-    texts = [training_caption(scene, rng) for scene, rng in zip(scenes, rngs, strict=True) for _ in range(CAPTIONS)]
+    manners = [random_manner(rng) if rng.random() < MANNERED else None for rng in rngs]
+    styles = [manner.style() if manner else None for manner in manners]
+    latents = encode(vae, as_tensor(render(scene, size_px, style) for scene, style in zip(scenes, styles, strict=True)))
+    side = latents.shape[-1]
+    texts = [training_text(*example) for example in zip(scenes, manners, rngs, strict=True) for _ in range(CAPTIONS)]
     ids = torch.tensor(token_ids(tokenizer, texts), dtype=torch.int16).view(len(scenes), CAPTIONS, -1)
     maps = torch.tensor([class_map(scene, side) for scene in scenes], dtype=torch.uint8).view(-1, side, side)
     return Examples(latents, ids, maps)
+
+
+def training_text(scene: Scene, manner: Manner | None, rng: Random) -> str:
+    """Return a caption of the scene in its manner, or in its own style where there is none."""
+    if manner is None:
+        return training_caption(scene, rng)
+    return describe(manner, training_caption(scene, rng, styled=False), rng)
 
 
 def fill_cache(vae: AutoencoderKL, tokenizer: CLIPTokenizer, folder: Path, count: int) -> None:

@@ -18,10 +18,11 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from sdlora.mini.manners import PHRASES
 from sdlora.mini.scenes import vocabulary
 
 MAX_TERMINAL_SNR = 0.02
-MAX_TOKENS = 32
+MAX_TOKENS = 48
 START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
 
 
@@ -31,8 +32,8 @@ class Shape:
 
     vae_channels: tuple[int, ...] = (32, 64, 96, 128)
     latent_channels: int = 16
-    text_width: int = 128
-    text_layers: int = 3
+    text_width: int = 160
+    text_layers: int = 4
     unet_channels: tuple[int, ...] = (64, 128, 192)
     head_size: int = 32
     norm_groups: int = 16
@@ -81,6 +82,11 @@ def grow(tokenizer: CLIPTokenizer, words: list[str]) -> CLIPTokenizer:
     return _tokenizer(vocab, merges)
 
 
+def words() -> list[str]:
+    """Return every word that is one token: those of scenes, then those of manners."""
+    return list(dict.fromkeys([*vocabulary(), *" ".join(PHRASES).split()]))
+
+
 def token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> list[list[int]]:
     """Captions -> ids of MAX_TOKENS each, padded with END."""
     return tokenizer(captions, padding="max_length", max_length=MAX_TOKENS, truncation=True).input_ids
@@ -100,7 +106,7 @@ def schedule() -> DPMSolverMultistepScheduler:
 
 def fresh(shape: Shape = Shape()) -> Networks:
     """Untrained networks."""
-    tokenizer = grow(empty_tokenizer(), vocabulary())
+    tokenizer = grow(empty_tokenizer(), words())
     levels = len(shape.vae_channels)
     blocks: dict[str, Any] = {  # diffusers annotates them as tuples of one
         "down_block_types": ("DownEncoderBlock2D",) * levels, "up_block_types": ("UpDecoderBlock2D",) * levels,
@@ -137,7 +143,7 @@ def load_networks(folder: Path) -> Networks:
     vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
     text = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
     unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
-    tokenizer = grow(load_tokenizer(folder), vocabulary())
+    tokenizer = grow(load_tokenizer(folder), words())
     if len(tokenizer) > text.config.vocab_size:
         text.resize_token_embeddings(len(tokenizer))
     if unet.config["addition_embed_type"] is None:

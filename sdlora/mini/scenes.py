@@ -77,12 +77,13 @@ def article(word: str) -> str:
     return "an" if word[0] in "aeiou" else "a"
 
 
-def training_caption(scene: Scene, rng: Random) -> str:
-    """Exact in half of the cases, else longer (size, place), shorter, reordered or with synonyms.
+def training_caption(scene: Scene, rng: Random, styled: bool | None = None) -> str:
+    """Return the exact caption in half of the cases, else one that is longer (size, place), shorter, reordered or reworded.
 
-    The flat illustration may go unnamed, so that a caption without a style means it.
+    Unless `styled` says whether the style is named, the flat illustration may go unnamed: a caption without a style means it.
     """
-    styled = scene.style != STYLES[0] or rng.random() < 0.4
+    if styled is None:
+        styled = scene.style != STYLES[0] or rng.random() < 0.4
     form = rng.random()
     if form < 0.5:
         return caption(scene, styled)
@@ -123,7 +124,7 @@ def _short(scene: Scene, rng: Random) -> str:
 
 
 def vocabulary() -> list[str]:
-    """Return every word that a caption can hold, in a fixed order."""
+    """Return every word that the caption of a scene can hold, in a fixed order."""
     phrases = [*OBJECTS, *COLOURS, *SETTINGS, *TIMES, *STYLES, *PLACES, *SIZES, "a an and of"]
     phrases += [form for forms in SYNONYMS.values() for form in forms]
     words = " ".join(phrases).split()
