@@ -1,7 +1,6 @@
 """Measures a base folder and writes the table of its README. Every picture used here is held out from training.
 
-What the base draws is named by a small classifier of object, colour, setting, time and style, which is trained on renders only;
-its weights stay in the ignored build folder.
+What the base draws is named by the classifier; its weights stay in the ignored build folder.
 """
 
 from __future__ import annotations
@@ -10,115 +9,27 @@ import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
 
 from sdlora.dataset.picture import open_picture
 from sdlora.mini.autoencoder import energy_retained, psnr
+from sdlora.mini.classifier import CLASSIFIER_PX, HEADS, Classifier, accuracy, load_classifier, measured_scenes
 from sdlora.mini.fine_textures import UNSEEN
 from sdlora.mini.latents import encode
 from sdlora.mini.network import terminal_snr
 from sdlora.mini.pictures import HELD_OUT, as_tensor, one_texture_images, scene_pictures, texture_pictures
 from sdlora.mini.render import render
-from sdlora.mini.scenes import COLOURS, OBJECTS, SETTINGS, STYLES, TIMES, Scene, Thing, caption
+from sdlora.mini.scenes import STYLES, Scene, caption
 from sdlora.storage import write_atomic
 
 log = logging.getLogger(__name__)
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 STEPS, GUIDANCE = 20, 5.0
 Row = tuple[str, str, str]
-HEADS = {"object": OBJECTS, "colour": COLOURS, "setting": SETTINGS, "time": TIMES, "style": STYLES}
-CLASSIFIER_PX = 64
-
-
-class Classifier(nn.Module):
-    """(b, 3, 64, 64) in -1..1 -> {head: scores (b, words)}."""
-
-    def __init__(self, width: int = 32):
-        super().__init__()
-        layers: list[nn.Module] = []
-        before = 3
-        for step in range(4):
-            after = width * (1 + step)
-            layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2)]
-            before = after
-        self.body = nn.Sequential(*layers, nn.Conv2d(before, before, 3, padding=1), nn.ReLU())
-        self.heads = nn.ModuleDict({name: nn.Linear(before * 16, len(words)) for name, words in HEADS.items()})
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        features = self.body(x).flatten(1)
-        return {name: head(features) for name, head in self.heads.items()}
-
-
-def measured_scenes(count: int, seed: int, plain: float = 0.5) -> list[Scene]:
-    """Return one thing of medium size, mostly in the centre, everything else random: what the measured prompts ask for."""
-    rng = Random(seed)
-    scenes = []
-    for _ in range(count):
-        style = STYLES[0] if rng.random() < plain else rng.choice(STYLES[1:])
-        thing = Thing(rng.choice(OBJECTS), rng.choice(COLOURS), rng.choice((0, 1, 1, 1, 2)))
-        scenes.append(Scene((thing,), rng.choice(SETTINGS), rng.choice(TIMES), style, rng.getrandbits(31)))
-    return scenes
-
-
-def labels(scenes: list[Scene]) -> dict[str, Tensor]:
-    """Return the right answers of every head, (n,) each."""
-    words_of = {
-        "object": [s.things[0].name for s in scenes], "colour": [s.things[0].colour for s in scenes],
-        "setting": [s.setting for s in scenes], "time": [s.time for s in scenes], "style": [s.style for s in scenes],
-    }
-    return {name: torch.tensor([HEADS[name].index(word) for word in words]) for name, words in words_of.items()}
-
-
-def classifier_input(pictures: Tensor) -> Tensor:
-    """(n, 3, s, s) uint8 -> (n, 3, 64, 64) in -1..1."""
-    x = pictures.float() / 127.5 - 1
-    return F.interpolate(x, size=CLASSIFIER_PX, mode="bilinear", antialias=True)
-
-
-def train_classifier(model: Classifier, scenes: int = 6000, epochs: int = 6, seed: int = 77) -> Iterator[float]:
-    """Yield the loss of every step. Pictures are shifted, blurred and noised, as those of a weak base are."""
-    rows = measured_scenes(scenes, seed)
-    x, y = classifier_input(as_tensor(render(scene, CLASSIFIER_PX) for scene in rows)), labels(rows)
-    gen = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=0.05)
-    steps = epochs * len(x) // 64
-    decay = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
-    model.train()
-    for _ in range(steps):
-        chosen = torch.randint(len(x), (64,), generator=gen)
-        batch = _augmented(x[chosen], gen)
-        loss = torch.stack([F.cross_entropy(scores, y[name][chosen]) for name, scores in model(batch).items()]).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        decay.step()
-        yield loss.item()
-    model.eval()
-
-
-def _augmented(x: Tensor, gen: torch.Generator) -> Tensor:
-    dy, dx = (torch.randint(-3, 4, (2,), generator=gen)).tolist()
-    x = torch.roll(x, (dy, dx), (2, 3))
-    if torch.rand(1, generator=gen) < 0.5:
-        x = F.avg_pool2d(x, 3, 1, 1)
-    return x + 0.08 * torch.randn(x.shape, generator=gen)
-
-
-@torch.no_grad()
-def accuracy(model: Classifier, pictures: Tensor, scenes: list[Scene]) -> dict[str, float]:
-    """Return the share of right answers of every head on (n, 3, s, s) uint8 pictures."""
-    model.eval()
-    answers = labels(scenes)
-    scores = model(classifier_input(pictures))
-    return {name: (scores[name].argmax(1) == answers[name]).float().mean().item() for name in HEADS}
 
 
 def load_pipeline(folder: Path) -> StableDiffusionPipeline:
@@ -136,20 +47,6 @@ def draw(pipeline: Any, prompts: list[str], seed: int = 0) -> list[Image.Image]:
         noise = [torch.Generator().manual_seed(seed + start + n) for n in range(len(batch))]
         images += pipeline(batch, num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=noise).images
     return images
-
-
-def load_classifier(folder: Path) -> Classifier:
-    """Load the classifier from the build folder, or train it now."""
-    model, path = Classifier(), folder / "classifier.safetensors"
-    if path.exists():
-        model.load_state_dict(load_file(path))
-        return model.eval()
-    for step, loss in enumerate(train_classifier(model)):
-        if step % 100 == 0:
-            log.info("classifier step %d, loss %.3f", step, loss)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(model.state_dict(), path)
-    return model
 
 
 def prompts_of(scenes: list[Scene]) -> list[str]:
@@ -218,7 +115,9 @@ def measure(base: Path, examples: Path, work: Path, count: int = 128) -> Iterato
     """Yield (what, measured, aim) rows."""
     pipeline = load_pipeline(base)
     yield from reconstruction(pipeline.vae, examples)
-    yield from prompt_accuracy(pipeline, load_classifier(work), count)
+    scenes = measured_scenes(6000, 77)
+    model = load_classifier(work / "classifier.safetensors", scenes, [None] * len(scenes), CLASSIFIER_PX)
+    yield from prompt_accuracy(pipeline, model, count)
     yield leak(pipeline)
     yield speed(pipeline)
 

@@ -32,7 +32,7 @@ class Shape:
 
     vae_channels: tuple[int, ...] = (32, 64, 96, 128)
     latent_channels: int = 16
-    text_width: int = 160
+    text_width: int = 128
     text_layers: int = 4
     unet_channels: tuple[int, ...] = (64, 128, 192)
     head_size: int = 32
