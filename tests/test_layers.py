@@ -14,7 +14,7 @@ LEVELS = [{"errors", "families", "config", "parsing", "storage", "processes"}, {
           {"jobs", "library"}, {"mini", "bench"}, {"cli", "ui", "app"}]
 SIDEWAYS = {("train", "draw"), ("config", "errors"), ("config", "storage"), ("storage", "errors"), ("parsing", "config"),
             ("parsing", "errors"), ("parsing", "storage"), ("processes", "errors"), ("processes", "storage"), ("cli", "ui"),
-            ("app", "ui")}
+            ("app", "ui"), ("bench", "mini")}
 HEAVY = {"torch", "diffusers", "transformers", "accelerate", "peft", "safetensors.torch"}
 LIGHT = ["errors.py", "families.py", "config.py", "parsing.py", "storage.py", "processes.py", "train/events.py", "train/plan.py",
          "jobs/table.py", "lora/tools/report.py", "lora/math/blocks.py",

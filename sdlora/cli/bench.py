@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdlora.cli.common import JsonOption, print_report
+from sdlora.cli.common import JsonOption, check_out, print_report
 from sdlora.errors import UserError
 
 if TYPE_CHECKING:
     from sdlora.bench import switch as switching
     from sdlora.bench import train as training
+    from sdlora.mini.strangers import Stranger
 
 UNSTEADY = 1.3  # slow rounds beside fast ones
 
@@ -124,6 +125,65 @@ def ms(seconds: float | None) -> str:
 
 def times(ratio: float | None) -> str:
     return "" if ratio is None else f"{ratio:.2f}x"
+
+
+@bench.command()
+def style(
+    base: Annotated[str, typer.Option(help="mini, or a base folder of its family")] = "mini",
+    preset: Annotated[str, typer.Option(help="quick, normal or thorough")] = "normal",
+    sets: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting; may be repeated")] = None,
+    styles: Annotated[str, typer.Option(help="Names separated by commas; default: the six that defaults were chosen by")] = "",
+    final: Annotated[bool, typer.Option("--final", help="The six styles that no default was chosen by")] = False,
+    seeds: Annotated[int, typer.Option(min=1, max=20, help="Trainings of each style, each on other pictures")] = 1,
+    fast: Annotated[bool, typer.Option("--fast", help="One style, quick, few prompts: minutes on a laptop")] = False,
+    out: Annotated[Path, typer.Option(help="Folder for pictures, LoRA files and sheets")] = Path("bench-style"),
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per style, and the mean")] = False,
+) -> None:
+    """How well styles are learned that the base never saw: style, content, copying, drift, diversity, time."""
+    from sdlora.base.load import load_base
+    from sdlora.bench.style import Case, measure, summary
+
+    chosen = chosen_styles(styles or ("thermal" if fast else ""), final)
+    arguments = tuple(part for pair in sets or [] for part in ("--set", pair))
+    case = Case(base, "quick" if fast else preset, arguments, **({"prompts": 12, "per_prompt": 1} if fast else {}))
+    check_out(out, suffix="")
+    opened, results = load_base(base, "cpu"), []
+    if not as_json:
+        typer.echo(f"| {' | '.join(STYLE_COLUMNS.values())} |\n|{'---|' * len(STYLE_COLUMNS)}")
+    for seed in range(1, seeds + 1):
+        for result in measure(opened, replace(case, seed=seed), chosen, out):
+            results.append(result)
+            print_report(asdict(result), [style_row(asdict(result))], as_json)
+    whole = {"style": "mean"} | summary(results)
+    print_report(whole, [style_row(whole)], as_json)
+
+
+STYLE_COLUMNS = {"style": "style", "style_fine": "fine", "style_coarse": "coarse", "content": "content", "copying": "copying",
+                 "drift": "drift", "diversity": "diversity", "time_to_style_s": "style after s", "seconds": "seconds",
+                 "pictures_seen": "pictures seen"}
+
+
+def chosen_styles(text: str, final: bool) -> "list[Stranger]":
+    """Return the styles named in `text`, else one of the two halves. Raises UserError for a name that is none."""
+    from sdlora.mini.strangers import FINAL_STRANGERS, STRANGERS
+
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    by_name = {stranger.name: stranger for stranger in (*STRANGERS, *FINAL_STRANGERS)}
+    if unknown := [name for name in names if name not in by_name]:
+        raise UserError(f"There is no style {unknown[0]} in the benchmark.", f"There are: {', '.join(by_name)}")
+    return [by_name[name] for name in names] or list(FINAL_STRANGERS if final else STRANGERS)
+
+
+def style_row(result: dict[str, Any]) -> str:
+    """Format a result as a row of a Markdown table."""
+    cells = []
+    for name in STYLE_COLUMNS:
+        value = result[name]
+        cells.append(value if isinstance(value, str) else f"{value:.2f}" if value < 10 and name not in WHOLE else f"{value:.0f}")
+    return f"| {' | '.join(cells)} |"
+
+
+WHOLE = ("style_fine", "style_coarse", "time_to_style_s", "seconds", "pictures_seen")
 
 
 @bench.command()

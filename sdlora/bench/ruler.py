@@ -1,0 +1,89 @@
+"""How near one set of pictures is to another in style: *fine* (line and texture) and *coarse* (palette and layout).
+
+Both are sliced Wasserstein distances (Rabin et al. 2011) between what the pictures hold, not between pictures: no pair has to
+match. Knows nothing about prompts, bases or LoRAs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+DIRECTIONS = 128
+PATCHES = 8192
+FINE_SCALES = (1, 2)  # the picture, and half its size
+PATCH_PX = 7
+LAYOUT = 8  # cells a side
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Of a set of pictures to another; 0 for the same distribution."""
+
+    fine: float
+    coarse: float
+
+
+def distances(pictures: Tensor, others: Tensor) -> Distances:
+    """pictures, others: (n, 3, s, s) uint8 each, of one size; the numbers may differ."""
+    a, b = (x.float() / 127.5 - 1 for x in (pictures, others))
+    return Distances(fine_distance(a, b), coarse_distance(a, b))
+
+
+def fine_distance(a: Tensor, b: Tensor) -> float:
+    """Mean over the scales of the distance between their high-pass patches; pictures in -1..1."""
+    total = 0.0
+    for scale in FINE_SCALES:
+        halves = [high_patches(F.avg_pool2d(x, scale) if scale > 1 else x) for x in (a, b)]
+        total += sliced_wasserstein(*halves)
+    return total / len(FINE_SCALES)
+
+
+def coarse_distance(a: Tensor, b: Tensor) -> float:
+    """Mean of the distance between their colours and between their layouts; pictures in -1..1."""
+    palette = [F.avg_pool2d(x, 4).permute(0, 2, 3, 1).flatten(0, 2) for x in (a, b)]  # (n, 3)
+    layout = [F.adaptive_avg_pool2d(x, LAYOUT).flatten(1) for x in (a, b)]  # (n, 3 LAYOUT^2)
+    return (sliced_wasserstein(*palette) + sliced_wasserstein(*layout)) / 2
+
+
+def high_patches(x: Tensor) -> Tensor:
+    """(n, 3, s, s) -> PATCHES random patches without what a blur of 5 px keeps, (PATCHES, 3 * PATCH_PX^2)."""
+    row = x.new_tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
+    kernel = torch.outer(row, row).expand(x.shape[1], 1, 5, 5)
+    high = x - F.conv2d(F.pad(x, (2, 2, 2, 2), mode="reflect"), kernel, groups=x.shape[1])
+    gen = torch.Generator().manual_seed(0)
+    reach = high.shape[-1] - PATCH_PX + 1
+    picture = torch.randint(len(high), (PATCHES,), generator=gen)
+    top, left = torch.randint(reach, (2, PATCHES), generator=gen)
+    windows = high.unfold(2, PATCH_PX, 1).unfold(3, PATCH_PX, 1)  # (n, 3, reach, reach, p, p), a view
+    return windows[picture, :, top, left].flatten(1)
+
+
+def sliced_wasserstein(a: Tensor, b: Tensor) -> float:
+    """Mean W1 of (n, d) and (m, d) over random directions of length 1, scaled by sqrt(d): the mean difference of a coordinate."""
+    gen = torch.Generator().manual_seed(1)
+    directions = F.normalize(torch.randn(a.shape[1], DIRECTIONS, generator=gen), dim=0)
+    shares = torch.linspace(0, 1, max(len(a), len(b)))
+    quantiles = [at_shares((x @ directions).sort(0).values, shares) for x in (a, b)]
+    return (quantiles[0] - quantiles[1]).abs().mean().item()
+
+
+def at_shares(ordered: Tensor, shares: Tensor) -> Tensor:
+    """Return the quantiles (k, d) of sorted values (n, d) at shares (k,) of 0 to 1, linear between values."""
+    place = shares * (len(ordered) - 1)
+    low = place.floor().long().clamp(max=max(0, len(ordered) - 2))
+    high = (low + 1).clamp(max=len(ordered) - 1)
+    return torch.lerp(ordered[low], ordered[high], (place - low)[:, None])
+
+
+def score(drawn: float, nothing: float, perfect: float) -> float:
+    """Return 100 for a distance of `perfect` and 0 for `nothing`, linear between and beyond.
+
+    Raises ValueError when the ruler has no length: the base carries nothing of what makes the style.
+    """
+    if nothing - perfect < 1e-6:
+        raise ValueError("the base alone is as near to the style as the style itself through its VAE")
+    return 100 * (nothing - drawn) / (nothing - perfect)

@@ -1,0 +1,186 @@
+"""How well a base and a trainer learn styles that they never saw, and what that costs: the numbers of `bench style`."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from random import Random
+from statistics import mean, pstdev
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from sdlora.base.load import Base
+from sdlora.bench.ruler import distances, score
+from sdlora.bench.style_runs import (
+    LAYOUTS,
+    Trained,
+    draw_prompts,
+    held_out,
+    layouts,
+    prompts_of,
+    through_vae,
+    train,
+    training_scenes,
+    write_training_set,
+)
+from sdlora.mini.classifier import Classifier, accuracy, load_classifier, measured_scenes
+from sdlora.mini.manners import random_manner
+from sdlora.mini.pictures import as_tensor
+from sdlora.mini.render import render
+from sdlora.mini.scenes import Scene
+from sdlora.mini.strangers import FINAL_STRANGERS, STRANGERS, Stranger
+from sdlora.storage import data_folder, write_atomic
+
+SMALL_PX = 16  # side of a picture as copying, drift and diversity see it
+READABLE = 0.5  # a head that names fewer of the real renders than this says nothing about content
+ARRIVED = 0.9  # share of the final fine style at which a style has arrived
+CHECKPOINT_PROMPTS = 12
+HEADS_OF_CONTENT = ("object", "colour", "setting", "time")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained and how it is measured; arguments: further ones of `sdlora train`."""
+
+    base: str = "mini"
+    preset: str = "quick"
+    arguments: tuple[str, ...] = ()
+    pictures: int = 12
+    prompts: int = 40
+    per_prompt: int = 2
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class StyleResult:
+    """Of one style. style_fine, style_coarse: 0 the base without the LoRA, 100 other real renders through the base's VAE.
+
+    content: right answers about the drawn pictures / about real renders in the style. copying: median distance to the nearest
+    training picture / that of unseen real renders, at most 1; less is copied. drift: change of pictures without the trigger /
+    with it. diversity: difference of two pictures of a prompt / of two real renders. time_to_style_s: seconds until a checkpoint
+    reaches 90% of the fine style of the last one.
+    """
+
+    style: str
+    style_fine: float
+    style_coarse: float
+    content: float
+    copying: float
+    drift: float
+    diversity: float
+    time_to_style_s: float
+    seconds: float
+    pictures_seen: int
+
+
+class Truth:
+    """Everything about a style that does not depend on the LoRA."""
+
+    def __init__(self, base: Base, stranger: Stranger, scenes: Sequence[Scene], plain: Tensor) -> None:
+        self.stranger, self.scenes, self.plain = stranger, list(scenes), plain
+        self.renders = [self.render(layouts(scenes, number)) for number in range(LAYOUTS)]
+        self.real = torch.cat(self.renders[:2])
+        self.nothing = distances(plain, self.real)
+        self.perfect = distances(through_vae(base, torch.cat(self.renders[2:])), self.real)
+
+    def render(self, scenes: Sequence[Scene]) -> Tensor:
+        """Draw scenes in the style -> (n, 3, s, s) uint8."""
+        return as_tensor(render(scene, style=self.stranger.style) for scene in scenes)
+
+    def style(self, drawn: Tensor) -> tuple[float, float]:
+        """Return the scores (fine, coarse) of drawn pictures (n, 3, s, s) of these prompts."""
+        found, nothing, perfect = distances(drawn, self.real), self.nothing, self.perfect
+        return score(found.fine, nothing.fine, perfect.fine), score(found.coarse, nothing.coarse, perfect.coarse)
+
+    def content(self, judge: Classifier, drawn: Tensor) -> float:
+        """Return the mean, over what can be read off real renders, of right answers about drawn / about real pictures."""
+        per_prompt = len(drawn) // len(self.scenes)
+        asked = [scene for scene in self.scenes for _ in range(per_prompt)]
+        real, reached = accuracy(judge, self.renders[0], self.scenes), accuracy(judge, drawn, asked)
+        return mean(reached[head] / real[head] for head in HEADS_OF_CONTENT if real[head] >= READABLE)
+
+    @cached_property
+    def spread(self) -> float:
+        """Return the mean difference of two real renders of one prompt."""
+        return difference(self.renders[0], self.renders[1])
+
+
+def small(pictures: Tensor) -> Tensor:
+    """(n, 3, s, s) uint8 -> (n, 3 SMALL_PX^2) in 0..1."""
+    return F.adaptive_avg_pool2d(pictures.float() / 255, SMALL_PX).flatten(1)
+
+
+def difference(pictures: Tensor, others: Tensor) -> float:
+    """Return the mean distance (root mean square) of pairs, as small pictures."""
+    return (small(pictures) - small(others)).square().mean(1).sqrt().mean().item()
+
+
+def nearest(pictures: Tensor, training: Tensor) -> float:
+    """Return the median distance to the nearest training picture."""
+    return torch.cdist(small(pictures), small(training)).amin(1).median().item()
+
+
+def load_judge(count: int = 4000) -> Classifier:
+    """Return the classifier of content, trained on many manners and on the styles of the benchmark; once, in a few minutes."""
+    rng = Random(5)
+    scenes = measured_scenes(count, 5, plain=1.0)
+    strangers = [stranger.style for stranger in (*STRANGERS, *FINAL_STRANGERS)]
+    styles = [rng.choice(strangers) if rng.random() < 0.5 else random_manner(rng).style() for _ in scenes]
+    return load_classifier(data_folder("bench") / f"judge-{count}.safetensors", scenes, styles, 128)
+
+
+def measure(base: Base, case: Case, strangers: Sequence[Stranger], folder: Path) -> Iterator[StyleResult]:
+    """Train and measure every style in turn; files stay in `folder`."""
+    judge, scenes = load_judge(), held_out(case.prompts)
+    plain = draw_prompts(base, prompts_of(scenes, trigger=False), case.per_prompt)
+    for stranger in strangers:
+        place = folder / f"{stranger.name.replace(' ', '-')}-{case.seed}"
+        pictures = write_training_set(place / "pictures", stranger, case.pictures, case.seed)
+        trained = train(pictures, place / "lora.safetensors", case.base, case.preset, ["--seed", str(case.seed), *case.arguments])
+        yield result_of(base, case, Truth(base, stranger, scenes, plain), trained, judge)
+
+
+def result_of(base: Base, case: Case, truth: Truth, trained: Trained, judge: Classifier) -> StyleResult:
+    """Draw with a trained LoRA and score it; `sheet.png` beside the file shows what was scored."""
+    drawn = draw_prompts(base, prompts_of(truth.scenes, trigger=True), case.per_prompt, trained.file)
+    fine, coarse = truth.style(drawn)
+    some = truth.scenes[: max(1, case.prompts // 2)]
+    without = draw_prompts(base, prompts_of(some, trigger=False), 1, trained.file)
+    before, after = truth.plain[:: case.per_prompt][: len(some)], drawn[:: case.per_prompt][: len(some)]
+    training = truth.render(training_scenes(case.pictures, case.seed))
+    write_sheet(trained.file.with_name("sheet.png"), [truth.renders[0], after, without, before])
+    halves = drawn[0 :: case.per_prompt], drawn[min(1, case.per_prompt - 1) :: case.per_prompt]
+    return StyleResult(
+        truth.stranger.name, fine, coarse, truth.content(judge, drawn),
+        min(1.0, nearest(drawn, training) / nearest(truth.real, training)),
+        difference(without, before) / max(1e-6, difference(after, before)),
+        difference(*halves) / truth.spread, time_to_style(base, truth, trained, fine), trained.seconds, trained.pictures_seen,
+    )
+
+
+def write_sheet(path: Path, rows: Sequence[Tensor], columns: int = 10) -> None:
+    """Write rows of pictures: real renders, with the LoRA, with the LoRA but without the trigger, without the LoRA."""
+    bands = [torch.cat(list(row[:columns]), dim=2) for row in rows]
+    image = Image.fromarray(torch.cat(bands, dim=1).permute(1, 2, 0).numpy())
+    write_atomic(path, lambda temporary: image.save(temporary, "PNG"))
+
+
+def time_to_style(base: Base, truth: Truth, trained: Trained, final: float) -> float:
+    """Return the seconds until the first checkpoint with ARRIVED of the final fine style, judged on fewer pictures."""
+    scenes = truth.scenes[:CHECKPOINT_PROMPTS]
+    for step, seconds in sorted(trained.checkpoints.items()):
+        drawn = draw_prompts(base, prompts_of(scenes, trigger=True), 1, trained.file_at(step))
+        if truth.style(drawn)[0] >= ARRIVED * final:
+            return seconds
+    return trained.seconds
+
+
+def summary(results: Sequence[StyleResult]) -> dict[str, float]:
+    """Return the mean of every number and, as <name>_spread, its standard deviation over styles and seeds."""
+    names = [name for name in StyleResult.__dataclass_fields__ if name != "style"]
+    columns = {name: [getattr(result, name) for result in results] for name in names}
+    return {name: mean(values) for name, values in columns.items()} | {
+        f"{name}_spread": pstdev(values) for name, values in columns.items()}

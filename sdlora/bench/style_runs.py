@@ -1,0 +1,124 @@
+"""What `bench style` measures: LoRAs trained by `sdlora train` in a process of its own, and pictures drawn with them.
+
+Knows nothing about scores.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdlora.base.load import Base
+from sdlora.config import DrawConfig
+from sdlora.draw.pipeline import Picture, draw
+from sdlora.errors import UserError
+from sdlora.lora.formats.reading import read
+from sdlora.lora.math.blend import Ingredient
+from sdlora.mini.classifier import measured_scenes
+from sdlora.mini.render import render
+from sdlora.mini.scenes import Scene, caption
+from sdlora.mini.strangers import Stranger
+from sdlora.processes import with_source
+from sdlora.storage import write_atomic
+from sdlora.train.checkpoint_files import LORA, checkpoint_folder, checkpoint_steps
+
+TRIGGER = "qiveltu"
+PICTURE_PX = 256
+TRAINING_SEED, HELD_OUT_SEED = 40_001, 1_000_000_007
+LAYOUTS = 4  # of every held-out prompt: two are the truth, two measure what other real renders reach
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training: its file, seconds from start to file, pictures seen, and {step: seconds} of its checkpoints."""
+
+    file: Path
+    folder: Path
+    seconds: float
+    pictures_seen: int
+    checkpoints: dict[int, float]
+
+    def file_at(self, step: int) -> Path:
+        """Return the LoRA file of a checkpoint."""
+        return checkpoint_folder(self.folder, step) / LORA
+
+
+def held_out(count: int) -> list[Scene]:
+    """Return the scenes of the measured prompts, one thing each."""
+    return measured_scenes(count, HELD_OUT_SEED, plain=1.0)
+
+
+def layouts(scenes: Sequence[Scene], number: int) -> list[Scene]:
+    """Return the same prompts in another arrangement; number: 0 to LAYOUTS - 1."""
+    return [replace(scene, layout=(scene.layout + number * 7_919_317) % 2**31) for scene in scenes]
+
+
+def training_scenes(count: int, seed: int) -> list[Scene]:
+    """Return the scenes of the training pictures."""
+    return measured_scenes(count, TRAINING_SEED + seed, plain=1.0)
+
+
+def write_training_set(folder: Path, stranger: Stranger, count: int, seed: int) -> Path:
+    """Write `count` captioned pictures of a style, as an artist has them; return the folder."""
+    for number, scene in enumerate(training_scenes(count, seed)):
+        path = folder / f"{number:02d}.png"
+        write_atomic(path, lambda temporary, scene=scene: render(scene, PICTURE_PX, stranger.style).save(temporary, "PNG"))
+        write_atomic(path.with_suffix(".txt"), f"[trigger] {caption(scene, styled=False)}".encode())
+    return folder
+
+
+def train(pictures: Path, out: Path, base: str, preset: str, arguments: Sequence[str] = ()) -> Trained:
+    """Train as an artist would, on an empty data folder beside `out`. Raises UserError with what the run said when it fails."""
+    home = out.with_suffix("")
+    command = [sys.executable, "-m", "sdlora", "train", str(pictures), "--base", base, "--preset", preset, "--trigger", TRIGGER,
+               "--name", out.stem, "--out", str(out), "--json", *arguments]
+    environment = with_source(os.environ) | {"SDLORA_HOME": str(home)}
+    began, at, folder, seen, last = time.monotonic(), {}, Path(), 0, {}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stderr
+        for line in process.stdout:
+            last = json.loads(line)
+            if last["event"] == "started":
+                folder = Path(last["folder"])
+            elif last["event"] == "step":
+                seen = last["step"]
+            elif last["event"] == "saved":
+                at[last["step"]] = time.monotonic() - began
+        said = process.stderr.read()
+    if last.get("event") != "done":
+        raise UserError(f"The training of {out.stem} ended without a file.", last.get("message") or said.strip()[-500:])
+    batch = json.loads((folder / "spec.json").read_text(encoding="utf-8"))["config"]["batch_size"]
+    checkpoints = {step: at[step] for step in checkpoint_steps(folder) if step in at}
+    return Trained(out, folder, time.monotonic() - began, seen * batch, checkpoints)
+
+
+def draw_prompts(base: Base, prompts: Sequence[str], count: int, lora: Path | None = None, seed: int = 1000) -> Tensor:
+    """Draw `count` pictures of every prompt with at most one LoRA -> (prompts x count, 3, s, s) uint8, prompt by prompt."""
+    config = DrawConfig(prompts=tuple(prompts), count=count, seed=seed)
+    blend = [Ingredient(read(lora).adapters)] if lora else ()
+    pictures = [np.asarray(event.image) for event in draw(base, config, blend=blend) if isinstance(event, Picture)]
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+
+
+def prompts_of(scenes: Sequence[Scene], trigger: bool) -> list[str]:
+    """Return the prompts of scenes, with the trigger word in front or without."""
+    return [f"{TRIGGER} {caption(scene, styled=False)}" if trigger else caption(scene, styled=False) for scene in scenes]
+
+
+@torch.no_grad()
+def through_vae(base: Base, pictures: Tensor) -> Tensor:
+    """Encode and decode (n, 3, s, s) uint8 pictures: the best that the base could draw."""
+    out = []
+    for batch in pictures.split(16):
+        x = (batch.float() / 127.5 - 1).to(base.device)
+        y = base.vae.decode(base.vae.encode(x, return_dict=False)[0].mean, return_dict=False)[0]
+        out.append(((y.clamp(-1, 1) + 1) * 127.5).round().byte().cpu())
+    return torch.cat(out)

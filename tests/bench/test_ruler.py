@@ -1,0 +1,63 @@
+"""The ruler of styles: nothing between equal sets, texture in fine, palette and layout in coarse."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import ImageFilter
+
+from sdlora.bench.ruler import at_shares, coarse_distance, distances, fine_distance, score, sliced_wasserstein
+from sdlora.mini.classifier import measured_scenes
+from sdlora.mini.pictures import as_tensor
+from sdlora.mini.render import render
+from sdlora.mini.strangers import STRANGERS
+
+SCENES = measured_scenes(8, 5, plain=1.0)
+OTHERS = [replace(scene, layout=scene.layout ^ 12345) for scene in SCENES]  # the same prompts
+STYLES = {stranger.name: stranger.style for stranger in STRANGERS}
+
+
+def pictures(name=None, scenes=SCENES, change=lambda image: image):
+    return as_tensor(change(render(scene, 128, STYLES[name] if name else None)) for scene in scenes)
+
+
+def test_quantiles_are_torchs():
+    values = torch.randn(37, 5, generator=torch.Generator().manual_seed(0)).sort(0).values
+    shares = torch.linspace(0, 1, 101)
+    assert torch.allclose(at_shares(values, shares), torch.quantile(values, shares, dim=0), atol=1e-6)
+
+
+def test_a_shift_of_all_coordinates_is_measured_as_such():
+    gen = torch.Generator().manual_seed(0)
+    values = torch.randn(2000, 8, generator=gen)
+    assert sliced_wasserstein(values, values[torch.randperm(2000, generator=gen)]) == pytest.approx(0, abs=1e-6)
+    assert sliced_wasserstein(values, values + 3) == pytest.approx(3 * (2 / torch.pi) ** 0.5, rel=0.15)
+
+
+@pytest.mark.parametrize("name", ["riso", "chalk", "thermal"])
+def test_the_same_style_and_prompts_are_nearer_than_another_style(name):
+    real = pictures(name)
+    same, other = distances(pictures(name, OTHERS), real), distances(pictures("neon"), real)
+    assert same.fine < 0.5 * other.fine and same.coarse < 0.5 * other.coarse
+
+
+def test_a_blur_takes_the_fine_part_and_leaves_the_coarse_one():
+    real, none = pictures("riso"), pictures()
+    blurred = pictures("riso", change=lambda image: image.filter(ImageFilter.GaussianBlur(2)))
+    perfect, nothing, worse = (distances(x, real) for x in (pictures("riso", OTHERS), none, blurred))
+    assert score(worse.fine, nothing.fine, perfect.fine) < 30
+    assert score(worse.coarse, nothing.coarse, perfect.coarse) > 70
+
+
+def test_grain_is_fine_and_a_tint_is_coarse():
+    plain = pictures().float() / 127.5 - 1
+    grain = plain + 0.3 * torch.randn(plain.shape, generator=torch.Generator().manual_seed(0))
+    tint = plain * 0.7 + torch.tensor([0.3, 0.0, -0.3]).view(3, 1, 1)
+    assert fine_distance(grain, plain) > 3 * fine_distance(tint, plain)
+    assert coarse_distance(tint, plain) > 3 * coarse_distance(grain, plain)
+
+
+def test_a_ruler_without_length_is_refused():
+    assert score(5, nothing=9, perfect=1) == 50 and score(1, 9, 1) == 100 and score(9, 9, 1) == 0
+    with pytest.raises(ValueError, match="through its VAE"):
+        score(5, nothing=1, perfect=1)
