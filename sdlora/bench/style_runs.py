@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sdlora.base.load import Base
-from sdlora.config import DrawConfig
+from sdlora.config import DrawConfig, make
 from sdlora.draw.pipeline import Picture, draw
 from sdlora.errors import UserError
 from sdlora.lora.formats.reading import read
@@ -102,7 +102,7 @@ def train(pictures: Path, out: Path, base: str, preset: str, arguments: Sequence
 
 def draw_prompts(base: Base, prompts: Sequence[str], count: int, lora: Path | None = None, seed: int = 1000) -> Tensor:
     """Draw `count` pictures of every prompt with at most one LoRA -> (prompts x count, 3, s, s) uint8, prompt by prompt."""
-    config = DrawConfig(prompts=tuple(prompts), count=count, seed=seed)
+    config = make(DrawConfig, {"prompts": tuple(prompts), "count": count, "seed": seed})
     blend = [Ingredient(read(lora).adapters)] if lora else ()
     pictures = [np.asarray(event.image) for event in draw(base, config, blend=blend) if isinstance(event, Picture)]
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()

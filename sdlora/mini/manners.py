@@ -21,6 +21,7 @@ from sdlora.mini.render import DrawingStyle, paint_finish, watercolor_finish
 from sdlora.mini.scenes import article
 
 Ink = Callable[[Rgb], Rgb]
+Way = Literal["over", "alone", "through"]
 
 INKS: dict[str, Rgb] = {  # dark enough for pale paper
     "black": (28, 26, 32), "blue": (32, 56, 150), "red": (178, 30, 40), "green": (24, 98, 56), "brown": (96, 58, 34),
@@ -83,7 +84,7 @@ class Texture:
     pitch_px: float
     ink: Rgb
     paper: Rgb
-    way: Literal["over", "alone", "through"]
+    way: Way
     strength: float = 1.0
 
     def draw(self, picture: Image.Image, rng: Random) -> Image.Image:
@@ -289,8 +290,9 @@ def _texture(rng: Random, palette: Palette) -> Texture:
         ink_name = rng.choice(("black", "white", *INKS))
         ink = (INKS | PALE_INKS)[ink_name]
         paper = PAPERS["cream"] if grey(ink) < 0.6 else DARK_PAPERS["black"]
-    ways: list[Literal["over", "alone", "through"]] = ["over", "over"]
-    way = rng.choice(ways + ["through"] * (name in OPEN) + ["alone", "alone"] * (name in TONAL))
+    through: tuple[Way, ...] = ("through",) if name in OPEN else ()
+    alone: tuple[Way, ...] = ("alone", "alone") if name in TONAL else ()
+    way = rng.choice(("over", "over", *through, *alone))
     strength = 1.0 if way != "over" or rng.random() < 0.5 else rng.uniform(0.4, 0.8)
     words = f"{'fine' if fine else 'coarse'} {'' if way == 'through' else ink_name} {name}".replace("  ", " ")
     return Texture(words if rng.random() < 0.7 else name, TEXTURES[name], pitch_px, ink, paper, way, strength)

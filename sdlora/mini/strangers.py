@@ -96,7 +96,7 @@ def neon(image: Image.Image, rng: Random) -> Image.Image:
     tubes = _image(mask * hue)
     glow = tubes.filter(ImageFilter.GaussianBlur(image.width / 36))
     night = Image.new("RGB", image.size, (10, 6, 22))
-    return ImageChops.add(ImageChops.screen(tubes, glow.point(lambda v: min(255, v * 2))), night)
+    return ImageChops.add(ImageChops.screen(tubes, ImageChops.add(glow, glow)), night)
 
 
 def paper_cut(image: Image.Image, rng: Random) -> Image.Image:
