@@ -143,9 +143,13 @@ def main(order: str, repo_id: str) -> dict[str, Any]:
     except UserError as error:
         problem, hint = error.message, error.hint
     except Exception as error:  # noqa: BLE001  the hub's client raises a dozen kinds, and changes them; all mean the same here
-        reason = storage.clean_text(f"{type(error).__name__}: {error}", 200)
-        problem = f"{repo_id} could not be fetched ({reason})."
-        hint = "Check the connection and the free disk space, then try again."
+        if any(kind.__name__ == "TransportError" for kind in type(error).__mro__):  # of httpx or httpx2, whichever the hub uses
+            problem = f"{repo_id} could not be fetched: huggingface.co cannot be reached."
+            hint = "This computer seems to be offline. Check the connection, then try again."
+        else:
+            reason = storage.clean_text(f"{type(error).__name__}: {error}", 200)
+            problem = f"{repo_id} could not be fetched ({reason})."
+            hint = "Check the connection and the free disk space, then try again."
     return {"problem": problem, "hint": hint}
 
 

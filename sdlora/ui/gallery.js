@@ -101,7 +101,7 @@
       report.bars.length ? make("figure", { className: "bars", role: "img", "aria-label": report.bars_title },
         make("figcaption", { textContent: report.bars_title }),
         make("div", {}, ...report.bars.map((bar) => make("span", { title: `${bar.name}: ${bar.text}` },
-          make("i", { style: { height: `${bar.percent}%` } }), make("small", { textContent: bar.name }))))) : null,
+          make("small", { textContent: bar.text }), make("i", { style: { height: `${bar.percent}%` } }), make("small", { textContent: bar.name }))))) : null,
       report.ignored.length ? make("details", {}, make("summary", { textContent: report.ignored_title }),
         make("ul", {}, ...report.ignored.map((text) => make("li", { textContent: text })))) : null,
       make("div", { className: "facts-form" }, ...facts, make("div", { className: "acts" }, button(words.save, save, { className: "solid" }))),

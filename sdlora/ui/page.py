@@ -38,7 +38,8 @@ def build() -> gr.Blocks:
         past.connect(trained)
         connect_acts(act1, form, live, act3)
         connect_past(trained, form, act1, live, tabs)
-        gallery_tab.select(guarded(shelf.show), cards.filters, cards.cards, **ACTION)
+        for shown_again in (gallery_tab.select, live.finished.change):
+            shown_again(guarded(shelf.show), cards.filters, cards.cards, **ACTION)
         gallery_tab.select(guarded(shelf.show_places), cards.place, cards.place, **ACTION)
         runs_tab.select(guarded(past.show), trained.run, trained.outputs, **ACTION)
         open_set = gr.BrowserState(None, storage_key="sdlora-set", secret="not a secret")

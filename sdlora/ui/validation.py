@@ -22,6 +22,8 @@ from sdlora.errors import UserError
 from sdlora.ui import words
 
 logged_bugs: set[str] = set()
+# After an upload: a box takes the next file only when it is empty, also where the last one was refused.
+EMPTIED = {"fn": None, "js": "() => null"}
 # An action goes through the queue: only there can gr.Warning reach the artist. A tick does not, and shows no warning.
 ACTION = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
 TICK = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}

@@ -119,7 +119,8 @@ def test_what_goes_wrong_out_there_is_a_sentence(hub, monkeypatch):
     with pytest.raises(UserError, match="no safetensors weights of its vae"):
         download.about("me/tiny")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(UserError, match="could not be fetched"):
+    with pytest.raises(UserError, match="could not be fetched: huggingface.co cannot be reached") as caught:
         download.about("me/tiny")
+    assert "offline" in caught.value.hint
     with pytest.raises(UserError, match="not the id"):
         download.about("--help")

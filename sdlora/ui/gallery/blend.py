@@ -28,7 +28,7 @@ from sdlora.ui import drawing, history, words
 from sdlora.ui.gallery import mixer
 from sdlora.ui.studio.bases import base_choices, base_of
 from sdlora.ui.theme import picture_url, widget
-from sdlora.ui.validation import ACTION, Updates, guarded, mapping, number, one_of, text, uploads, whole_number
+from sdlora.ui.validation import ACTION, EMPTIED, Updates, guarded, mapping, number, one_of, text, uploads, whole_number
 
 LABELS = ("blend",)
 COMPARED = ("alone", "blend")
@@ -135,7 +135,7 @@ def connect(form: Form, drawn: gr.HTML) -> None:
     form.init_upload.upload(
         guarded(keep_init), form.init_upload, [fields.init, form.init_upload], show_progress_on=form.init_upload,
         api_visibility="private",
-    )
+    ).then(outputs=form.init_upload, **EMPTIED)
     form.draw.click(guarded(draw), list(fields), form.drawing.outputs, **ACTION)
     fields.prompt.submit(guarded(draw), list(fields), form.drawing.outputs, **ACTION)
     drawing.connect(form.drawing, finished, [form.slider, form.results, form.zip, drawn])

@@ -3,6 +3,7 @@
 Knows nothing about blending: what is chosen goes to the mixer inside the browser. library/ keeps the files.
 """
 
+import html
 import os
 import shutil
 import tempfile
@@ -13,6 +14,7 @@ from typing import Any
 
 import gradio as gr
 
+from sdlora.errors import UserError
 from sdlora.families import FAMILIES, family_title
 from sdlora.library import edit, folders, search
 from sdlora.ui import polling, words
@@ -203,9 +205,12 @@ def star(event: gr.EventData, *filters: Any) -> gr.HTML:
 
 
 def add(files: Any, *filters: Any) -> tuple:
-    """Put files on the shelf; each is read and checked first."""
+    """Put files on the shelf, each read and checked first. A file that is refused keeps no other out, and leaves the box."""
     for file in uploads(files) if files else []:
-        edit.add(file, file.stem)
+        try:
+            edit.add(file, file.stem)
+        except UserError as error:
+            gr.Warning(html.escape(str(error)))
     return show(*filters), None
 
 

@@ -15,7 +15,7 @@ from sdlora.dataset.picture import PICTURE_SUFFIXES
 from sdlora.storage import read_json, shipped
 from sdlora.ui import words
 from sdlora.ui.theme import picture_url, widget
-from sdlora.ui.validation import ACTION, Updates, an_id, event_value, guarded, guarded_server, text, uploads
+from sdlora.ui.validation import ACTION, EMPTIED, Updates, an_id, event_value, guarded, guarded_server, text, uploads
 
 FILE_TYPES = [*PICTURE_SUFFIXES, ".zip", *CAPTION_SUFFIXES, *TABLE_SUFFIXES]
 THUMBNAIL = 256
@@ -77,7 +77,7 @@ def connect(act: Pictures, new: gr.Button, delete: gr.Button) -> None:
         show_progress_on=act.drop,
         api_visibility="private",
         concurrency_limit=4,
-    )
+    ).then(outputs=act.drop, **EMPTIED)
     act.menu.input(guarded(open_set), act.menu, act.outputs, **ACTION)
     act.name.blur(guarded(rename), [act.menu, act.name], [act.menu, act.name], **ACTION)
     act.name.submit(guarded(rename), [act.menu, act.name], [act.menu, act.name], **ACTION)

@@ -1,5 +1,7 @@
 """The shelf on the page: a page of cards at a time, searched and narrowed."""
 
+import gradio as gr
+
 from sdlora.library import edit, folders, search
 from sdlora.storage import data_folder
 from sdlora.ui import loras
@@ -45,3 +47,15 @@ def test_the_shelf_is_narrowed_to_a_tag_or_a_folder(tmp_path):
     assert titles("tag:a: b") == ["one"] and titles(f"folder:{folder}") == ["two"] and titles("") == ["one", "two"]
     assert titles("tag:none") == [] and titles("path:/etc") == ["one", "two"]
     assert shelf.show_places("tag:trees").value == "tag:trees" and shelf.show_places("tag:gone").value == ""
+
+
+def test_a_refused_file_keeps_no_other_out_and_leaves_the_box(monkeypatch, tmp_path):
+    put("good")
+    good = search.find("good").path.rename(tmp_path / "good.safetensors")
+    (tmp_path / "fake.safetensors").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    said = []
+    monkeypatch.setattr(shelf, "uploads", lambda files: files)
+    monkeypatch.setattr(gr, "Warning", said.append)
+    shown, box = shelf.add([tmp_path / "fake.safetensors", good], "", "", "new", False, "", 60)
+    assert [card["title"] for card in shown.props["data"]["cards"]] == ["good"] and box is None
+    assert len(said) == 1 and "fake.safetensors" in said[0]
