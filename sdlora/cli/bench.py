@@ -143,9 +143,9 @@ def style(
     from sdlora.base.load import load_base
     from sdlora.bench.style import Case, measure, summary
 
-    chosen = chosen_styles(styles or ("thermal" if fast else ""), final)
+    chosen = chosen_styles(styles or ("riso" if fast else ""), final)
     arguments = tuple(part for pair in sets or [] for part in ("--set", pair))
-    case = Case(base, "quick" if fast else preset, arguments, **({"prompts": 12, "per_prompt": 1} if fast else {}))
+    case = Case(base, "quick" if fast else preset, arguments, **({"prompts": 8} if fast else {}))
     check_out(out, suffix="")
     opened, results = load_base(base, "cpu"), []
     if not as_json:
