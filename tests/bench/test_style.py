@@ -11,11 +11,10 @@ from typer.testing import CliRunner
 
 from sdlora.bench import style
 from sdlora.bench.style import StyleResult, Trained, difference, nearest, summary, time_to_style, write_sheet
-from sdlora.bench.style_runs import held_out, layouts, prompts_of, training_scenes, write_training_set
+from sdlora.bench.style_runs import held_out
 from sdlora.cli import bench
-from sdlora.dataset.folder import read_dataset
 from sdlora.errors import UserError
-from sdlora.mini.strangers import FINAL_STRANGERS, STRANGERS
+from sdlora.mini.strangers import FINAL_STRANGERS
 
 RESULT = StyleResult("chalk", 60.0, 80.0, 0.9, 1.0, 0.3, 1.0, 40.0, 80.0, 1440)
 
@@ -50,20 +49,6 @@ def test_the_mean_has_every_number_and_its_spread():
     names = {field.name for field in fields(StyleResult)} - {"style"}
     assert whole.keys() == names | {f"{name}_spread" for name in names}
     assert whole["style_fine"] == 50 and whole["style_fine_spread"] == 10 and whole["content_spread"] == 0
-
-
-def test_a_training_set_is_one_that_an_artist_could_have(tmp_path):
-    folder = write_training_set(tmp_path / "set", STRANGERS[2], 3, seed=1)
-    found = read_dataset(folder, trigger="qiveltu")
-    assert len(found.examples) == 3 and not found.skipped
-    assert all(example.caption.startswith("qiveltu a") for example in found.examples)
-
-
-def test_nothing_measured_was_trained_on():
-    scenes = held_out(40)
-    assert len({replace(scene, style="") for scene in [*scenes, *training_scenes(12, 1), *training_scenes(12, 2)]}) == 64
-    other = layouts(scenes, 1)
-    assert prompts_of(other, trigger=False) == prompts_of(scenes, trigger=False) and other != scenes == layouts(scenes, 0)
 
 
 def test_the_sheet_shows_every_row(tmp_path):
