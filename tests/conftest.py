@@ -9,11 +9,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores; thread
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 import sdlora  # noqa: F401 - sets how OpenMP threads wait, before any test imports torch
 
 LOOPBACK = {"127.0.0.1", "::1", "localhost", "0.0.0.0", ""}
 ARMED = [False]
+BROWSER = "tests/browser/"
 
 
 def no_network_no_pickle(event: str, details: tuple) -> None:
@@ -32,16 +34,24 @@ UNPICKLED_BY_OTHERS = {"copyreg", "collections", "builtins", "numpy", "hypothesi
 sys.addaudithook(no_network_no_pickle)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items):
-    """Keep each file in one worker of pytest-xdist, and all that drives a browser in one: a page beside another is slow.
+class ByFile(LoadScopeScheduling):
+    """Keeps each file in one process, and all that drives a browser in one: a page beside another is slow.
 
-    That group takes longest, so it begins first.
+    --dist loadgroup would do, but pytest 9 does not show xdist 3.8 the groups.
     """
-    for item in items:
-        browser = item.get_closest_marker("browser") is not None
-        item.add_marker(pytest.mark.xdist_group("browser" if browser else str(item.path)))
-    items.sort(key=lambda item: item.get_closest_marker("browser") is None)
+
+    def _split_scope(self, nodeid):
+        file = nodeid.split("::")[0]
+        return BROWSER if file.startswith(BROWSER) else file
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the browser, which takes longest."""
+    items.sort(key=lambda item: not item.nodeid.startswith(BROWSER))
 
 
 @pytest.fixture(autouse=True)
