@@ -120,10 +120,10 @@ def test_a_thousand_modules_of_one_number_each_are_fast(tmp_path):
     path = tmp_path / "many.safetensors"
     path.write_bytes(packed({name + leaf: ("F16", (1, 1), 0x20) for name in names for leaf in ("lora_A.weight", "lora_B.weight")},
                             {"lora_adapter_metadata": json.dumps({"unet.alpha_pattern": told, "unet.lora_alpha": 1})}))
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(UserError, match="many.safetensors"):
         layout(path.name, header(path))
-    assert time.monotonic() - began < 15
+    assert time.process_time() - began < 15
 
 
 @pytest.mark.parametrize("count", [1, 9, 143, 9999])

@@ -107,13 +107,13 @@ def test_overlapping_entries_are_bounded(tmp_path, own_home):
 
 
 def test_too_many_pictures_texts_and_files(tmp_path):
-    start = time.monotonic()
+    start = time.process_time()
     for suffix, count, said in ((".png", 2001, "2001 pictures; at most 2000"), (".txt", 6001, "6001 texts"),
                                 (".md", 40_001, "more than 40000 files")):
         archive = make(tmp_path / "a.zip", *((f"{n}{suffix}", b"") for n in range(count)), method=zipfile.ZIP_STORED)
         with pytest.raises(UserError, match=said):
             unpack(archive)
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
 
 
 def test_a_password_is_named(tmp_path):

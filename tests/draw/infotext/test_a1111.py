@@ -179,9 +179,9 @@ def test_odd_texts_are_read_as_far_as_they_go(text, seed):
                                      "a:" * 300_000, ", " * 300_000, "[" * 10**6, " Steps: 5" * 10**5,
                                      "x\nSteps: 5, " + "a:\n" * 10**5, 'x\nSteps: 1, a b: 2, Hashes: {' + "{" * 10**6])
 def test_hostile_texts_are_read_in_no_time(hostile):
-    began = time.monotonic()
+    began = time.process_time()
     assert len(from_text(hostile)["loras"]) <= 64
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2
 
 
 def test_tags_of_a_prompt():

@@ -357,7 +357,7 @@ def test_what_cannot_be_followed_is_refused_with_its_name(nodes, why):
 
 
 def test_circles_and_heaps_end():
-    began = time.monotonic()
+    began = time.process_time()
     circle = graph() | {"6": node("ConditioningCombine", conditioning_1=["6", 0], conditioning_2=["6", 0])}
     ladder = (
         graph()
@@ -392,7 +392,7 @@ def test_circles_and_heaps_end():
     ):
         with pytest.raises(UnknownNode):
             from_comfy(odd)
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 def worded(given, **nodes):

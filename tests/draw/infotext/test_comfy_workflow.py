@@ -143,7 +143,7 @@ def test_hostile_drawings_have_no_sampler(odd):
 
 
 def test_subgraphs_within_themselves_end():
-    began = time.monotonic()
+    began = time.process_time()
     many = {"id": "u", "nodes": [{"id": step, "type": "u"} for step in range(300)], "links": []}
     circle = {
         "nodes": [{"id": 1, "type": "v", "inputs": [{"name": "x", "link": 1}]}, {"id": 2, "type": [], "inputs": [{"link": 1}]}],
@@ -154,4 +154,4 @@ def test_subgraphs_within_themselves_end():
     for drawn in (circle, {**circle, "nodes": [{"id": 1, "type": "u"}]}, bypassed):
         with pytest.raises(UnknownNode):
             from_comfy(to_graph(drawn))
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5

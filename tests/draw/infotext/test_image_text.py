@@ -82,9 +82,9 @@ def test_a_text_bomb_is_not_unpacked(tmp_path):
     with pytest.raises(UserError, match="bomb.png is damaged"):
         image_text.read(tmp_path / "bomb.png")
     hidden = gzip.compress(b"x" * image_text.MAX_TEXT_BYTES * 40)
-    began = time.monotonic()
+    began = time.process_time()
     hide(picture(), hidden, "RGB", b"stealth_rgbcomp").save(tmp_path / "deep.png")
-    assert "stealth" not in image_text.read(tmp_path / "deep.png") and time.monotonic() - began < 5
+    assert "stealth" not in image_text.read(tmp_path / "deep.png") and time.process_time() - began < 5
 
 
 def hide(image, payload, channels, signature):
@@ -150,10 +150,10 @@ def test_many_text_bombs_are_not_unpacked_together(tmp_path):
         body = b"zTXt" + b"%d\0\0" % number + packed
         chunks += (len(body) - 4).to_bytes(4) + body + zlib.crc32(body).to_bytes(4)
     (tmp_path / "bomb.png").write_bytes(data[:33] + chunks + data[33:])
-    begun = time.monotonic()
+    begun = time.process_time()
     with pytest.raises(UserError, match="bomb.png is damaged"):
         image_text.read(tmp_path / "bomb.png")
-    assert time.monotonic() - begun < 5
+    assert time.process_time() - begun < 5
 
 
 def test_a_picture_that_never_ends_to_decode_is_refused_here_too(tmp_path, monkeypatch):
@@ -188,7 +188,7 @@ def test_files_without_text_and_files_that_are_none(tmp_path):
 def test_damaged_files_are_read_or_refused_but_never_a_traceback(tmp_path, suffix):
     whole = image_text.write(tmp_path / f"whole{suffix}", picture(), "parameters", TEXT).read_bytes()
     dice, path = random.Random(1), tmp_path / f"damaged{suffix}"
-    began = time.monotonic()
+    began = time.process_time()
     for _ in range(300):
         data = bytearray(whole)
         for _ in range(dice.randrange(1, 6)):
@@ -199,7 +199,7 @@ def test_damaged_files_are_read_or_refused_but_never_a_traceback(tmp_path, suffi
         except UserError:
             continue
         assert all(isinstance(text, str) for text in found.values())
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_what_cannot_be_written_is_said(tmp_path):

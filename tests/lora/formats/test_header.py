@@ -141,11 +141,11 @@ def test_broken_files_are_refused_by_a_sentence(tmp_path, name):
     path = tmp_path / "bad.safetensors"
     path.write_bytes(BROKEN[name])
     for door in (reading.read, inspect):
-        began = time.monotonic()
+        began = time.process_time()
         with pytest.raises(UserError, match="bad.safetensors") as caught:
             door(path)
         assert caught.value.hint and len(str(caught.value)) < 400 and str(caught.value).isprintable()
-        assert time.monotonic() - began < 3
+        assert time.process_time() - began < 3
 
 
 @pytest.mark.parametrize("name", SAYS)

@@ -157,6 +157,6 @@ def test_our_own_files_hold_little_that_is_private():
 @pytest.mark.parametrize("letters", ["x", "x.", "x@", "@x.", "a-b_", "\\\\", "?key="])
 def test_long_words_are_searched_in_no_time_and_to_their_end(letters):
     value = letters * 200_000
-    began = time.monotonic()
+    began = time.process_time()
     private({"my_key": value})
-    assert set(private({"my_key": f"{value} /home/ann/x"})) == {"my_key"} and time.monotonic() - began < 3
+    assert set(private({"my_key": f"{value} /home/ann/x"})) == {"my_key"} and time.process_time() - began < 3

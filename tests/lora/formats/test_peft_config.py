@@ -37,8 +37,8 @@ def test_clip_matches_with_and_without_its_outer_level():
 
 def test_800_patterns_for_800_modules_take_no_time():
     names = [f"down_blocks.{i}.attentions.{j}.to_q" for i in range(20) for j in range(40)]
-    patterns, began = Patterns({name: number for number, name in enumerate(names)}), time.monotonic()
-    assert [patterns.value(name) for name in names] == list(range(800)) and time.monotonic() - began < 1
+    patterns, began = Patterns({name: number for number, name in enumerate(names)}), time.process_time()
+    assert [patterns.value(name) for name in names] == list(range(800)) and time.process_time() - began < 1
 
 
 @pytest.mark.parametrize("pattern", ["(a+)+", "(.*)*", "(a|aa)+b", r"(.)\1", "(?:a+)+", "a{2}{3}", "((", "[", "a*" * 4,
