@@ -45,6 +45,7 @@ class ByFile(LoadScopeScheduling):
         return BROWSER if file.startswith(BROWSER) else file
 
 
+@pytest.hookimpl(optionalhook=True)  # pytest -p no:xdist knows no such hook
 def pytest_xdist_make_scheduler(config, log):
     return ByFile(config, log)
 

@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sdlora.errors import UserError
+from sdlora.mini.autoencoder import high_band
+
 DIRECTIONS = 128
 PATCHES = 8192
 FINE_SCALES = (1, 2)  # the picture, and half its size
@@ -51,9 +54,7 @@ def coarse_distance(a: Tensor, b: Tensor) -> float:
 
 def high_patches(x: Tensor) -> Tensor:
     """(n, 3, s, s) -> PATCHES random patches without what a blur of 5 px keeps, (PATCHES, 3 * PATCH_PX^2)."""
-    row = x.new_tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
-    kernel = torch.outer(row, row).expand(x.shape[1], 1, 5, 5)
-    high = x - F.conv2d(F.pad(x, (2, 2, 2, 2), mode="reflect"), kernel, groups=x.shape[1])
+    high = high_band(x)
     gen = torch.Generator().manual_seed(0)
     reach = high.shape[-1] - PATCH_PX + 1
     picture = torch.randint(len(high), (PATCHES,), generator=gen)
@@ -82,8 +83,9 @@ def at_shares(ordered: Tensor, shares: Tensor) -> Tensor:
 def score(drawn: float, nothing: float, perfect: float) -> float:
     """Return 100 for a distance of `perfect` and 0 for `nothing`, linear between and beyond.
 
-    Raises ValueError when the ruler has no length: the base carries nothing of what makes the style.
+    Raises UserError when the ruler has no length: the base carries nothing of what makes the style.
     """
     if nothing - perfect < 1e-6:
-        raise ValueError("the base alone is as near to the style as the style itself through its VAE")
+        raise UserError("This base carries nothing of the style: real pictures through its VAE are as far from it as what it draws.",
+                        "Measure another style, or another base.")
     return 100 * (nothing - drawn) / (nothing - perfect)

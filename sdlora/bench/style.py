@@ -50,7 +50,7 @@ class Case:
     arguments: tuple[str, ...] = ()
     pictures: int = 12
     prompts: int = 40
-    per_prompt: int = 2
+    per_prompt: int = 2  # or more: two are compared for diversity
     seed: int = 1
 
 
@@ -149,15 +149,16 @@ def result_of(base: Base, case: Case, truth: Truth, trained: Trained, judge: Cla
     fine, coarse = truth.style(drawn)
     some = truth.scenes[: max(1, case.prompts // 2)]
     without = draw_prompts(base, prompts_of(some, trigger=False), 1, trained.file)
-    before, after = truth.plain[:: case.per_prompt][: len(some)], drawn[:: case.per_prompt][: len(some)]
+    before, after = (pictures[:: case.per_prompt][: len(some)] for pictures in (truth.plain, drawn))
     training = truth.render(training_scenes(case.pictures, case.seed))
     write_sheet(trained.file.with_name("sheet.png"), [truth.renders[0], after, without, before])
-    halves = drawn[0 :: case.per_prompt], drawn[min(1, case.per_prompt - 1) :: case.per_prompt]
+    first, second = (drawn[number :: case.per_prompt] for number in range(2))
     return StyleResult(
         truth.stranger.name, fine, coarse, truth.content(judge, drawn),
         min(1.0, nearest(drawn, training) / nearest(truth.real, training)),
         difference(without, before) / max(1e-6, difference(after, before)),
-        difference(*halves) / truth.spread, time_to_style(base, truth, trained, fine), trained.seconds, trained.pictures_seen,
+        difference(first, second) / truth.spread,
+        time_to_style(base, truth, trained, first), trained.seconds, trained.pictures_seen,
     )
 
 
@@ -168,12 +169,16 @@ def write_sheet(path: Path, rows: Sequence[Tensor], columns: int = 10) -> None:
     write_atomic(path, lambda temporary: image.save(temporary, "PNG"))
 
 
-def time_to_style(base: Base, truth: Truth, trained: Trained, final: float) -> float:
-    """Return the seconds until the first checkpoint with ARRIVED of the final fine style, judged on fewer pictures."""
+def time_to_style(base: Base, truth: Truth, trained: Trained, final: Tensor) -> float:
+    """Return the seconds until the first checkpoint with ARRIVED of the fine style of the final pictures, one a prompt.
+
+    Both are judged on the first CHECKPOINT_PROMPTS prompts.
+    """
     scenes = truth.scenes[:CHECKPOINT_PROMPTS]
+    enough = ARRIVED * truth.style(final[: len(scenes)])[0]
     for step, seconds in sorted(trained.checkpoints.items()):
         drawn = draw_prompts(base, prompts_of(scenes, trigger=True), 1, trained.file_at(step))
-        if truth.style(drawn)[0] >= ARRIVED * final:
+        if truth.style(drawn)[0] >= enough:
             return seconds
     return trained.seconds
 

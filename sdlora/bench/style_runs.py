@@ -7,12 +7,12 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +22,9 @@ from sdlora.draw.pipeline import Picture, draw
 from sdlora.errors import UserError
 from sdlora.lora.formats.reading import read
 from sdlora.lora.math.blend import Ingredient
+from sdlora.mini.autoencoder import decoded, encoded
 from sdlora.mini.classifier import measured_scenes
+from sdlora.mini.pictures import HELD_OUT, as_tensor
 from sdlora.mini.render import render
 from sdlora.mini.scenes import Scene, caption
 from sdlora.mini.strangers import Stranger
@@ -32,7 +34,7 @@ from sdlora.train.checkpoint_files import LORA, checkpoint_folder, checkpoint_st
 
 TRIGGER = "qiveltu"
 PICTURE_PX = 256
-TRAINING_SEED, HELD_OUT_SEED = 40_001, 1_000_000_007
+TRAINING_SEED = 40_001
 LAYOUTS = 4  # of every held-out prompt: two are the truth, two measure what other real renders reach
 
 
@@ -53,7 +55,7 @@ class Trained:
 
 def held_out(count: int) -> list[Scene]:
     """Return the scenes of the measured prompts, one thing each."""
-    return measured_scenes(count, HELD_OUT_SEED, plain=1.0)
+    return measured_scenes(count, HELD_OUT, plain=1.0)
 
 
 def layouts(scenes: Sequence[Scene], number: int) -> list[Scene]:
@@ -82,8 +84,11 @@ def train(pictures: Path, out: Path, base: str, preset: str, arguments: Sequence
                "--name", out.stem, "--out", str(out), "--json", *arguments]
     environment = with_source(os.environ) | {"SDLORA_HOME": str(home)}
     began, at, folder, seen, last = time.monotonic(), {}, Path(), 0, {}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout and process.stderr
+    with (
+        tempfile.TemporaryFile("w+") as said,  # a pipe that nobody reads meanwhile would fill up and stop the run
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=said, text=True) as process,
+    ):
+        assert process.stdout
         for line in process.stdout:
             last = json.loads(line)
             if last["event"] == "started":
@@ -92,9 +97,11 @@ def train(pictures: Path, out: Path, base: str, preset: str, arguments: Sequence
                 seen = last["step"]
             elif last["event"] == "saved":
                 at[last["step"]] = time.monotonic() - began
-        said = process.stderr.read()
-    if last.get("event") != "done":
-        raise UserError(f"The training of {out.stem} ended without a file.", last.get("message") or said.strip()[-500:])
+        process.wait()
+        said.seek(0)
+        if last.get("event") != "done":
+            why = last.get("message") or said.read().strip()[-500:]
+            raise UserError(f"The training of {out.stem} ended without a file.", why)
     batch = json.loads((folder / "spec.json").read_text(encoding="utf-8"))["config"]["batch_size"]
     checkpoints = {step: at[step] for step in checkpoint_steps(folder) if step in at}
     return Trained(out, folder, time.monotonic() - began, seen * batch, checkpoints)
@@ -104,8 +111,7 @@ def draw_prompts(base: Base, prompts: Sequence[str], count: int, lora: Path | No
     """Draw `count` pictures of every prompt with at most one LoRA -> (prompts x count, 3, s, s) uint8, prompt by prompt."""
     config = make(DrawConfig, {"prompts": tuple(prompts), "count": count, "seed": seed})
     blend = [Ingredient(read(lora).adapters)] if lora else ()
-    pictures = [np.asarray(event.image) for event in draw(base, config, blend=blend) if isinstance(event, Picture)]
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+    return as_tensor(event.image for event in draw(base, config, blend=blend) if isinstance(event, Picture))
 
 
 def prompts_of(scenes: Sequence[Scene], trigger: bool) -> list[str]:
@@ -119,6 +125,6 @@ def through_vae(base: Base, pictures: Tensor) -> Tensor:
     out = []
     for batch in pictures.split(16):
         x = (batch.float() / 127.5 - 1).to(base.device)
-        y = base.vae.decode(base.vae.encode(x, return_dict=False)[0].mean, return_dict=False)[0]
+        y = decoded(base.vae, encoded(base.vae, x).mean)
         out.append(((y.clamp(-1, 1) + 1) * 127.5).round().byte().cpu())
     return torch.cat(out)

@@ -130,10 +130,10 @@ def times(ratio: float | None) -> str:
 @bench.command()
 def style(
     base: Annotated[str, typer.Option(help="mini, or a base folder of its family")] = "mini",
-    preset: Annotated[str, typer.Option(help="quick, normal or thorough")] = "normal",
+    preset: Annotated[str | None, typer.Option(help="quick, normal or thorough; default: normal, with --fast quick")] = None,
     sets: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting; may be repeated")] = None,
-    styles: Annotated[str, typer.Option(help="Names separated by commas; default: the six that defaults were chosen by")] = "",
-    final: Annotated[bool, typer.Option("--final", help="The six styles that no default was chosen by")] = False,
+    styles: Annotated[str, typer.Option(help="Names separated by commas; default: the first six")] = "",
+    final: Annotated[bool, typer.Option("--final", help="The other six, kept for the final table")] = False,
     seeds: Annotated[int, typer.Option(min=1, max=20, help="Trainings of each style, each on other pictures")] = 1,
     fast: Annotated[bool, typer.Option("--fast", help="One style, quick, few prompts: minutes on a laptop")] = False,
     out: Annotated[Path, typer.Option(help="Folder for pictures, LoRA files and sheets")] = Path("bench-style"),
@@ -143,9 +143,9 @@ def style(
     from sdlora.base.load import load_base
     from sdlora.bench.style import Case, measure, summary
 
-    chosen = chosen_styles(styles or ("riso" if fast else ""), final)
+    chosen = chosen_styles(styles, final)[: 1 if fast else None]
     arguments = tuple(part for pair in sets or [] for part in ("--set", pair))
-    case = Case(base, "quick" if fast else preset, arguments, **({"prompts": 8} if fast else {}))
+    case = Case(base, preset or ("quick" if fast else "normal"), arguments, **({"prompts": 8} if fast else {}))
     check_out(out, suffix="")
     opened, results = load_base(base, "cpu"), []
     if not as_json:

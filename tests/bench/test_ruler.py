@@ -7,6 +7,7 @@ import torch
 from PIL import ImageFilter
 
 from sdlora.bench.ruler import at_shares, coarse_distance, distances, fine_distance, score, sliced_wasserstein
+from sdlora.errors import UserError
 from sdlora.mini.classifier import measured_scenes
 from sdlora.mini.pictures import as_tensor
 from sdlora.mini.render import render
@@ -59,5 +60,5 @@ def test_grain_is_fine_and_a_tint_is_coarse():
 
 def test_a_ruler_without_length_is_refused():
     assert score(5, nothing=9, perfect=1) == 50 and score(1, 9, 1) == 100 and score(9, 9, 1) == 0
-    with pytest.raises(ValueError, match="through its VAE"):
+    with pytest.raises(UserError, match="carries nothing of the style"):
         score(5, nothing=1, perfect=1)

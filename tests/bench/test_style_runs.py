@@ -30,7 +30,8 @@ def test_nothing_measured_was_trained_on():
 def test_a_training_that_fails_says_why(monkeypatch, tmp_path):
     failed = json.dumps({"event": "failed", "step": 3, "steps": 9, "message": "There is no memory left.", "hint": ""})
     real = subprocess.Popen
-    monkeypatch.setattr(style_runs.subprocess, "Popen", lambda _, **options: real(["echo", failed], **options))
+    chatty = ["sh", "-c", 'head -c 300000 /dev/zero >&2; echo "$0"', failed]  # more than a pipe holds
+    monkeypatch.setattr(style_runs.subprocess, "Popen", lambda _, **options: real(chatty, **options))
     with pytest.raises(UserError, match="training of chalk ended without a file") as caught:
         train(tmp_path, tmp_path / "chalk.safetensors", "mini", "quick")
     assert caught.value.hint == "There is no memory left."
