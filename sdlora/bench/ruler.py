@@ -86,6 +86,6 @@ def score(drawn: float, nothing: float, perfect: float) -> float:
     Raises UserError when the ruler has no length: the base carries nothing of what makes the style.
     """
     if nothing - perfect < 1e-6:
-        raise UserError("This base carries nothing of the style: its VAE brings real ones no nearer than what it draws.",
+        raise UserError("This base cannot carry the style: real pictures, through its VAE, come no nearer to it than its own do.",
                         "Measure another style, or another base.")
     return 100 * (nothing - drawn) / (nothing - perfect)

@@ -60,5 +60,5 @@ def test_grain_is_fine_and_a_tint_is_coarse():
 
 def test_a_ruler_without_length_is_refused():
     assert score(5, nothing=9, perfect=1) == 50 and score(1, 9, 1) == 100 and score(9, 9, 1) == 0
-    with pytest.raises(UserError, match="carries nothing of the style"):
+    with pytest.raises(UserError, match="cannot carry the style"):
         score(5, nothing=1, perfect=1)
