@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from sdlora.base.load import Base
-from sdlora.bench.ruler import distances, score
+from sdlora.bench.ruler import Scores, distances, scores
 from sdlora.bench.style_runs import (
     LAYOUTS,
     Trained,
@@ -56,17 +56,19 @@ class Case:
 
 @dataclass(frozen=True)
 class StyleResult:
-    """Of one style. style_fine, style_coarse: 0 the base without the LoRA, 100 other real renders through the base's VAE.
+    """Of one style. style_fine, style_coarse, style_random: 0 the base without the LoRA, 100 other real renders through its VAE.
 
+    style_fine is None for a style that has no line or texture of its own: the base draws it as it is.
     content: right answers about the drawn pictures / about real renders in the style. copying: median distance to the nearest
     training picture / that of unseen real renders, at most 1; less is copied. drift: change of pictures without the trigger /
     with it. diversity: difference of two pictures of a prompt / of two real renders. time_to_style_s: seconds until a checkpoint
-    reaches 90% of the fine style of the last one.
+    reaches 90% of the style (fine, else coarse) of the last one.
     """
 
     style: str
-    style_fine: float
-    style_coarse: float
+    style_fine: float | None
+    style_coarse: float | None
+    style_random: float | None
     content: float
     copying: float
     drift: float
@@ -81,19 +83,14 @@ class Truth:
 
     def __init__(self, base: Base, stranger: Stranger, scenes: Sequence[Scene], plain: Tensor) -> None:
         self.stranger, self.scenes, self.plain = stranger, list(scenes), plain
-        self.renders = [self.render(layouts(scenes, number)) for number in range(LAYOUTS)]
+        self.renders = [render_all(stranger, layouts(scenes, number)) for number in range(LAYOUTS)]
         self.real = torch.cat(self.renders[:2])
         self.nothing = distances(plain, self.real)
         self.perfect = distances(through_vae(base, torch.cat(self.renders[2:])), self.real)
 
-    def render(self, scenes: Sequence[Scene]) -> Tensor:
-        """Draw scenes in the style -> (n, 3, s, s) uint8."""
-        return as_tensor(render(scene, style=self.stranger.style) for scene in scenes)
-
-    def style(self, drawn: Tensor) -> tuple[float, float]:
-        """Return the scores (fine, coarse) of drawn pictures (n, 3, s, s) of these prompts."""
-        found, nothing, perfect = distances(drawn, self.real), self.nothing, self.perfect
-        return score(found.fine, nothing.fine, perfect.fine), score(found.coarse, nothing.coarse, perfect.coarse)
+    def style(self, drawn: Tensor) -> Scores:
+        """Return the scores of drawn pictures (n, 3, s, s) of these prompts."""
+        return scores(distances(drawn, self.real), self.nothing, self.perfect)
 
     def content(self, judge: Classifier, drawn: Tensor) -> float:
         """Return the mean, over what can be read off real renders, of right answers about drawn / about real pictures."""
@@ -106,6 +103,11 @@ class Truth:
     def spread(self) -> float:
         """Return the mean difference of two real renders of one prompt."""
         return difference(self.renders[0], self.renders[1])
+
+
+def render_all(stranger: Stranger, scenes: Sequence[Scene]) -> Tensor:
+    """Draw scenes in a style -> (n, 3, s, s) uint8."""
+    return as_tensor(render(scene, style=stranger.style) for scene in scenes)
 
 
 def small(pictures: Tensor) -> Tensor:
@@ -146,15 +148,15 @@ def measure(base: Base, case: Case, strangers: Sequence[Stranger], folder: Path)
 def result_of(base: Base, case: Case, truth: Truth, trained: Trained, judge: Classifier) -> StyleResult:
     """Draw with a trained LoRA and score it; `sheet.png` beside the file shows what was scored."""
     drawn = draw_prompts(base, prompts_of(truth.scenes, trigger=True), case.per_prompt, trained.file)
-    fine, coarse = truth.style(drawn)
+    found = truth.style(drawn)
     some = truth.scenes[: max(1, case.prompts // 2)]
     without = draw_prompts(base, prompts_of(some, trigger=False), 1, trained.file)
     before, after = (pictures[:: case.per_prompt][: len(some)] for pictures in (truth.plain, drawn))
-    training = truth.render(training_scenes(case.pictures, case.seed))
+    training = render_all(truth.stranger, training_scenes(case.pictures, case.seed))
     write_sheet(trained.file.with_name("sheet.png"), [truth.renders[0], after, without, before])
     first, second = (drawn[number :: case.per_prompt] for number in range(2))
     return StyleResult(
-        truth.stranger.name, fine, coarse, truth.content(judge, drawn),
+        truth.stranger.name, found.fine, found.coarse, found.random, truth.content(judge, drawn),
         min(1.0, nearest(drawn, training) / nearest(truth.real, training)),
         difference(without, before) / max(1e-6, difference(after, before)),
         difference(first, second) / truth.spread,
@@ -170,22 +172,25 @@ def write_sheet(path: Path, rows: Sequence[Tensor], columns: int = 10) -> None:
 
 
 def time_to_style(base: Base, truth: Truth, trained: Trained, final: Tensor) -> float:
-    """Return the seconds until the first checkpoint with ARRIVED of the fine style of the final pictures, one a prompt.
+    """Return the seconds until the first checkpoint with ARRIVED of the style of the final pictures, one a prompt.
 
     Both are judged on the first CHECKPOINT_PROMPTS prompts.
     """
     scenes = truth.scenes[:CHECKPOINT_PROMPTS]
-    enough = ARRIVED * truth.style(final[: len(scenes)])[0]
+    enough = ARRIVED * truth.style(final[: len(scenes)]).main
     for step, seconds in sorted(trained.checkpoints.items()):
         drawn = draw_prompts(base, prompts_of(scenes, trigger=True), 1, trained.file_at(step))
-        if truth.style(drawn)[0] >= enough:
+        if truth.style(drawn).main >= enough:
             return seconds
     return trained.seconds
 
 
-def summary(results: Sequence[StyleResult]) -> dict[str, float]:
-    """Return the mean of every number and, as <name>_spread, its standard deviation over styles and seeds."""
+def summary(results: Sequence[StyleResult]) -> dict[str, float | None]:
+    """Return the mean of every number and, as <name>_spread, its standard deviation over styles and seeds.
+
+    None counts nowhere.
+    """
     names = [name for name in StyleResult.__dataclass_fields__ if name != "style"]
-    columns = {name: [getattr(result, name) for result in results] for name in names}
-    return {name: mean(values) for name, values in columns.items()} | {
-        f"{name}_spread": pstdev(values) for name, values in columns.items()}
+    columns = {name: [value for result in results if (value := getattr(result, name)) is not None] for name in names}
+    return {name: mean(values) if values else None for name, values in columns.items()} | {
+        f"{name}_spread": pstdev(values) if values else None for name, values in columns.items()}

@@ -158,9 +158,9 @@ def style(
     print_report(whole, [style_row(whole)], as_json)
 
 
-STYLE_COLUMNS = {"style": "style", "style_fine": "fine", "style_coarse": "coarse", "content": "content", "copying": "copying",
-                 "drift": "drift", "diversity": "diversity", "time_to_style_s": "style after s", "seconds": "seconds",
-                 "pictures_seen": "pictures seen"}
+STYLE_COLUMNS = {"style": "style", "style_fine": "fine", "style_coarse": "coarse", "style_random": "random",
+                 "content": "content", "copying": "copying", "drift": "drift", "diversity": "diversity",
+                 "time_to_style_s": "style after s", "seconds": "seconds", "pictures_seen": "pictures seen"}
 
 
 def chosen_styles(text: str, final: bool) -> "list[Stranger]":
@@ -176,14 +176,36 @@ def chosen_styles(text: str, final: bool) -> "list[Stranger]":
 
 def style_row(result: dict[str, Any]) -> str:
     """Format a result as a row of a Markdown table."""
-    cells = []
-    for name in STYLE_COLUMNS:
-        value = result[name]
-        cells.append(value if isinstance(value, str) else f"{value:.2f}" if value < 10 and name not in WHOLE else f"{value:.0f}")
-    return f"| {' | '.join(cells)} |"
+    shares = ("content", "copying", "drift", "diversity")
+    cells = [f"{result[name]:.2f}" if name in shares else whole(result[name]) for name in STYLE_COLUMNS if name != "style"]
+    return f"| {' | '.join([result['style'], *cells])} |"
 
 
-WHOLE = ("style_fine", "style_coarse", "time_to_style_s", "seconds", "pictures_seen")
+def whole(value: float | None) -> str:
+    """Format a score or a number; what was not measured is a dash."""
+    return "–" if value is None else f"{value:.0f}"
+
+
+@bench.command()
+def ruler(
+    base: Annotated[str, typer.Option(help="mini, or a base folder of its family")] = "mini",
+    final: Annotated[bool, typer.Option("--final", help="All twelve styles, not only the first six")] = False,
+    prompts: Annotated[int, typer.Option(min=2, max=200, help="Held-out prompts of each style")] = 40,
+    as_json: JsonOption = False,
+) -> None:
+    """Prove the ruler of `bench style`: it tells styles apart, and a blur or a palette alone does not win it."""
+    from sdlora.base.load import load_base
+    from sdlora.bench.proof import cheats, tell_apart
+    from sdlora.mini.strangers import FINAL_STRANGERS, STRANGERS
+
+    strangers = (*STRANGERS, *FINAL_STRANGERS) if final else STRANGERS
+    auc = tell_apart(strangers, prompts)
+    told = ", ".join(f"{name} {value:.3f}" for name, value in auc.items())
+    print_report({"auc": auc}, [f"Same style against another (AUC): {told}"], as_json)
+    for cheat in cheats(load_base(base, "cpu"), strangers, prompts):
+        line = (f"  {cheat.style:10} length {cheat.length:.3f}, fine score of real pictures blurred {whole(cheat.blurred)}, "
+                f"of the base's own recoloured {whole(cheat.recoloured)}")
+        print_report(asdict(cheat), [line], as_json)
 
 
 @bench.command()

@@ -6,8 +6,19 @@ import pytest
 import torch
 from PIL import ImageFilter
 
-from sdlora.bench.ruler import at_shares, coarse_distance, distances, fine_distance, score, sliced_wasserstein
-from sdlora.errors import UserError
+from sdlora.bench.ruler import (
+    SHORTEST,
+    Distances,
+    at_shares,
+    coarse_distance,
+    distances,
+    fine_distance,
+    random_features,
+    score,
+    scores,
+    separation,
+    sliced_wasserstein,
+)
 from sdlora.mini.classifier import measured_scenes
 from sdlora.mini.pictures import as_tensor
 from sdlora.mini.render import render
@@ -58,7 +69,20 @@ def test_grain_is_fine_and_a_tint_is_coarse():
     assert coarse_distance(tint, plain) > 3 * coarse_distance(grain, plain)
 
 
-def test_a_ruler_without_length_is_refused():
+def test_a_ruler_without_length_measures_nothing():
     assert score(5, nothing=9, perfect=1) == 50 and score(1, 9, 1) == 100 and score(9, 9, 1) == 0
-    with pytest.raises(UserError, match="cannot carry the style"):
-        score(5, nothing=1, perfect=1)
+    assert score(5, nothing=1, perfect=1) is None and score(5, nothing=9, perfect=1, shortest=10) is None
+    short = scores(Distances(3, 2, 4), nothing=Distances(3 + SHORTEST / 2, 4, 9), perfect=Distances(3, 0, 9))
+    assert (short.fine, short.coarse, short.random) == (None, 50, None) and short.main == 50
+
+
+def test_random_filters_see_texture_and_colour():
+    real, same = (random_features(x.float() / 127.5 - 1) for x in (pictures("riso"), pictures("riso", OTHERS)))
+    assert real.shape == (8 * 16 * 16, 144)
+    changed = [pictures("riso", change=lambda image: image.filter(ImageFilter.GaussianBlur(2))), pictures("neon")]
+    for other in changed:
+        assert sliced_wasserstein(random_features(other.float() / 127.5 - 1), real) > 3 * sliced_wasserstein(same, real)
+
+
+def test_styles_apart_separate_fully_and_equal_ones_by_half():
+    assert separation([1, 2], [3, 4]) == 1 and separation([3, 4], [1, 2]) == 0 and separation([1, 2], [1, 2]) == 0.5

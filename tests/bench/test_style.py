@@ -10,13 +10,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sdlora.bench import style
+from sdlora.bench.ruler import Scores
 from sdlora.bench.style import StyleResult, Trained, difference, nearest, summary, time_to_style, write_sheet
 from sdlora.bench.style_runs import held_out
 from sdlora.cli import bench
 from sdlora.errors import UserError
 from sdlora.mini.strangers import FINAL_STRANGERS
 
-RESULT = StyleResult("chalk", 60.0, 80.0, 0.9, 1.0, 0.3, 1.0, 40.0, 80.0, 1440)
+RESULT = StyleResult("chalk", 60.0, 80.0, 70.0, 0.9, 1.0, 0.3, 1.0, 40.0, 80.0, 1440)
 
 
 def noise(count, seed=0):
@@ -35,7 +36,7 @@ def test_a_style_has_arrived_at_the_first_checkpoint_that_is_nearly_as_good(monk
         scenes = held_out(3)
 
         def style(self, drawn):
-            return drawn if isinstance(drawn, int) else drawn[0], 0.0
+            return Scores(drawn if isinstance(drawn, int) else drawn[0], 0.0, 0.0)
 
     scores = {"step-000100": 10, "step-000200": 55, "step-000300": 61}
     monkeypatch.setattr(style, "draw_prompts", lambda base, prompts, count, file: scores[file.parent.name])
@@ -48,6 +49,8 @@ def test_the_mean_has_every_number_and_its_spread():
     whole = summary([RESULT, replace(RESULT, style_fine=40.0)])
     names = {field.name for field in fields(StyleResult)} - {"style"}
     assert whole.keys() == names | {f"{name}_spread" for name in names}
+    assert summary([replace(RESULT, style_fine=None), RESULT])["style_fine"] == 60
+    assert summary([replace(RESULT, style_fine=None)])["style_fine"] is None
     assert whole["style_fine"] == 50 and whole["style_fine_spread"] == 10 and whole["content_spread"] == 0
 
 
@@ -66,7 +69,7 @@ def test_rows_and_the_mean_are_printed(monkeypatch, tmp_path):
     told = [json.loads(line) for line in lines]
     assert [each["style"] for each in told] == [*(stranger.name for stranger in FINAL_STRANGERS), "mean"]
     table = run(app, ["bench", "style", "--styles", "neon, riso", "--seeds", "2", "--out", str(tmp_path)]).stdout.splitlines()
-    assert len(table) == 7 and table[2] == "| neon | 60 | 80 | 0.90 | 1.00 | 0.30 | 1.00 | 40 | 80 | 1440 |"
+    assert len(table) == 7 and table[2] == "| neon | 60 | 80 | 70 | 0.90 | 1.00 | 0.30 | 1.00 | 40 | 80 | 1440 |"
     with pytest.raises(UserError, match="no style oil in the benchmark"):
         run(app, ["bench", "style", "--styles", "oil", "--out", str(tmp_path)], catch_exceptions=False)
 
