@@ -22,7 +22,7 @@ def main() -> None:
     make = commands.add_parser("build", help="train the base; a stopped build is resumed")
     make.add_argument("--minutes", type=float, default=240.0, help="training time of all sessions together")
     make.add_argument("--from", dest="source", default=None, help="start from this base folder instead of nothing")
-    make.add_argument("--vae-from", default=None, help="start the VAE from this folder of a VAE, the rest from nothing")
+    make.add_argument("--vae-from", default=None, help="start the VAE from this folder of a VAE")
     make.add_argument("--vae-steps", type=int, help="steps of the VAE instead of minutes")
     make.add_argument("--unet-steps", type=int, help="steps of the UNet instead of minutes; 0 leaves it out")
     make.add_argument("--out", type=Path, default=WORK / "base", help="folder to write the base to")

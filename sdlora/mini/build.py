@@ -1,7 +1,7 @@
 """The whole recipe of the embedded base: render, train the VAE, encode once, train text encoder and UNet, write.
 
-A stopped build resumes from its last checkpoint. From nothing, or from a VAE alone, a third of the time goes to the VAE; from an
-existing base the encoder stays (the UNet was trained on its latents) and a tenth of the time goes to the decoder.
+A stopped build resumes from its last checkpoint. From nothing, or with another VAE, a third of the time goes to the VAE; from an
+existing base with its own the encoder stays (the UNet was trained on its latents) and a tenth goes to the decoder.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from diffusers import AutoencoderKL
 from sdlora.mini.autoencoder import VaeSettings, normalize_channels, train_vae
 from sdlora.mini.denoiser import UnetSettings, train_unet
 from sdlora.mini.latents import encode, fill_cache, posterior
-from sdlora.mini.network import Networks, Shape, fresh, load_networks, save_networks, set_latent_scale
+from sdlora.mini.network import Networks, Shape, forget_latents, fresh, load_networks, save_networks, set_latent_scale
 from sdlora.mini.pictures import fine_pictures, scene_pictures, texture_pictures
 from sdlora.mini.training import Budget, Checkpoint, Progress
 from sdlora.storage import write_atomic
@@ -35,7 +35,7 @@ class Recipe:
     source: str | None = None
     """Folder of a base to start from; None starts from nothing."""
     vae_source: str | None = None
-    """Folder of a VAE to start from, encoder free; the UNet then starts from nothing."""
+    """Folder of a VAE to start from, encoder free. The UNet of `source`, if there is one, keeps all but its two ends."""
     scenes: int = 24_000
     vae_scenes: int = 3_000
     vae_textures: int = 2_000
@@ -54,9 +54,14 @@ class Recipe:
         scenes, vae_pictures = int(min(24_000, max(500, 160 * minutes))), int(min(3_000, max(64, 30 * minutes)))
         return cls(minutes, source, None, scenes, vae_pictures, vae_pictures * 2 // 3, vae_pictures * 2)
 
+    @property
+    def new_latents(self) -> bool:
+        """Return whether the encoder is trained too, and not only the decoder."""
+        return self.source is None or self.vae_source is not None
+
     def budget(self, phase: str) -> Budget:
         """Return the phase's part of the time."""
-        share = VAE_SHARE_FROM if self.source else VAE_SHARE_FRESH
+        share = VAE_SHARE_FRESH if self.new_latents else VAE_SHARE_FROM
         part, steps = (share, self.vae_steps) if phase == "vae" else (1 - share, self.unet_steps)
         return Budget(seconds=60 * self.minutes * part) if steps is None else Budget(steps=steps)
 
@@ -77,6 +82,7 @@ def build(recipe: Recipe, work: Path, out: Path, device: str = "auto") -> Iterat
     networks = load_networks(Path(recipe.source)) if recipe.source else fresh(recipe.shape)
     if recipe.vae_source:
         networks.vae = AutoencoderKL.from_pretrained(recipe.vae_source, torch_dtype=torch.float32)
+        forget_latents(networks.unet)
     networks.to(pick_device(device))
     for progress in _vae_phase(networks, recipe, work):
         yield "vae", progress
@@ -93,11 +99,13 @@ def _vae_phase(networks: Networks, recipe: Recipe, work: Path) -> Iterator[Progr
     scenes = scene_pictures(recipe.vae_scenes, 11, size_px)
     pictures = torch.cat([scenes, texture_pictures(recipe.vae_textures, 500_000, size_px),
                           fine_pictures(recipe.vae_fine, 700_000, size_px)])
-    settings = replace(recipe.vae, decoder_from=0.0, peak_rate=recipe.vae.peak_rate / 2) if recipe.source else recipe.vae
-    if recipe.vae_source:  # trained and annealed before
+    settings = recipe.vae
+    if recipe.source or recipe.vae_source:  # trained and annealed before
         settings = replace(settings, peak_rate=settings.peak_rate / 2)
+    if not recipe.new_latents:
+        settings = replace(settings, decoder_from=0.0)
     yield from train_vae(networks.vae, pictures, recipe.budget("vae"), Checkpoint(work, "vae"), settings)
-    if not recipe.source:
+    if recipe.new_latents:
         normalize_channels(networks.vae, *posterior(networks.vae, scenes[:512]))
         snr = set_latent_scale(networks.vae, encode(networks.vae, scenes[:512]))
         log.info("latents scaled by %.4f, terminal SNR %.4f", networks.vae.config["scaling_factor"], snr)

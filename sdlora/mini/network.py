@@ -116,13 +116,7 @@ def fresh(shape: Shape = Shape()) -> Networks:
         latent_channels=shape.latent_channels, layers_per_block=1, norm_num_groups=min(8, shape.norm_groups),
         sample_size=shape.size_px, mid_block_add_attention=False, **blocks,
     )
-    text = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer), hidden_size=shape.text_width, intermediate_size=3 * shape.text_width,
-            num_hidden_layers=shape.text_layers, num_attention_heads=4, max_position_embeddings=MAX_TOKENS,
-            bos_token_id=0, eos_token_id=1, pad_token_id=1,
-        )
-    )
+    text = _text_encoder(shape, len(tokenizer))
     levels = len(shape.unet_channels)
     blocks = {
         "down_block_types": ("CrossAttnDownBlock2D",) * levels, "up_block_types": ("CrossAttnUpBlock2D",) * levels,
@@ -139,13 +133,11 @@ def fresh(shape: Shape = Shape()) -> Networks:
 
 
 def load_networks(folder: Path) -> Networks:
-    """Return a base from its folder, its vocabulary grown to ours, its UNet with a pooled-text path."""
+    """Return a base from its folder, its text encoder grown to our vocabulary and shape, its UNet with a pooled-text path."""
     vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
-    text = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
     unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
     tokenizer = grow(load_tokenizer(folder), words())
-    if len(tokenizer) > text.config.vocab_size:
-        text.resize_token_embeddings(len(tokenizer))
+    text = _grown_text(CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32), len(tokenizer))
     if unet.config["addition_embed_type"] is None:
         config = dict(unet.config) | {"addition_embed_type": "text", "addition_embed_type_num_heads": 4}
         weights = unet.state_dict()
@@ -153,6 +145,37 @@ def load_networks(folder: Path) -> Networks:
         unet.load_state_dict(weights, strict=False)
         _zero_pooled_text(unet)
     return Networks(vae, tokenizer, text, unet)
+
+
+def _text_encoder(shape: Shape, words: int) -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=words, hidden_size=shape.text_width, intermediate_size=3 * shape.text_width,
+            num_hidden_layers=shape.text_layers, num_attention_heads=4, max_position_embeddings=MAX_TOKENS,
+            bos_token_id=0, eos_token_id=1, pad_token_id=1,
+        )
+    )
+
+
+def _grown_text(text: CLIPTextModel, words: int) -> CLIPTextModel:
+    """Return a text encoder of our shape that answers as the given one does, up to the positions that it did not have."""
+    layers = text.config.num_hidden_layers
+    grown = _text_encoder(Shape(text_width=text.config.hidden_size, text_layers=max(layers, Shape().text_layers)), words)
+    weights = grown.state_dict()
+    for name in weights:
+        if any(f".layers.{layer}." in name and part in name for layer in range(layers, grown.config.num_hidden_layers)
+               for part in ("out_proj", "fc2")):
+            weights[name].zero_()  # a new layer changes nothing at first
+    for name, old in text.state_dict().items():
+        weights[name][: len(old)] = old[: len(weights[name])]  # new words and positions keep what they have
+    grown.load_state_dict(weights)
+    return grown
+
+
+def forget_latents(unet: UNet2DConditionModel) -> None:
+    """Start the first and the last convolution anew, for latents of another VAE."""
+    for convolution in (unet.conv_in, unet.conv_out):
+        convolution.reset_parameters()
 
 
 def _zero_pooled_text(unet: UNet2DConditionModel) -> None:

@@ -86,3 +86,17 @@ def test_a_vae_alone_can_be_trained_further_and_the_unet_left_out(tmp_path):
     assert phases == ["vae", "vae"] and not (tmp_path / "work" / "cache").exists()
     old, new = (load_file(tmp_path / folder / "diffusion_pytorch_model.safetensors") for folder in ("vae", "out/vae"))
     assert not torch.equal(old["encoder.conv_in.weight"].half(), new["encoder.conv_in.weight"])
+
+
+def test_a_base_with_another_vae_keeps_what_its_unet_knows(tmp_path):
+    save_networks(fresh(MICRO), tmp_path / "base", torch.float32)
+    fresh(MICRO).vae.save_pretrained(tmp_path / "vae")
+    recipe = Recipe(source=str(tmp_path / "base"), vae_source=str(tmp_path / "vae"), scenes=8, vae_scenes=4, vae_textures=4,
+                    vae_fine=4, shape=MICRO, vae_steps=1, unet_steps=0, vae=VaeSettings(batch_size=2, crop_px=32))
+    for _ in build(recipe, tmp_path / "work", tmp_path / "out"):
+        pass
+    old, new = weights(tmp_path / "base"), weights(tmp_path / "out")
+    other = load_file(tmp_path / "vae" / "diffusion_pytorch_model.safetensors")
+    assert not torch.equal(other["encoder.conv_in.weight"].half(), new["vae", "encoder.conv_in.weight"])
+    assert {key for (part, key), tensor in new.items() if part == "unet" and not torch.equal(old[part, key].half(), tensor)} == {
+        f"{end}.{kind}" for end in ("conv_in", "conv_out") for kind in ("weight", "bias")}

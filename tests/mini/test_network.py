@@ -5,14 +5,16 @@ from random import Random
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import ImageChops
-from transformers import CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from sdlora.mini.network import (
     MAX_TERMINAL_SNR,
     MAX_TOKENS,
+    Shape,
     empty_tokenizer,
     fresh,
     grow,
+    load_networks,
     load_tokenizer,
     save_networks,
     schedule,
@@ -82,3 +84,14 @@ def test_the_shipped_base_is_small_and_loads():
     two = pipeline("a blue boat, sea, at night", generator=torch.manual_seed(1), **options).images[0]
     assert one.size == (128, 128)
     assert ImageChops.difference(one, two).getbbox()
+
+
+def test_a_grown_text_encoder_answers_as_before(tmp_path):
+    networks = fresh(MICRO)
+    networks.text = CLIPTextModel(CLIPTextConfig(**{**networks.text.config.to_dict(), "max_position_embeddings": 20}))
+    save_networks(networks, tmp_path, torch.float32)
+    grown = load_networks(tmp_path)
+    assert grown.text.config.num_hidden_layers == Shape().text_layers > 1
+    ids = torch.tensor(token_ids(grown.tokenizer, ["a red house, sea, and more"]))
+    before, after = (text(part).last_hidden_state for text, part in ((networks.text, ids[:, :20]), (grown.text, ids)))
+    assert torch.allclose(before, after[:, :20], atol=1e-6) and after.shape[1] == MAX_TOKENS
