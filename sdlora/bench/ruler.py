@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdlora.mini.autoencoder import high_band
+from sdlora.train.wasserstein import sliced_wasserstein
 
-DIRECTIONS = 128
 PATCHES = 8192
 FINE_SCALES = (1, 2)  # the picture, and half its size
 PATCH_PX = 7
@@ -99,23 +99,6 @@ def high_patches(x: Tensor) -> Tensor:
     top, left = torch.randint(reach, (2, PATCHES), generator=gen)
     windows = high.unfold(2, PATCH_PX, 1).unfold(3, PATCH_PX, 1)  # (n, 3, reach, reach, p, p), a view
     return windows[picture, :, top, left].flatten(1)
-
-
-def sliced_wasserstein(a: Tensor, b: Tensor) -> float:
-    """Mean W1 of (n, d) and (m, d) over random directions of length 1, scaled by sqrt(d): the mean difference of a coordinate."""
-    gen = torch.Generator().manual_seed(1)
-    directions = F.normalize(torch.randn(a.shape[1], DIRECTIONS, generator=gen), dim=0)
-    shares = torch.linspace(0, 1, max(len(a), len(b)))
-    quantiles = [at_shares((x @ directions).sort(0).values, shares) for x in (a, b)]
-    return (quantiles[0] - quantiles[1]).abs().mean().item()
-
-
-def at_shares(ordered: Tensor, shares: Tensor) -> Tensor:
-    """Return the quantiles (k, d) of sorted values (n, d) at shares (k,) of 0 to 1, linear between values."""
-    place = shares * (len(ordered) - 1)
-    low = place.floor().long().clamp(max=max(0, len(ordered) - 2))
-    high = (low + 1).clamp(max=len(ordered) - 1)
-    return torch.lerp(ordered[low], ordered[high], (place - low)[:, None])
 
 
 def score(drawn: float, nothing: float, perfect: float, shortest: float = 1e-6) -> float | None:

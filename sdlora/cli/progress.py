@@ -80,12 +80,21 @@ class RunProgress:
                 self.print(f"Step {event.step}: {event.reason} Back to step {event.to_step}.")
             case events.Notice():
                 self.print(event.message)
+            case events.Validated() if event.style is not None:
+                self.print(f"Step {event.step}: style {event.style:.0f} of 100{share('prompts kept', event.content)}")
+            case events.Verdict():
+                self.print("\n".join(event.sentences))
             case events.Done():
                 self.bar.update(self.task, description="Done", note="")
                 self.print(f"{event.file}\nwritten, read back and tried after {clock(event.seconds)}")
 
     def print(self, text: str) -> None:
         self.bar.console.print(text, soft_wrap=True)
+
+
+def share(what: str, value: float | None) -> str:
+    """Format a share, with a comma in front; nothing where it was not measured."""
+    return "" if value is None else f", {what} {value:.0%}"
 
 
 def clock(seconds: float) -> str:

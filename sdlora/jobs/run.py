@@ -57,7 +57,8 @@ class RunView:
     skipped: tuple[tuple[str, str], ...] = ()
     samples: tuple[events.Sample, ...] = ()
     losses: tuple[tuple[int, float], ...] = ()
-    held_out_losses: tuple[tuple[int, float], ...] = ()
+    validations: tuple[events.Validated, ...] = ()
+    verdict: events.Verdict | None = None
     checkpoints: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
     file: str | None = None
@@ -140,7 +141,7 @@ def facts_of(log: RunLog, running: bool) -> dict[str, Any]:
     """Return the fields of a RunView that follow from its events."""
     facts = {"step": log.step, "steps": log.steps, "warnings": tuple(log.warnings), "ended": log.ended,
              "samples": tuple(log.samples[key] for key in sorted(log.samples)),
-             "losses": tuple(log.losses.items()), "held_out_losses": tuple(log.held_out_losses.items())}
+             "losses": tuple(log.losses.items()), "validations": tuple(log.validations.values()), "verdict": log.verdict}
     if running:
         facts |= {"phase": log.phase, "seconds_left": log.seconds_left}
     if log.prepared:

@@ -24,7 +24,8 @@ class RunLog:
     prepared: events.Prepared | None = None
     samples: dict[tuple[int, int], events.Sample] = field(default_factory=dict)  # by step and prompt
     losses: dict[int, float] = field(default_factory=dict)                       # by step, smoothed
-    held_out_losses: dict[int, float] = field(default_factory=dict)
+    validations: dict[int, events.Validated] = field(default_factory=dict)
+    verdict: events.Verdict | None = None
     warnings: dict[str, None] = field(default_factory=dict)                      # each once, in order
 
     @property
@@ -68,7 +69,9 @@ class RunLog:
             case events.Sample():
                 self.samples[event.step, event.prompt_index] = event
             case events.Validated():
-                self.held_out_losses[event.step] = event.loss
+                self.validations[event.step] = event
+            case events.Verdict():
+                self.verdict = event
             case events.Rewound():
                 self.step = event.to_step
                 self.forget_after(event.to_step)
@@ -79,7 +82,8 @@ class RunLog:
     def forget_after(self, step: int) -> None:
         """Drop losses and samples of later steps."""
         self.losses = {at: loss for at, loss in self.losses.items() if at <= step}
-        self.held_out_losses = {at: loss for at, loss in self.held_out_losses.items() if at <= step}
+        self.validations = {at: found for at, found in self.validations.items() if at <= step}
+        self.verdict = None
         self.samples = {key: sample for key, sample in self.samples.items() if key[0] <= step}
 
 

@@ -54,9 +54,30 @@ class Saved:
 
 @dataclass(frozen=True)
 class Validated:
-    """Loss on the held-out picture with fixed noise and timesteps."""
+    """What a step has learned, as far as it can be measured. All but `loss` are of its sample pictures.
+
+    loss: of the held-out picture with fixed noise and timesteps.
+    style: 0 the base before training, 100 the artist's pictures among themselves; None where those look alike to the base.
+    content: share of the prompts that the base recognises in the pictures, of those that it did before training; None where it
+    recognised none.
+    copying: distance to the nearest picture of the artist / the usual one between the artist's own, at most 1; less is copied.
+    prompt_index, picture: the sample that is nearest to a picture of the artist, and the picture's name.
+    """
     step: int
-    loss: float
+    loss: float | None
+    style: float | None = None
+    content: float | None = None
+    copying: float | None = None
+    prompt_index: int | None = None
+    picture: str | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the run came to, in sentences, and the step of the checkpoint to take."""
+    step: int
+    suggested: int
+    sentences: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -102,9 +123,9 @@ class Done:
 
 
 EVENTS = {"preparing": Preparing, "prepared": Prepared, "step": Step, "sample": Sample, "saved": Saved, "validated": Validated,
-          "rewound": Rewound, "warning": Notice, "stopped": Stopped, "failed": Failed, "done": Done}
+          "verdict": Verdict, "rewound": Rewound, "warning": Notice, "stopped": Stopped, "failed": Failed, "done": Done}
 NAMES = {kind: name for name, kind in EVENTS.items()}
-Event = Preparing | Prepared | Step | Sample | Saved | Validated | Rewound | Notice | Stopped | Failed | Done
+Event = Preparing | Prepared | Step | Sample | Saved | Validated | Verdict | Rewound | Notice | Stopped | Failed | Done
 
 
 def to_json(event: Event) -> str:
@@ -120,4 +141,6 @@ def from_json(line: str) -> Event:
     kind = EVENTS[fields.pop("event")]
     if kind is Prepared:
         fields["skipped"] = tuple(tuple(pair) for pair in fields["skipped"])
+    if kind is Verdict:
+        fields["sentences"] = tuple(fields["sentences"])
     return kind(**fields)

@@ -7,6 +7,7 @@ autograd node. Same mathematics as PEFT's layers (the tests compare outputs and 
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -193,6 +194,18 @@ class Attached:
         flat = self.parameters[0].detach().float().cpu()
         return {name: Adapter("lora", {"down": down.clone(), "up": up.clone()}, self.alpha, self.rank, "unet")
                 for name, down, up in self.factors(flat)}
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """Let the UNet predict as it did before training, inside the block."""
+        scales = [adapted.scale for _, _, adapted in self.processors]
+        for _, _, adapted in self.processors:
+            adapted.scale = 0.0
+        try:
+            yield
+        finally:
+            for (_, _, adapted), scale in zip(self.processors, scales, strict=True):
+                adapted.scale = scale
 
     def detach(self) -> None:
         """Restore the UNet: processors, weights, no hook."""

@@ -98,7 +98,7 @@ def draw_samples(base: Base, config: TrainConfig, prompts: Sequence[str], folder
     An error costs one picture: a Notice says what went wrong, its memory is freed, the run continues.
     """
     for index, prompt in enumerate(prompts):
-        path = Path("samples") / f"{step:06d}-{index}.png"
+        path = sample_path(step, index)
         if (folder / path).exists():
             continue
         began = time.monotonic()
@@ -112,7 +112,11 @@ def draw_samples(base: Base, config: TrainConfig, prompts: Sequence[str], folder
         if isinstance(event, Notice):
             free_memory()
         yield event, time.monotonic() - began
-    unload_encoders(base)
+
+
+def sample_path(step: int, index: int) -> Path:
+    """Return where the sample of a step and a prompt lies in the run folder."""
+    return Path("samples") / f"{step:06d}-{index}.png"
 
 
 def draw_sample(base: Base, config: TrainConfig, prompt: str, path: Path, stop: Callable[[], bool]) -> int | None:

@@ -17,13 +17,14 @@ from sdlora.config import TrainConfig, make
 from sdlora.dataset.folder import Dataset, Example, read_dataset
 from sdlora.errors import UserError
 from sdlora.storage import read_json
-from sdlora.train import events, loop, publish, samples
+from sdlora.train import events, loop, publish, samples, verdict
 from sdlora.train.cache import Items, cache_captions, cache_latents
 from sdlora.train.checkpoint import TrainState, newest_checkpoint, resume_check, run_identity, save_checkpoint
 from sdlora.train.layers import Attached, attach
 from sdlora.train.loss import Denoiser, held_out_index, held_out_loss, make_denoiser
 from sdlora.train.optimizer import AdamW
 from sdlora.train.plan import Speed, expected_speed, fit_settings, record_speed
+from sdlora.train.validate import Validator, has_samples, history
 
 Control = Callable[[], str | None]
 
@@ -50,6 +51,7 @@ class Run:
     step_seconds: float | None = None
     first_step: int = 0  # of this process
     saved_step: int | None = None
+    validator: Validator | None = None  # from the first sample pictures on
 
     def checkpoint_due(self, step: int) -> bool:
         """Return whether a checkpoint is saved after `step`."""
@@ -201,10 +203,9 @@ def train(run: Run, control: Control) -> Iterator[events.Event]:
         run.request = run.request or control()
         return run.request is not None
 
-    if run.state.step == 0 and run.held_out:
-        yield events.Validated(0, held_out_loss(run.model, run.held_out[1]))
     if run.state.step in run.sample_at:
         yield from draw_samples(run, run.prompts, stop)
+        yield from validate(run)
     for event in loop.train(run.model, run.items, run.config, run.state, stop=stop, checkpoint_due=run.checkpoint_due):
         if not isinstance(event, events.Step):
             yield event
@@ -218,15 +219,11 @@ def train(run: Run, control: Control) -> Iterator[events.Event]:
 
 
 def on_checkpoint(run: Run, stop: Callable[[], bool]) -> Iterator[events.Event]:
-    """Validate, save, draw samples: saved before drawing, so that a crash while drawing loses no step."""
-    if run.held_out:
-        loss = held_out_loss(run.model, run.held_out[1])
-        if run.state.best is None or loss < run.state.best[1]:
-            run.state.best = (run.state.step, loss)
-        yield events.Validated(run.state.step, loss)
+    """Save, draw samples, validate: saved before drawing, so that a crash while drawing loses no step."""
     yield run.save()
     if run.state.step in run.sample_at:
         yield from draw_samples(run, run.prompts, stop)
+    yield from validate(run)
 
 
 def draw_samples(run: Run, prompts: tuple[str, ...], stop: Callable[[], bool]) -> Iterator[events.Event]:
@@ -237,15 +234,47 @@ def draw_samples(run: Run, prompts: tuple[str, ...], stop: Callable[[], bool]) -
         yield event
 
 
+def validate(run: Run) -> Iterator[events.Event]:
+    """Measure this step: the loss of the held-out picture, and what the sample pictures show when all of them are there."""
+    step, problem = run.state.step, ""
+    loss = held_out_loss(run.model, run.held_out[1]) if run.held_out else None
+    found = None if loss is None else events.Validated(step, loss)
+    if all(has_samples(run.folder, at, len(run.prompts)) for at in (0, step)):
+        try:
+            found = look(run, loss)
+        except Exception as error:  # noqa: BLE001  no measurement is worth a run
+            problem = f"The sample pictures could not be measured. {samples.reason_of(error)}"
+    if problem:
+        samples.free_memory()
+        yield events.Notice(step, problem)
+    samples.unload_encoders(run.base)
+    if found:
+        yield found
+
+
+def look(run: Run, loss: float | None) -> events.Validated:
+    """Return what the sample pictures of this step show."""
+    samples.reload_encoders(run.base)
+    with run.attached.off():
+        if run.validator is None:
+            names = [each.name for each in run.dataset.examples if not run.held_out or each.name != run.held_out[0]]
+            run.validator = Validator(run.base, run.folder, run.prompts, run.config.trigger, names, run.items.mean)
+        return run.validator.validate(run.state.step, loss)
+
+
 def finish(run: Run) -> Iterator[events.Event]:
     """Write the LoRA file, read it back and measure that it changes the picture; only then Done."""
     if run.state.step not in run.sample_at:
         yield from draw_samples(run, run.prompts[:1], lambda: False)
+        samples.unload_encoders(run.base)
     adapters = run.attached.adapters()
     run.attached.detach()
     path, warnings = publish.publish(run.folder, run.spec["out"], adapters, run.facts(), run.items)
     for warning in warnings:
         yield events.Notice(run.state.step, warning)
+    found = history(run.folder, run.state.step)
+    if (best := verdict.suggested(found)) is not None:
+        yield events.Verdict(run.state.step, best, tuple(verdict.sentences(found)))
     seconds = time.monotonic() - run.began
     if run.step_seconds and run.draw_seconds and run.first_step == 0:
         rest = seconds - run.step_seconds * run.state.step - sum(run.draw_seconds)

@@ -104,6 +104,7 @@
     host.replaceChildren(...(data.title ? [make("div", { className: "line" },
       make("strong", { textContent: data.title }), make("span", { className: "left", textContent: data.left || "" })),
       data.bar ? bar : null, data.src ? make("img", { src: data.src, alt: data.alt || "" }) : null, data.note ? make("p", { className: "note", textContent: data.note }) : null,
+      (data.verdict || []).length ? make("ul", { className: "verdict" }, ...data.verdict.map((text) => make("li", { textContent: text }))) : null,
       ...(data.notes || []).map((text) => make("p", { className: "notice", textContent: text }))].filter(Boolean) : []));
   };
   const followed = new Set();
@@ -169,7 +170,7 @@
     const all = [];
     const choose = (step) => { if (data.choosable) { host.wanted = step; trigger("select", { step }); } };
     const head = columns.map((c, at) => make("th", { scope: "col", className: c.chosen ? "chosen" : "" },
-      c.choosable ? button(c.label, () => choose(c.step), { className: "pick", "aria-pressed": String(Boolean(c.chosen)),
+      c.choosable ? button(c.mark ? `${c.label} ${c.mark}` : c.label, () => choose(c.step), { className: "pick", "aria-pressed": String(Boolean(c.chosen)),
         title: c.title || "", "data-step": c.step, on: { click: () => choose(c.step), keydown: (e) => {
           const way = { ArrowRight: 1, ArrowLeft: -1 }[e.key];
           if (!way) return;

@@ -138,6 +138,7 @@ CHECKPOINT = "The checkpoint"
 CHOOSE_CHECKPOINT = "Choose the checkpoint at step {step}"
 TRY_CHECKPOINT, DOWNLOAD_CHECKPOINT = "Try the checkpoint at step {step}", "Download the checkpoint at step {step}"
 TRY_LAST, DOWNLOAD_LAST = "Try the LoRA", "Download the LoRA"
+SUGGESTED = "suggested"
 STRIP, STRIP_CORNER, STRIP_BASE = "Samples: one column per checkpoint, one row per prompt", "step", "base"
 LOSS, CURVE, CURVE_HELD = "Loss (the samples decide, not the numbers)", "training, smoothed", "held-out picture"
 

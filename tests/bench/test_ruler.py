@@ -9,7 +9,6 @@ from PIL import ImageFilter
 from sdlora.bench.ruler import (
     SHORTEST,
     Distances,
-    at_shares,
     coarse_distance,
     distances,
     fine_distance,
@@ -17,12 +16,12 @@ from sdlora.bench.ruler import (
     score,
     scores,
     separation,
-    sliced_wasserstein,
 )
 from sdlora.mini.classifier import measured_scenes
 from sdlora.mini.pictures import as_tensor
 from sdlora.mini.render import render
 from sdlora.mini.strangers import STRANGERS
+from sdlora.train.wasserstein import sliced_wasserstein
 
 SCENES = measured_scenes(8, 5, plain=1.0)
 OTHERS = [replace(scene, layout=scene.layout ^ 12345) for scene in SCENES]  # the same prompts
@@ -31,19 +30,6 @@ STYLES = {stranger.name: stranger.style for stranger in STRANGERS}
 
 def pictures(name=None, scenes=SCENES, change=lambda image: image):
     return as_tensor(change(render(scene, 128, STYLES[name] if name else None)) for scene in scenes)
-
-
-def test_quantiles_are_torchs():
-    values = torch.randn(37, 5, generator=torch.Generator().manual_seed(0)).sort(0).values
-    shares = torch.linspace(0, 1, 101)
-    assert torch.allclose(at_shares(values, shares), torch.quantile(values, shares, dim=0), atol=1e-6)
-
-
-def test_a_shift_of_all_coordinates_is_measured_as_such():
-    gen = torch.Generator().manual_seed(0)
-    values = torch.randn(2000, 8, generator=gen)
-    assert sliced_wasserstein(values, values[torch.randperm(2000, generator=gen)]) == pytest.approx(0, abs=1e-6)
-    assert sliced_wasserstein(values, values + 3) == pytest.approx(3 * (2 / torch.pi) ** 0.5, rel=0.15)
 
 
 @pytest.mark.parametrize("name", ["riso", "chalk", "thermal"])

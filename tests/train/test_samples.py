@@ -117,15 +117,6 @@ def test_a_picture_that_fails_costs_itself_and_gives_its_memory_back(base, tmp_p
     assert held[0]() is None
 
 
-def test_large_encoders_leave_memory_after_a_failure_too(base, tmp_path, monkeypatch):
-    unloaded = []
-    monkeypatch.setattr(samples, "draw", lambda *_, **__: 1 / 0)
-    monkeypatch.setattr(samples, "unload_encoders", unloaded.append)
-    config = TrainConfig(base=base.spec, sample_steps=1)
-    assert [type(event) for event, _ in draw_samples(base, config, ("a", "b"), tmp_path, 0, lambda: False)] == [events.Notice] * 2
-    assert unloaded == [base]
-
-
 def test_samples_are_drawn_into_the_run_folder_once(base, tmp_path):
     config = TrainConfig(base=base.spec, sample_steps=2, resolution=64, seed=5)
     prompts = ("a boat", "a cat")

@@ -174,6 +174,32 @@ def test_large_parts_leave_memory_and_come_back_for_samples(make, monkeypatch):
     assert all(torch.equal(value, expected[name]) for name, value in tensors(found[-1]).items())
 
 
+def test_large_parts_leave_memory_when_samples_fail(make, monkeypatch):
+    seen, real_loss = [], session.loop.denoising_loss
+    holder, real_load = {}, session.load_base
+    monkeypatch.setattr("sdlora.train.samples.SMALL_BYTES", 0)
+    monkeypatch.setattr("sdlora.train.samples.draw", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(session, "load_base", lambda *a, **k: holder.setdefault("base", real_load(*a, **k)))
+    monkeypatch.setattr(session.loop, "denoising_loss", lambda *given: seen.append(holder["base"].vae) or real_loss(*given))
+    found = train(make())
+    assert seen == [None] * 6 and not named(found, events.Validated) and isinstance(found[-1], events.Done)
+
+
+def test_samples_are_measured_and_the_run_is_judged(make):
+    found = train(make(sample_prompts=["a [trigger] house", "a blue boat"]))
+    looked = named(found, events.Validated)
+    assert [each.step for each in looked] == [0, 3, 6] and looked[0].style == 0 and all(each.picture for each in looked)
+    judged = named(found, events.Verdict)[0]
+    assert judged.suggested in (3, 6) and judged.sentences[0].startswith("The style") and found.index(judged) == len(found) - 2
+
+
+def test_a_measurement_that_fails_costs_no_run(make, monkeypatch):
+    monkeypatch.setattr("sdlora.train.validate.features", lambda *_: 1 / 0)
+    found = train(make())
+    assert isinstance(found[-1], events.Done) and not named(found, events.Validated)
+    assert "could not be measured. ZeroDivisionError" in named(found, events.Notice)[-1].message
+
+
 @pytest.fixture
 def decodes(monkeypatch):
     """The names of the pictures that were decoded for training, in order: samples of the run are opened by another name."""

@@ -207,7 +207,7 @@ def updates(tab: TabState, run: RunView | None) -> Updates:
     parts = {
         "progress": progress(run),
         "strip": strip_key(run, step),
-        "losses": len(run.held_out_losses) + len(run.samples),
+        "losses": len(run.validations) + len(run.samples),
         "buttons": [run.state, run.command, bool(run.checkpoints), bool(run.losses)],
     }
     if tab.sent == parts and tab.run == run.id:
@@ -263,13 +263,14 @@ def progress(run: RunView) -> dict:
         "bar": run.state in (*ACTIVE, "stopped"),
         "percent": round(100 * run.step / max(run.steps, 1), 1),
         "note": notes.get(run.state, ""),
+        "verdict": list(run.verdict.sentences) if run.verdict else [],
         "notes": [*run.warnings, *([words.HELD.format(name=run.held_out)] if run.held_out else [])],
     }
 
 
 def stamp(run: RunView) -> str:
     """Return another text whenever `updates` has more to show than the progress."""
-    facts = [run.state, run.command, run.file, bool(run.losses), len(run.held_out_losses), strip_key(run, None)]
+    facts = [run.state, run.command, run.file, bool(run.losses), len(run.validations), strip_key(run, None)]
     return sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
@@ -298,7 +299,7 @@ def time_left(seconds: float | None) -> str:
 def strip_key(run: RunView, step: int | None) -> list:
     """Return what decides how the strip looks, small enough to compare every second."""
     samples = [(sample.step, sample.prompt_index, sample.path) for sample in run.samples]
-    return [run.id, run.state == "done", step, sorted(run.usable_steps), samples]
+    return [run.id, run.state == "done", run.verdict and run.verdict.suggested, step, sorted(run.usable_steps), samples]
 
 
 def strip_data(run: RunView, chosen: int | None, *, live: bool = True) -> dict:
@@ -323,6 +324,7 @@ def strip_data(run: RunView, chosen: int | None, *, live: bool = True) -> dict:
                 "label": str(step) if step else words.STRIP_BASE,
                 "chosen": step == chosen,
                 "choosable": step in usable,
+                "mark": words.SUGGESTED if run.verdict and step == run.verdict.suggested else "",
                 "title": words.CHOOSE_CHECKPOINT.format(step=step),
             }
             for step in steps
@@ -360,5 +362,5 @@ def loss_curves(run: RunView) -> pd.DataFrame:
     """Return smoothed loss and held-out loss, at most 400 points of each."""
     every = max(1, len(run.losses) // 400)
     rows = [(step, loss, words.CURVE) for step, loss in run.losses[::every]]
-    rows += [(step, loss, words.CURVE_HELD) for step, loss in run.held_out_losses]
+    rows += [(found.step, found.loss, words.CURVE_HELD) for found in run.validations if found.loss is not None]
     return pd.DataFrame(rows, columns=["step", "loss", "curve"])

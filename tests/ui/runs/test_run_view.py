@@ -134,7 +134,7 @@ def test_a_choice_waits_for_a_tick_that_is_being_answered_and_is_sent_last(folde
     run_view.choose(tab, gr.EventData(None, {"step": 0}))
     chosen.set()
     ticking.join(5)
-    assert tab.step == 0 and tab.sent["strip"][2] == 0
+    assert tab.step == 0 and tab.sent["strip"][3] == 0
     assert steps == [None, 0], "the tick had its turn before the choice"
 
 
