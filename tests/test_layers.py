@@ -17,7 +17,7 @@ SIDEWAYS = {("train", "draw"), ("config", "errors"), ("config", "storage"), ("st
             ("app", "ui"), ("bench", "mini")}
 HEAVY = {"torch", "diffusers", "transformers", "accelerate", "peft", "safetensors.torch"}
 LIGHT = ["errors.py", "families.py", "config.py", "parsing.py", "storage.py", "processes.py", "train/events.py", "train/plan.py",
-         "jobs/table.py", "lora/tools/report.py", "lora/math/blocks.py",
+         "train/speed.py", "train/verdict.py", "jobs/table.py", "lora/tools/report.py", "lora/math/blocks.py",
          "draw/grammar.py", "draw/grid.py", "draw/sheet.py", "draw/samplers.py"]
 LIGHT_FOLDERS = ("ui", "library", "dataset", "cli", "lora/formats", "draw/infotext")
 

@@ -1,22 +1,19 @@
 """The dry run: steps, minutes, memory and disk of a run, and which sample pictures there is time for. Imports no torch.
 
-It also names the settings that are reduced to fit the run, and the sample prompts that cannot be drawn. Speeds are those that
-earlier runs measured on this machine (HOME/speed.json), else DEFAULT_SPEEDS.
+It also names the settings that are reduced to fit the run, and the sample prompts that cannot be drawn.
 """
 
-import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from shutil import disk_usage
-from typing import Any
 
 from sdlora.config import TrainConfig
 from sdlora.dataset.captions import TRIGGER
 from sdlora.draw import grammar
 from sdlora.errors import UserError
 from sdlora.families import FAMILIES
-from sdlora.storage import home, write_json
 from sdlora.train.checkpoint_files import STATES_KEPT
+from sdlora.train.speed import expected_speed
 
 SAMPLING_SHARE = 0.2
 MAX_TIMES = 8
@@ -25,31 +22,12 @@ LONG_MINUTES = 24 * 60
 WARMUP_SHARE = 10  # a warm-up takes at most a tenth of the run
 HELD_OUT_FROM = 12  # pictures, of which one is then held out
 
-SPEED_FIELDS = {"family": str, "device": str, "batch": int, "resolution": int, "step": float, "draw_step": float, "around": float}
 # LoRA numbers per rank on the attention projections of the published UNets: sum of (in + out)
 WEIGHTS_PER_RANK = {"mini": 21_376, "sd1": 199_296, "sd2": 207_488, "sdxl": 1_451_520}
 # MB of the frozen weights in fp32 and of what one picture keeps for the backward pass at the family's own resolution
 WEIGHTS_MB = {"mini": 65, "sd1": 4300, "sd2": 5200, "sdxl": 13_800}
 PICTURE_MB = {"mini": 40, "sd1": 2300, "sd2": 2300, "sdxl": 17_600}
 PROGRAM_MB = 650  # Python with torch, diffusers and transformers
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Seconds of one training step, of one denoising step of a sample picture, of start and end together (`around`)."""
-    step: float
-    draw_step: float
-    around: float
-
-
-# Per picture of a batch at the family's own resolution. mini on a CPU was measured on two cores; the others are
-# published or computed from FLOPs and only serve until the first run on this machine.
-DEFAULT_SPEEDS = {
-    ("mini", "cpu"): Speed(0.033, 0.045, 9), ("mini", "cuda"): Speed(0.02, 0.02, 12), ("mini", "mps"): Speed(0.03, 0.03, 12),
-    ("sd1", "cpu"): Speed(14, 6.5, 60), ("sd1", "cuda"): Speed(0.25, 0.07, 30), ("sd1", "mps"): Speed(2, 0.7, 40),
-    ("sd2", "cpu"): Speed(14, 6.5, 60), ("sd2", "cuda"): Speed(0.25, 0.07, 30), ("sd2", "mps"): Speed(2, 0.7, 40),
-    ("sdxl", "cpu"): Speed(120, 55, 180), ("sdxl", "cuda"): Speed(1.2, 0.25, 60), ("sdxl", "mps"): Speed(12, 4, 90),
-}
 
 
 @dataclass(frozen=True)
@@ -152,39 +130,3 @@ def choose_samples(config: TrainConfig, picture_seconds: float, rest_seconds: fl
     between = min(times - 1, len(marks))
     places = [marks[round(index * (len(marks) + 1) / (between + 1)) - 1] for index in range(1, between + 1)]
     return tuple(sorted({0, *places, config.steps})), prompts
-
-
-def expected_speed(family: str, device: str, batch_size: int, resolution: int) -> tuple[Speed, bool]:
-    """Return the expected speed, and whether it was measured on this machine (scaled from the most similar run)."""
-    def size(batch: int, side: int) -> float:
-        return batch * side**2
-
-    measured = [(entry["batch"], entry["resolution"], Speed(entry["step"], entry["draw_step"], entry["around"]))
-                for entry in recorded_speeds() if (entry["family"], entry["device"]) == (family, device)]
-    here = DEFAULT_SPEEDS.get((family, device), DEFAULT_SPEEDS[family, "cpu"])
-    batch, side, speed = min(measured, key=lambda run: abs(size(batch_size, resolution) / size(run[0], run[1]) - 1),
-                             default=(1, FAMILIES[family].resolution, here))
-    larger = size(batch_size, resolution) / size(batch, side)
-    return replace(speed, step=speed.step * larger, draw_step=speed.draw_step * (resolution / side) ** 2), bool(measured)
-
-
-def recorded_speeds() -> list[dict[str, Any]]:
-    """Return the speeds of runs on this machine; none when the file is missing or damaged: it only serves estimates."""
-    try:
-        entries = json.loads((home() / "speed.json").read_text(encoding="utf-8"))["runs"]
-        return [entry for entry in entries if all(isinstance(entry[key], kind) for key, kind in SPEED_FIELDS.items())
-                and min(entry["step"], entry["draw_step"], entry["batch"], entry["resolution"]) > 0]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-
-
-def record_speed(family: str, device: str, batch_size: int, resolution: int, speed: Speed) -> None:
-    """Save how fast a run was, as the mean of this and the last run of this kind."""
-    place = {"family": family, "device": device, "batch": batch_size, "resolution": resolution}
-    others, same = [], []
-    for entry in recorded_speeds():
-        (same if {key: entry[key] for key in place} == place else others).append(entry)
-    fresh = {"step": float(speed.step), "draw_step": float(speed.draw_step), "around": float(speed.around)}
-    if same:
-        fresh = {key: (value + same[-1][key]) / 2 for key, value in fresh.items()}
-    write_json(home() / "speed.json", {"version": 1, "runs": [*others, {**place, **fresh}]})

@@ -23,7 +23,8 @@ from sdlora.train.checkpoint import TrainState, newest_checkpoint, resume_check,
 from sdlora.train.layers import Attached, attach
 from sdlora.train.loss import Denoiser, held_out_index, held_out_loss, make_denoiser
 from sdlora.train.optimizer import AdamW
-from sdlora.train.plan import Speed, expected_speed, fit_settings, record_speed
+from sdlora.train.plan import fit_settings
+from sdlora.train.speed import Speed, expected_speed, record_speed
 from sdlora.train.validate import Validator, has_samples, history
 
 Control = Callable[[], str | None]

@@ -9,7 +9,8 @@ from sdlora.config import TrainConfig, from_preset
 from sdlora.errors import UserError
 from sdlora.storage import home
 from sdlora.train import plan as planning
-from sdlora.train.plan import Speed, expected_speed, fit_settings, plan, record_speed, refuse_full_disk
+from sdlora.train.plan import fit_settings, plan, refuse_full_disk
+from sdlora.train.speed import Speed, expected_speed, record_speed
 
 
 def share(found, config, picture_seconds):
@@ -58,28 +59,6 @@ def test_samples_are_spread_over_the_whole_of_a_long_run():
     samples = plan(TrainConfig(steps=20_000, sample_every=1), 3, "mini").samples
     gaps = [late - early for early, late in zip(samples, samples[1:], strict=False)]
     assert max(gaps) - min(gaps) <= 1
-
-
-def test_counts_with_what_was_measured():
-    config = TrainConfig(steps=600, batch_size=4)
-    guess = plan(config, 12, "mini")
-    record_speed("mini", "cpu", 4, 128, Speed(2.0, 0.02, 10.0))
-    slow = plan(config, 12, "mini")
-    assert not guess.measured and slow.measured and slow.minutes > 20 and guess.notes and not slow.notes
-    assert plan(config.model_copy(update={"batch_size": 8}), 12, "mini").minutes > 1.8 * slow.minutes
-    assert not plan(config, 12, "sd1").measured
-    record_speed("mini", "cpu", 4, 128, Speed(1.0, 0.02, 10.0))
-    assert expected_speed("mini", "cpu", 4, 128)[0].step == 1.5
-
-
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"runs": 3}', '{"runs": [3]}', '{"runs": [{"family": "mini"}]}',
-                                     '{"runs": [{"family": "mini", "device": "cpu", "batch": 0, "resolution": 128, "step": 0.1, '
-                                     '"draw_step": 0.1, "around": 1.0}]}'])
-def test_a_damaged_speed_file_is_no_matter(content):
-    (home() / "speed.json").write_text(content)
-    assert not plan(TrainConfig(steps=100), 12, "mini").measured
-    record_speed("mini", "cpu", 1, 128, Speed(0.1, 0.1, 1.0))
-    assert plan(TrainConfig(steps=100), 12, "mini").measured
 
 
 def test_says_when_it_would_take_days():

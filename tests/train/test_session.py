@@ -19,7 +19,7 @@ from sdlora.errors import UserError
 from sdlora.storage import home
 from sdlora.train import events, session
 from sdlora.train.checkpoint_files import OK, checkpoint_folder, checkpoint_steps, export_checkpoint
-from sdlora.train.plan import Speed
+from sdlora.train.speed import Speed
 from tests import tiny
 
 FEW = {"steps": 6, "save_every": 3, "sample_every": 3, "sample_prompts": ["a [trigger] house"]}
