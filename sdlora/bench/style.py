@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from sdlora.base.load import Base
+from sdlora.bench.curves import Curve, measure_curve
 from sdlora.bench.ruler import Scores, distances, scores
 from sdlora.bench.style_runs import (
     LAYOUTS,
@@ -52,6 +53,7 @@ class Case:
     prompts: int = 40
     per_prompt: int = 2  # or more: two are compared for diversity
     seed: int = 1
+    curves: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,10 +94,12 @@ class Truth:
         """Return the scores of drawn pictures (n, 3, s, s) of these prompts."""
         return scores(distances(drawn, self.real), self.nothing, self.perfect)
 
-    def content(self, judge: Classifier, drawn: Tensor) -> float:
-        """Return the mean, over what can be read off real renders, of right answers about drawn / about real pictures."""
-        per_prompt = len(drawn) // len(self.scenes)
-        asked = [scene for scene in self.scenes for _ in range(per_prompt)]
+    def content(self, judge: Classifier, drawn: Tensor, per_prompt: int) -> float:
+        """Return the mean, over what can be read off real renders, of right answers about drawn / about real pictures.
+
+        drawn: of all prompts or of the first ones, prompt by prompt.
+        """
+        asked = [scene for scene in self.scenes[: len(drawn) // per_prompt] for _ in range(per_prompt)]
         real, reached = accuracy(judge, self.renders[0], self.scenes), accuracy(judge, drawn, asked)
         return mean(reached[head] / real[head] for head in HEADS_OF_CONTENT if real[head] >= READABLE)
 
@@ -134,15 +138,16 @@ def load_judge(count: int = 4000) -> Classifier:
     return load_classifier(data_folder("bench") / f"judge-{count}.safetensors", scenes, styles, 128)
 
 
-def measure(base: Base, case: Case, strangers: Sequence[Stranger], folder: Path) -> Iterator[StyleResult]:
-    """Train and measure every style in turn; files stay in `folder`."""
+def measure(base: Base, case: Case, strangers: Sequence[Stranger], folder: Path) -> Iterator[tuple[StyleResult, Curve | None]]:
+    """Train and measure every style in turn; files stay in `folder`. The curve is None unless the case asks for it."""
     judge, scenes = load_judge(), held_out(case.prompts)
     plain = draw_prompts(base, prompts_of(scenes, trigger=False), case.per_prompt)
     for stranger in strangers:
         place = folder / f"{stranger.name.replace(' ', '-')}-{case.seed}"
         pictures = write_training_set(place / "pictures", stranger, case.pictures, case.seed)
         trained = train(pictures, place / "lora.safetensors", case.base, case.preset, ["--seed", str(case.seed), *case.arguments])
-        yield result_of(base, case, Truth(base, stranger, scenes, plain), trained, judge)
+        truth = Truth(base, stranger, scenes, plain)
+        yield result_of(base, case, truth, trained, judge), measure_curve(base, truth, trained, judge) if case.curves else None
 
 
 def result_of(base: Base, case: Case, truth: Truth, trained: Trained, judge: Classifier) -> StyleResult:
@@ -156,7 +161,7 @@ def result_of(base: Base, case: Case, truth: Truth, trained: Trained, judge: Cla
     write_sheet(trained.file.with_name("sheet.png"), [truth.renders[0], after, without, before])
     first, second = (drawn[number :: case.per_prompt] for number in range(2))
     return StyleResult(
-        truth.stranger.name, found.fine, found.coarse, found.random, truth.content(judge, drawn),
+        truth.stranger.name, found.fine, found.coarse, found.random, truth.content(judge, drawn, case.per_prompt),
         min(1.0, nearest(drawn, training) / nearest(truth.real, training)),
         difference(without, before) / max(1e-6, difference(after, before)),
         difference(first, second) / truth.spread,

@@ -10,8 +10,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,13 +41,18 @@ LAYOUTS = 4  # of every held-out prompt: two are the truth, two measure what oth
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished training: its file, seconds from start to file, pictures seen, and {step: seconds} of its checkpoints."""
+    """A finished training: its file, seconds from start to file, pictures seen, and {step: seconds} of its checkpoints.
+
+    validated: what the run said of its sample pictures, {step: fields of events.Validated}; suggested: the step it suggests.
+    """
 
     file: Path
     folder: Path
     seconds: float
     pictures_seen: int
     checkpoints: dict[int, float]
+    validated: dict[int, dict[str, Any]] = field(default_factory=dict)
+    suggested: int | None = None
 
     def file_at(self, step: int) -> Path:
         """Return the LoRA file of a checkpoint."""
@@ -83,7 +89,7 @@ def train(pictures: Path, out: Path, base: str, preset: str, arguments: Sequence
     command = [sys.executable, "-m", "sdlora", "train", str(pictures), "--base", base, "--preset", preset, "--trigger", TRIGGER,
                "--name", out.stem, "--out", str(out), "--json", *arguments]
     environment = with_source(os.environ) | {"SDLORA_HOME": str(home)}
-    began, at, folder, seen, last = time.monotonic(), {}, Path(), 0, {}
+    began, at, folder, seen, last, validated, suggested = time.monotonic(), {}, Path(), 0, {}, {}, None
     with (
         tempfile.TemporaryFile("w+") as said,  # a pipe that nobody reads meanwhile would fill up and stop the run
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=said, text=True) as process,
@@ -97,6 +103,10 @@ def train(pictures: Path, out: Path, base: str, preset: str, arguments: Sequence
                 seen = last["step"]
             elif last["event"] == "saved":
                 at[last["step"]] = time.monotonic() - began
+            elif last["event"] == "validated" and last["picture"]:
+                validated[last["step"]] = last
+            elif last["event"] == "verdict":
+                suggested = last["suggested"]
         process.wait()
         said.seek(0)
         if last.get("event") != "done":
@@ -104,7 +114,7 @@ def train(pictures: Path, out: Path, base: str, preset: str, arguments: Sequence
             raise UserError(f"The training of {out.stem} ended without a file.", why)
     batch = json.loads((folder / "spec.json").read_text(encoding="utf-8"))["config"]["batch_size"]
     checkpoints = {step: at[step] for step in checkpoint_steps(folder) if step in at}
-    return Trained(out, folder, time.monotonic() - began, seen * batch, checkpoints)
+    return Trained(out, folder, time.monotonic() - began, seen * batch, checkpoints, validated, suggested)
 
 
 def draw_prompts(base: Base, prompts: Sequence[str], count: int, lora: Path | None = None, seed: int = 1000) -> Tensor:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,6 +16,7 @@ from sdlora.errors import UserError
 if TYPE_CHECKING:
     from sdlora.bench import switch as switching
     from sdlora.bench import train as training
+    from sdlora.bench.curves import Curve
     from sdlora.mini.strangers import Stranger
 
 UNSTEADY = 1.3  # slow rounds beside fast ones
@@ -135,6 +137,7 @@ def style(
     styles: Annotated[str, typer.Option(help="Names separated by commas; default: the first six")] = "",
     final: Annotated[bool, typer.Option("--final", help="The other six, kept for the final table")] = False,
     seeds: Annotated[int, typer.Option(min=1, max=20, help="Trainings of each style, each on other pictures")] = 1,
+    curves: Annotated[bool, typer.Option("--curves", help="Measure every checkpoint too, and plot: twice as long")] = False,
     fast: Annotated[bool, typer.Option("--fast", help="One style, quick, few prompts: minutes on a laptop")] = False,
     out: Annotated[Path, typer.Option(help="Folder for pictures, LoRA files and sheets")] = Path("bench-style"),
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per style, and the mean")] = False,
@@ -145,17 +148,43 @@ def style(
 
     chosen = chosen_styles(styles, final)[: 1 if fast else None]
     arguments = tuple(part for pair in sets or [] for part in ("--set", pair))
-    case = Case(base, preset or ("quick" if fast else "normal"), arguments, **({"prompts": 8} if fast else {}))
+    case = Case(base, preset or ("quick" if fast else "normal"), arguments, curves=curves, **({"prompts": 8} if fast else {}))
     check_out(out, suffix="")
-    opened, results = load_base(base, "cpu"), []
+    opened, results, found = load_base(base, "cpu"), [], []
     if not as_json:
         typer.echo(f"| {' | '.join(STYLE_COLUMNS.values())} |\n|{'---|' * len(STYLE_COLUMNS)}")
     for seed in range(1, seeds + 1):
-        for result in measure(opened, replace(case, seed=seed), chosen, out):
+        for result, curve in measure(opened, replace(case, seed=seed), chosen, out):
             results.append(result)
+            found += [curve] if curve else []
             print_report(asdict(result), [style_row(asdict(result))], as_json)
     whole = {"style": "mean"} | summary(results)
     print_report(whole, [style_row(whole)], as_json)
+    if found:
+        print_curves(found, out / "curves.png", as_json)
+
+
+def print_curves(found: "list[Curve]", path: Path, as_json: bool) -> None:
+    """Print whether what the runs said of themselves is true, and plot them."""
+    from sdlora.bench.curves import agreement, plot
+
+    gains = [curve.gained for curve in found if curve.gained is not None]
+    told = {"style_agreement": agreement(found, "style"), "content_agreement": agreement(found, "content"),
+            "suggested_gain": mean(gains) if gains else None, "curves": [asdict(curve) for curve in found]}
+    lines = [f"rank correlation of a run's own numbers with the truth: style {two(told['style_agreement'])}, "
+             f"content {two(told['content_agreement'])}",
+             f"suggested checkpoint against the last one: {two(told['suggested_gain'])} points of style times content"]
+    try:
+        plot(found, path)
+        lines.append(f"plot: {path}")
+    except ImportError:
+        lines.append("No plot: it needs matplotlib (pip install sdlora[bench]).")
+    print_report(told, lines, as_json)
+
+
+def two(value: float | None) -> str:
+    """Format a number with its sign and two decimals; what was not measured is a dash."""
+    return "–" if value is None else f"{value:+.2f}"
 
 
 STYLE_COLUMNS = {"style": "style", "style_fine": "fine", "style_coarse": "coarse", "style_random": "random",

@@ -10,6 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sdlora.bench import style
+from sdlora.bench.curves import Curve, Point
 from sdlora.bench.ruler import Scores
 from sdlora.bench.style import StyleResult, Trained, difference, nearest, summary, time_to_style, write_sheet
 from sdlora.bench.style_runs import held_out
@@ -60,7 +61,9 @@ def test_the_sheet_shows_every_row(tmp_path):
 
 
 def test_rows_and_the_mean_are_printed(monkeypatch, tmp_path):
-    monkeypatch.setattr(style, "measure", lambda _base, _case, chosen, _: [replace(RESULT, style=each.name) for each in chosen])
+    curve = Curve("x", [Point(10, 1.0, 20.0, 1.0, 30.0, 1.0)], 10)
+    measured = lambda _base, case, chosen, _: [(replace(RESULT, style=s.name), case.curves and curve) for s in chosen]  # noqa: E731
+    monkeypatch.setattr(style, "measure", measured)
     monkeypatch.setattr("sdlora.base.load.load_base", lambda *_: None)
     app = typer.Typer()
     bench.register(app)
@@ -70,6 +73,10 @@ def test_rows_and_the_mean_are_printed(monkeypatch, tmp_path):
     assert [each["style"] for each in told] == [*(stranger.name for stranger in FINAL_STRANGERS), "mean"]
     table = run(app, ["bench", "style", "--styles", "neon, riso", "--seeds", "2", "--out", str(tmp_path)]).stdout.splitlines()
     assert len(table) == 7 and table[2] == "| neon | 60 | 80 | 70 | 0.90 | 1.00 | 0.30 | 1.00 | 40 | 80 | 1440 |"
+    drawn = run(app, ["bench", "style", "--styles", "neon", "--curves", "--json", "--out", str(tmp_path)]).stdout.splitlines()
+    told = json.loads(drawn[-1])
+    assert told["suggested_gain"] == 0 and told["curves"][0]["points"][0]["told_style"] == 30
+    assert (tmp_path / "curves.png").exists()
     with pytest.raises(UserError, match="no style oil in the benchmark"):
         run(app, ["bench", "style", "--styles", "oil", "--out", str(tmp_path)], catch_exceptions=False)
 
