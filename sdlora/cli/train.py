@@ -3,6 +3,7 @@
 `train` makes a run folder, executes it and shows its events.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -191,11 +192,14 @@ def read_inputs(images: Path, base: str, preset: str, sets: list[str], **chosen:
 def dry_run(config: "TrainConfig", dataset: "Dataset") -> "Plan":
     """Return the plan of a run on the device it will probably get (whether a card works is only known with torch)."""
     from sdlora.base import catalog
+    from sdlora.base.words import words_note
     from sdlora.jobs.machine import likely_device
     from sdlora.train.plan import plan as make_plan
 
     family = catalog.read_family(catalog.resolve(config.base)).key
-    return make_plan(config, len(dataset.examples), family, device=likely_device(config.device))
+    made = make_plan(config, len(dataset.examples), family, device=likely_device(config.device))
+    note = words_note(config.base, [example.caption for example in dataset.examples], config.trigger)
+    return replace(made, notes=(*made.notes, note)) if note else made
 
 
 def foreground(folder: Path, as_json: bool) -> None:

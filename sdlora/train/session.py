@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from sdlora.base.load import Base, load_base, pick_device, read_resolution, training_dtype
+from sdlora.base.words import words_note
 from sdlora.config import TrainConfig, make
 from sdlora.dataset.folder import Dataset, Example, read_dataset
 from sdlora.errors import UserError
@@ -122,6 +123,8 @@ def prepare(folder: Path) -> Generator[events.Event, None, Run]:
     held = held_out_index([example.digest for example in usable])
     items, held_out = yield from encode_captions(base, usable, latents, side, held)
     notes = [*dataset.notes, *overlong_notes(base, usable)]
+    if unknown := words_note(requested.base, [example.caption for example in usable], requested.trigger):
+        notes.append(unknown)
     sample_at, prompts, sample_notes = samples.plan_samples(folder, requested, base, [example.caption for example in usable])
     samples.unload_encoders(base)
     config, reduced = fit_settings(requested, len(items.caption_of))

@@ -15,8 +15,10 @@ import gradio as gr
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
+from sdlora.base.words import words_note
 from sdlora.config import TrainConfig, format_value, from_preset, presets
 from sdlora.dataset import sets
+from sdlora.dataset.captions import resolve_caption
 from sdlora.errors import UserError
 from sdlora.jobs.machine import device_advice, likely_device
 from sdlora.jobs.run import list_runs, start_run
@@ -224,24 +226,32 @@ def estimate(set_id: Any, name: Any, trigger: Any, base: Any, preset: Any, *valu
         return gr.skip()
     try:
         entry = bases.base_of(base)
-        amount = len(sets.load(an_id(set_id, "set")).pictures)
+        chosen = sets.load(an_id(set_id, "set"))
+        amount = len(chosen.pictures)
         common = (entry.family, max(amount, 1), entry.spec, name, trigger)
         settings = {key: settings_of(key, *common, values) for key in presets()}
         hints = placeholders(settings_of(preset, *common, ("",) * len(values)))
+        note = words_note(entry.spec, captions_of(chosen, text(trigger, 60)), text(trigger, 60))
     except UserError as wrong:
         return gr.skip(), f"**{html.escape(str(wrong))}**", *[gr.skip()] * len(values)
     planned = {key: plan(one, max(amount, 1), entry.family, device=likely_device(one.device)) for key, one in settings.items()}
     if not amount:
         return gr.Radio(choices=preset_choices({})), device_line(), *hints
     minutes = {key: duration(one.minutes) for key, one in planned.items()}
-    return gr.Radio(choices=preset_choices(minutes)), plan_line(settings[preset], planned[preset], amount), *hints
+    line = plan_line(settings[preset], planned[preset], amount, [note] if note else [])
+    return gr.Radio(choices=preset_choices(minutes)), line, *hints
 
 
-def plan_line(config: TrainConfig, planned: Plan, pictures: int) -> str:
+def captions_of(chosen: sets.PictureSet, trigger: str) -> list[str]:
+    """Return the captions as they will be trained."""
+    return [resolve_caption(each.caption, each.name, chosen.default_caption, trigger) for each in chosen.pictures]
+
+
+def plan_line(config: TrainConfig, planned: Plan, pictures: int, notes: list[str]) -> str:
     """Return what this run will be, below the button."""
     held_out = words.HELD_OUT if pictures >= HELD_OUT_FROM else ""
     steps = words.PLAN.format(steps=config.steps, memory=planned.memory_mb / 1000, samples=len(planned.samples))
-    return "  \n".join([steps + held_out, *map(markdown_safe, planned.notes), device_line()])
+    return "  \n".join([steps + held_out, *map(markdown_safe, [*planned.notes, *notes]), device_line()])
 
 
 def markdown_safe(sentence: str) -> str:

@@ -2,8 +2,10 @@
 
 import gradio as gr
 import pytest
+from PIL import Image
 
 from sdlora.config import TrainConfig, from_preset
+from sdlora.dataset import sets, upload
 from sdlora.errors import UserError
 from sdlora.train.plan import plan
 from sdlora.ui.studio import train
@@ -41,5 +43,19 @@ def test_the_wrong_number_of_fields_is_refused():
 
 def test_notes_on_a_run_are_shown_as_they_are_written():
     planned = plan(TrainConfig(steps=600, sample_prompts=("*<b>* (a:99)",)), 3, "mini")
-    line = train.plan_line(TrainConfig(steps=600), planned, 3)
-    assert "<b>" not in line and r"\*&lt;b&gt;\*" in line
+    line = train.plan_line(TrainConfig(steps=600), planned, 3, ["Mini *knows* few."])
+    assert "<b>" not in line and r"\*&lt;b&gt;\*" in line and r"Mini \*knows\* few." in line
+
+
+def test_captions_that_the_base_does_not_know_are_told_before_the_run(tmp_path):
+    chosen = sets.create("Fjords")
+    for number in range(2):
+        Image.new("RGB", (64, 64), (80 * number, 0, 0)).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text("herons over a fjord, gouache")
+    upload.add_pictures(chosen.id, sorted(tmp_path.iterdir()))
+    told = train.estimate(chosen.id, "Fjords", "fjrd", "mini", "quick", *[""] * len(train.SETTINGS))
+    assert "does not know most words of these captions" in told[1] and "herons" in told[1]
+    for picture in sets.load(chosen.id).pictures:
+        sets.set_caption(chosen.id, picture.id, "a red house, sea, at night")
+    told = train.estimate(chosen.id, "Fjords", "fjrd", "mini", "quick", *[""] * len(train.SETTINGS))
+    assert "does not know" not in told[1] and "steps" in told[1]
