@@ -45,7 +45,7 @@ class TrainState:
     """Adapters, Adam, random generators, data order and counters of a run.
 
     The learning rate is a function of `step`, times `rate_factor`, which a rewind halves. `queue` holds the indices of the
-    pictures that are left of this epoch. `best` is (step, held-out loss).
+    pictures that are left of this epoch.
     """
     parameters: Sequence[Tensor]
     optimizer: AdamW
@@ -57,7 +57,6 @@ class TrainState:
     loss_average: float | None = None
     rate_factor: float = 1.0
     rewinds: int = 0
-    best: tuple[int, float] | None = None
 
     @classmethod
     def fresh(cls, parameters: Sequence[Tensor], optimizer: AdamW, seed: int) -> "TrainState":
@@ -108,7 +107,7 @@ class TrainState:
         tensors = {name: tensor.to("cpu", copy=True) for name, tensor in self.tensors().items()}
         tensors |= {f"rng.{name}": getattr(self, name).get_state().clone() for name in GENERATORS}
         numbers = {name: getattr(self, name) for name in ("step", "loss_average", "rate_factor", "rewinds")}
-        return Snapshot(tensors, {**numbers, "queue": list(self.queue), "best": self.best and list(self.best)})
+        return Snapshot(tensors, {**numbers, "queue": list(self.queue)})
 
     @torch.no_grad()
     def restore(self, snapshot: Snapshot) -> None:
@@ -123,7 +122,6 @@ class TrainState:
         for name in ("step", "loss_average", "rate_factor", "rewinds"):
             setattr(self, name, numbers[name])
         self.queue = list(numbers["queue"])
-        self.best = tuple(numbers["best"]) if numbers["best"] else None
 
 
 def can_restore(generator: torch.Generator, saved: Tensor | None) -> bool:
@@ -222,14 +220,13 @@ def invalid_number(numbers: dict[str, Any], step: int) -> str | None:
     def finite(value: Any) -> bool:
         return type(value) in (int, float) and math.isfinite(value)
 
-    best, queue = numbers["best"], numbers["queue"]
+    queue = numbers["queue"]
     valid = {
         "step": whole(numbers["step"]) and numbers["step"] == step,
         "loss": numbers["loss_average"] is None or finite(numbers["loss_average"]),
         "learning rate": finite(numbers["rate_factor"]) and 0 < numbers["rate_factor"] <= 1,
         "count of rewinds": whole(numbers["rewinds"]),
-        "order of pictures": isinstance(queue, list) and all(map(whole, queue)),
-        "best checkpoint": best is None or (isinstance(best, list) and len(best) == 2 and whole(best[0]) and finite(best[1]))}
+        "order of pictures": isinstance(queue, list) and all(map(whole, queue))}
     wrong = [name for name, good in valid.items() if not good]
     return f"holds an impossible {wrong[0]}" if wrong else None
 

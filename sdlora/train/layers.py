@@ -196,11 +196,11 @@ class Attached:
                 for name, down, up in self.factors(flat)}
 
     @contextmanager
-    def off(self) -> Iterator[None]:
-        """Let the UNet predict as it did before training, inside the block."""
+    def at(self, strength: float) -> Iterator[None]:
+        """Let the adapters act with another strength inside the block; with 0 the UNet predicts as before training."""
         scales = [adapted.scale for _, _, adapted in self.processors]
         for _, _, adapted in self.processors:
-            adapted.scale = 0.0
+            adapted.scale *= strength
         try:
             yield
         finally:

@@ -37,6 +37,7 @@ class Facts:
     loss: float | None
     run: str
     created: str
+    strength: float = 1.0
 
 
 def write_lora(path: Path, adapters: Adapters, facts: Facts, cover: Path | None = None) -> Adapters:
@@ -49,7 +50,7 @@ def describe(facts: Facts, cover: Path | None = None) -> dict[str, str]:
     """Return the metadata of the file. Captions stay private: only their hash is in it."""
     base = facts.base
     captions = sha256("\n".join(example.caption for example in facts.examples).encode()).hexdigest()
-    training = metadata.Training(len(facts.examples), captions, facts.step, facts.run, facts.created)
+    training = metadata.Training(len(facts.examples), captions, facts.step, facts.run, facts.created, facts.strength)
     about = metadata.BaseFacts(base.family, base.title, base.identity, base.prediction_type, base.resolution)
     return metadata.build(facts.config, about, training, open_picture(cover) if cover else None)
 

@@ -114,9 +114,9 @@ def draw_samples(base: Base, config: TrainConfig, prompts: Sequence[str], folder
         yield event, time.monotonic() - began
 
 
-def sample_path(step: int, index: int) -> Path:
-    """Return where the sample of a step and a prompt lies in the run folder."""
-    return Path("samples") / f"{step:06d}-{index}.png"
+def sample_path(step: int, index: int, strength: float = 1.0) -> Path:
+    """Return where the sample of a step and a prompt lies in the run folder; those of other strengths have their own."""
+    return Path("samples" if strength == 1 else f"strength-{strength:g}") / f"{step:06d}-{index}.png"
 
 
 def draw_sample(base: Base, config: TrainConfig, prompt: str, path: Path, stop: Callable[[], bool]) -> int | None:

@@ -18,15 +18,15 @@ from sdlora.config import TrainConfig, make
 from sdlora.dataset.folder import Dataset, Example, read_dataset
 from sdlora.errors import UserError
 from sdlora.storage import read_json
-from sdlora.train import events, loop, publish, samples, verdict
+from sdlora.train import events, loop, publish, review, samples, verdict
 from sdlora.train.cache import Items, cache_captions, cache_latents
 from sdlora.train.checkpoint import TrainState, newest_checkpoint, resume_check, run_identity, save_checkpoint
 from sdlora.train.layers import Attached, attach
-from sdlora.train.loss import Denoiser, held_out_index, held_out_loss, make_denoiser
+from sdlora.train.loss import Denoiser, held_out_index, make_denoiser
 from sdlora.train.optimizer import AdamW
 from sdlora.train.plan import fit_settings
 from sdlora.train.speed import Speed, expected_speed, record_speed
-from sdlora.train.validate import Validator, has_samples, history
+from sdlora.train.validate import Validator, history
 
 Control = Callable[[], str | None]
 
@@ -209,7 +209,7 @@ def train(run: Run, control: Control) -> Iterator[events.Event]:
 
     if run.state.step in run.sample_at:
         yield from draw_samples(run, run.prompts, stop)
-        yield from validate(run)
+        yield from review.validate(run)
     for event in loop.train(run.model, run.items, run.config, run.state, stop=stop, checkpoint_due=run.checkpoint_due):
         if not isinstance(event, events.Step):
             yield event
@@ -227,7 +227,7 @@ def on_checkpoint(run: Run, stop: Callable[[], bool]) -> Iterator[events.Event]:
     yield run.save()
     if run.state.step in run.sample_at:
         yield from draw_samples(run, run.prompts, stop)
-    yield from validate(run)
+    yield from review.validate(run)
 
 
 def draw_samples(run: Run, prompts: tuple[str, ...], stop: Callable[[], bool]) -> Iterator[events.Event]:
@@ -238,47 +238,20 @@ def draw_samples(run: Run, prompts: tuple[str, ...], stop: Callable[[], bool]) -
         yield event
 
 
-def validate(run: Run) -> Iterator[events.Event]:
-    """Measure this step: the loss of the held-out picture, and what the sample pictures show when all of them are there."""
-    step, problem = run.state.step, ""
-    loss = held_out_loss(run.model, run.held_out[1]) if run.held_out else None
-    found = None if loss is None else events.Validated(step, loss)
-    if all(has_samples(run.folder, at, len(run.prompts)) for at in (0, step)):
-        try:
-            found = look(run, loss)
-        except Exception as error:  # noqa: BLE001  no measurement is worth a run
-            problem = f"The sample pictures could not be measured. {samples.reason_of(error)}"
-    if problem:
-        samples.free_memory()
-        yield events.Notice(step, problem)
-    samples.unload_encoders(run.base)
-    if found:
-        yield found
-
-
-def look(run: Run, loss: float | None) -> events.Validated:
-    """Return what the sample pictures of this step show."""
-    samples.reload_encoders(run.base)
-    with run.attached.off():
-        if run.validator is None:
-            names = [each.name for each in run.dataset.examples if not run.held_out or each.name != run.held_out[0]]
-            run.validator = Validator(run.base, run.folder, run.prompts, run.config.trigger, names, run.items.mean)
-        return run.validator.validate(run.state.step, loss)
-
-
 def finish(run: Run) -> Iterator[events.Event]:
     """Write the LoRA file, read it back and measure that it changes the picture; only then Done."""
     if run.state.step not in run.sample_at:
         yield from draw_samples(run, run.prompts[:1], lambda: False)
         samples.unload_encoders(run.base)
+    strength = yield from review.find_strength(run)
     adapters = run.attached.adapters()
     run.attached.detach()
-    path, warnings = publish.publish(run.folder, run.spec["out"], adapters, run.facts(), run.items)
+    path, warnings = publish.publish(run.folder, run.spec["out"], adapters, replace(run.facts(), strength=strength), run.items)
     for warning in warnings:
         yield events.Notice(run.state.step, warning)
     found = history(run.folder, run.state.step)
     if (best := verdict.suggested(found)) is not None:
-        yield events.Verdict(run.state.step, best, tuple(verdict.sentences(found)))
+        yield events.Verdict(run.state.step, best, tuple(verdict.sentences(found, strength)))
     seconds = time.monotonic() - run.began
     if run.step_seconds and run.draw_seconds and run.first_step == 0:
         rest = seconds - run.step_seconds * run.state.step - sum(run.draw_seconds)

@@ -57,18 +57,21 @@ class Validator:
 
     def validate(self, step: int, loss: float | None) -> Validated:
         """Return what the samples of a step show, and remember it. All of them must be there. loss: of the held-out picture."""
-        pictures = samples_of(self.folder, step, len(self.prompts))
+        result = self.look(step, loss, samples_of(self.folder, step, len(self.prompts)))
+        write_json(self.folder / FILE, [asdict(each) for each in (*history(self.folder, step - 1), result)])
+        return result
+
+    def look(self, step: int, loss: float | None, pictures: Sequence[Image.Image]) -> Validated:
+        """Return what pictures of all prompts show."""
         found = [features(self.base, picture) for picture in pictures]
         near = torch.cdist(torch.cat([each.layout for each in found]), self.layouts)
         sample, nearest = divmod(int(near.argmin()), near.shape[1])
         kept = [now for now, before in zip(self.recognition.answers(pictures), self.known, strict=True) if before]
         length = self.nothing - self.perfect
-        result = Validated(
+        return Validated(
             step, loss, round(100 * (self.nothing - self.away(found)) / length, 1) if length >= SHORTEST else None,
             round(mean(kept), 3) if len(kept) >= TOLD_APART else None,
             round(min(1.0, near.min().item() / self.usual), 3), sample, self.names[nearest])
-        write_json(self.folder / FILE, [asdict(each) for each in (*history(self.folder, step - 1), result)])
-        return result
 
 
 def has_samples(folder: Path, step: int, count: int) -> bool:
@@ -76,9 +79,9 @@ def has_samples(folder: Path, step: int, count: int) -> bool:
     return all((folder / sample_path(step, index)).is_file() for index in range(count))
 
 
-def samples_of(folder: Path, step: int, count: int) -> list[Image.Image]:
+def samples_of(folder: Path, step: int, count: int, strength: float = 1.0) -> list[Image.Image]:
     """Return the sample pictures of a step, in the order of the prompts."""
-    return [open_picture(folder / sample_path(step, index)) for index in range(count)]
+    return [open_picture(folder / sample_path(step, index, strength)) for index in range(count)]
 
 
 def usual_distance(layouts: torch.Tensor) -> float:

@@ -3,7 +3,7 @@
 Imports no torch. All numbers are those of `events.Validated`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sdlora.train.events import Validated
 
@@ -11,6 +11,7 @@ ARRIVED, HARDLY = 60.0, 25.0  # of 100
 CONTENT_KEPT = 0.75  # share of the prompts below which they count as lost
 COPIED = 0.5  # share of the usual distance below which a sample counts as a copy
 AS_GOOD = 3.0  # points of style that an earlier checkpoint may lack
+MORE = 5.0  # points of style that a higher strength must bring
 
 
 def suggested(found: Sequence[Validated]) -> int | None:
@@ -28,6 +29,20 @@ def suggested(found: Sequence[Validated]) -> int | None:
     return next(each.step for each in sound if (each.style or 0.0) >= best - AS_GOOD)
 
 
+def recommended(found: Mapping[float, Validated]) -> float:
+    """Return the strength to draw with, of those that were tried (1 among them): 1 unless another is clearly better.
+
+    Lower where prompts are lost at 1 and work there; higher where that brings more style and loses nothing.
+    """
+    full = found[1.0]
+    lower = [strength for strength in sorted(found, reverse=True) if strength < 1 and keeps_prompts(found[strength])]
+    if not keeps_prompts(full) and lower:
+        return lower[0]
+    higher = [strength for strength, each in sorted(found.items()) if strength > 1 and keeps_prompts(each) and not copies(each)
+              and (each.style or 0) > (full.style or 0) + MORE and (each.content or 0) >= (full.content or 0) - 0.05]
+    return higher[-1] if higher and keeps_prompts(full) else 1.0
+
+
 def keeps_prompts(found: Validated) -> bool:
     """Return whether the samples still show what was asked for, as far as that was measured."""
     return found.content is None or found.content >= CONTENT_KEPT
@@ -38,12 +53,18 @@ def copies(found: Validated) -> bool:
     return found.copying is not None and found.copying < COPIED
 
 
-def sentences(found: Sequence[Validated]) -> list[str]:
-    """Return the verdict on the last checkpoint, and which one to take with the reason. Empty when nothing was measured."""
+def sentences(found: Sequence[Validated], strength: float = 1.0) -> list[str]:
+    """Return the verdict on the last checkpoint, and which one to take with the reason. Empty when nothing was measured.
+
+    strength: the recommended one.
+    """
     if (step := suggested(found)) is None:
         return []
     last = found[-1]
     told = [style_sentence(last), *content_sentences(last), *copy_sentences(last)]
+    if strength != 1:
+        why = "It brings more of the style and keeps the prompts." if strength > 1 else "It keeps the prompts."
+        told.append(f"Recommended strength: {strength:g}. {why}")
     chosen = next(each for each in found if each.step == step)
     if step != last.step:
         told.append(f"Suggested checkpoint: step {step}. {reason(chosen, last)}")

@@ -273,7 +273,6 @@ LIES = {
     "rewinds below 0": (number("rewinds", -1), "impossible count of rewinds"),
     "a queue that is none": (number("queue", [0, -1]), "impossible order"),
     "a picture that is not there": (number("queue", [0, 3]), "pictures that are not there"),
-    "a best without a loss": (number("best", [3]), "impossible best checkpoint"),
     "another run": (lambda saved, tensors: saved["identity"].update(run="20260101-000000-other"), "belongs to the run"),
     "another shape": (lambda saved, tensors: tensors.update({"lora.0": torch.zeros(32)}), "adapters of another shape"),
     "NaN weights": (lambda saved, tensors: tensors["lora.0"].fill_(float("nan")), "values that are no numbers"),

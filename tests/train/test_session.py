@@ -193,6 +193,20 @@ def test_samples_are_measured_and_the_run_is_judged(make):
     assert judged.suggested in (3, 6) and judged.sentences[0].startswith("The style") and found.index(judged) == len(found) - 2
 
 
+def test_the_recommended_strength_is_drawn_and_written_into_the_file(make, monkeypatch):
+    monkeypatch.setattr(session.review, "STRENGTH_SHARE", 1e9)
+    tried = []
+    monkeypatch.setattr(session.review.verdict, "recommended", lambda found: tried.append(sorted(found)) or 0.8)
+    folder = make()
+    done = train(folder)[-1]
+    assert tried == [[0.8, 1.0, 1.2]] and (folder / "strength-1.2" / "000006-0.png").exists()
+    drawn = [(folder / name / "000006-0.png").read_bytes() for name in ("strength-0.8", "samples", "strength-1.2")]
+    assert len(set(drawn)) == 3
+    with safe_open(done.file, "pt") as file:
+        assert file.metadata()["sdlora_strength"] == "0.8" and "strength 0.8" in file.metadata()["modelspec.usage_hint"]
+    assert json.loads(Path(done.file).with_suffix(".json").read_text())["preferred weight"] == 0.8
+
+
 def test_a_measurement_that_fails_costs_no_run(make, monkeypatch):
     monkeypatch.setattr("sdlora.train.validate.features", lambda *_: 1 / 0)
     found = train(make())

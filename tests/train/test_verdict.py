@@ -1,7 +1,7 @@
 """What a run came to: which checkpoint to take, and why."""
 
 from sdlora.train.events import Validated
-from sdlora.train.verdict import sentences, suggested
+from sdlora.train.verdict import recommended, sentences, suggested
 
 
 def found(*rows):
@@ -44,3 +44,16 @@ def test_what_was_not_measured_is_not_judged():
     assert suggested(found(START)) is None and sentences(found(START)) == []
     assert suggested([Validated(100, 0.2)]) is None
     assert "could not be measured" in sentences(found((0, 0, None, 1), (100, 80, None, 1)))[1]
+
+
+def test_another_strength_is_recommended_only_when_it_is_clearly_better():
+    def of(low, full, high):
+        return dict(zip((0.8, 1.0, 1.2), found((9, *low), (9, *full), (9, *high)), strict=True))
+
+    assert recommended(of((60, 1, 1), (80, 1, 1), (82, 1, 1))) == 1, "hardly more style"
+    assert recommended(of((60, 1, 1), (70, 1, 1), (82, 1, 1))) == 1.2
+    assert recommended(of((60, 1, 1), (70, 1, 1), (82, 0.8, 1))) == 1, "prompts would be lost"
+    assert recommended(of((60, 1, 1), (70, 1, 1), (82, 1, 0.3))) == 1, "pictures would be copied"
+    assert recommended(of((60, 0.9, 1), (80, 0.6, 1), (90, 0.2, 1))) == 0.8, "prompts work there"
+    assert recommended(of((60, 0.5, 1), (80, 0.6, 1), (90, 0.2, 1))) == 1 and recommended({1.0: found(START)[0]}) == 1
+    assert "Recommended strength: 0.8. It keeps the prompts." in sentences(found(START, (9, 80, 0.6, 1)), 0.8)

@@ -62,12 +62,16 @@ class BaseFacts:
 
 @dataclass(frozen=True)
 class Training:
-    """What is public about a training. created: ISO 8601 time of its start; captions_digest: sha256 over all captions."""
+    """What is public about a training. created: ISO 8601 time of its start; captions_digest: sha256 over all captions.
+
+    strength: the one to draw with.
+    """
     pictures: int
     captions_digest: str
     step: int
     run: str
     created: str
+    strength: float = 1.0
 
 
 def build(config: TrainConfig, base: BaseFacts, training: Training, thumbnail: "Image.Image | None" = None) -> dict[str, str]:
@@ -83,6 +87,7 @@ def build(config: TrainConfig, base: BaseFacts, training: Training, thumbnail: "
         "sdlora_trigger": config.trigger,
         "sdlora_captions_digest": training.captions_digest,
         "sdlora_run": training.run,
+        "sdlora_strength": f"{training.strength:g}",
     }
     if thumbnail is not None:
         metadata["modelspec.thumbnail"] = data_url(thumbnail)
@@ -122,9 +127,15 @@ def modelspec(config: TrainConfig, base: BaseFacts, training: Training) -> dict[
         "title": storage.clean_text(config.name, 80), "resolution": f"{resolution}x{resolution}", "date": training.created,
         "description": f"A style taught with {training.pictures} pictures in {training.step} steps.",
         "prediction_type": "v" if base.prediction_type == "v_prediction" else "epsilon", "tags": "style",
-        "trigger_phrase": config.trigger, "usage_hint": f"Write {config.trigger} in the prompt." if config.trigger else "",
+        "trigger_phrase": config.trigger, "usage_hint": usage_hint(config.trigger, training.strength),
     }
     return {f"modelspec.{key}": value for key, value in values.items()}
+
+
+def usage_hint(trigger: str, strength: float) -> str:
+    """Return how to draw with a LoRA; "" when there is nothing to say."""
+    hints = [f"Write {trigger} in the prompt."] if trigger else []
+    return " ".join([*hints, f"Use it at strength {strength:g}."] if strength != 1 else hints)
 
 
 def with_required(metadata: Mapping[str, str], family: str, ranks: Sequence[int],
@@ -173,6 +184,15 @@ def merged(sources: Sequence[Mapping[str, str]], family: str, *, title: str, ran
 def trigger_of(metadata: Mapping[str, str]) -> str:
     """Return the trigger word by our key or ModelSpec's, or ""."""
     return metadata.get("sdlora_trigger") or metadata.get("modelspec.trigger_phrase", "")
+
+
+def strength_of(metadata: Mapping[str, str]) -> float:
+    """Return the recommended strength that a training wrote, or 1."""
+    try:
+        strength = float(metadata.get("sdlora_strength", "1"))
+    except ValueError:
+        return 1.0
+    return strength if 0 < strength <= 4 else 1.0
 
 
 def rank_keys(ranks: Sequence[int], alphas: Sequence[float]) -> dict[str, str]:
@@ -236,7 +256,7 @@ def sidecar(metadata: Mapping[str, str]) -> bytes:
     """Return the bytes of name.json for a file with this metadata."""
     card = {"description": metadata.get("modelspec.description", ""),
             "sd version": A1111_VERSIONS.get(metadata.get("ss_base_model_version", ""), "Unknown"),
-            "activation text": trigger_of(metadata), "preferred weight": 1, "negative text": "",
+            "activation text": trigger_of(metadata), "preferred weight": strength_of(metadata), "negative text": "",
             "notes": metadata.get("sdlora_note") or metadata.get("ss_training_comment", ""),
             "sdlora": {"version": __version__, "name": metadata.get("ss_output_name", ""), "run": metadata.get("sdlora_run", ""),
                        "base": metadata.get("sdlora_base_title", "")}}
