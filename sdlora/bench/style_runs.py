@@ -43,7 +43,8 @@ LAYOUTS = 4  # of every held-out prompt: two are the truth, two measure what oth
 class Trained:
     """A finished training: its file, seconds from start to file, pictures seen, and {step: seconds} of its checkpoints.
 
-    validated: what the run said of its sample pictures, {step: fields of events.Validated}; suggested: the step it suggests.
+    validated: what the run said of its sample pictures, {step: fields of events.Validated}; suggested, verdict: the step it
+    suggests, and its sentences.
     """
 
     file: Path
@@ -53,6 +54,7 @@ class Trained:
     checkpoints: dict[int, float]
     validated: dict[int, dict[str, Any]] = field(default_factory=dict)
     suggested: int | None = None
+    verdict: tuple[str, ...] = ()
 
     def file_at(self, step: int) -> Path:
         """Return the LoRA file of a checkpoint."""
@@ -89,7 +91,7 @@ def train(pictures: Path, out: Path, base: str, preset: str, arguments: Sequence
     command = [sys.executable, "-m", "sdlora", "train", str(pictures), "--base", base, "--preset", preset, "--trigger", TRIGGER,
                "--name", out.stem, "--out", str(out), "--json", *arguments]
     environment = with_source(os.environ) | {"SDLORA_HOME": str(home)}
-    began, at, folder, seen, last, validated, suggested = time.monotonic(), {}, Path(), 0, {}, {}, None
+    began, at, folder, seen, last, validated, judged = time.monotonic(), {}, Path(), 0, {}, {}, {}
     with (
         tempfile.TemporaryFile("w+") as said,  # a pipe that nobody reads meanwhile would fill up and stop the run
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=said, text=True) as process,
@@ -106,7 +108,7 @@ def train(pictures: Path, out: Path, base: str, preset: str, arguments: Sequence
             elif last["event"] == "validated" and last["picture"]:
                 validated[last["step"]] = last
             elif last["event"] == "verdict":
-                suggested = last["suggested"]
+                judged = last
         process.wait()
         said.seek(0)
         if last.get("event") != "done":
@@ -114,7 +116,8 @@ def train(pictures: Path, out: Path, base: str, preset: str, arguments: Sequence
             raise UserError(f"The training of {out.stem} ended without a file.", why)
     batch = json.loads((folder / "spec.json").read_text(encoding="utf-8"))["config"]["batch_size"]
     checkpoints = {step: at[step] for step in checkpoint_steps(folder) if step in at}
-    return Trained(out, folder, time.monotonic() - began, seen * batch, checkpoints, validated, suggested)
+    return Trained(out, folder, time.monotonic() - began, seen * batch, checkpoints, validated,
+                   judged.get("suggested"), tuple(judged.get("sentences", ())))
 
 
 def draw_prompts(base: Base, prompts: Sequence[str], count: int, lora: Path | None = None, seed: int = 1000) -> Tensor:

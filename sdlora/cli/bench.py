@@ -216,6 +216,26 @@ def whole(value: float | None) -> str:
 
 
 @bench.command()
+def paintings(
+    base: Annotated[str, typer.Option(help="mini, or a base folder of its family")] = "mini",
+    preset: Annotated[str, typer.Option(help="quick, normal or thorough")] = "quick",
+    sets: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting; may be repeated")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for pictures, LoRA files and sheets")] = Path("bench-paintings"),
+    as_json: JsonOption = False,
+) -> None:
+    """Train eight paintings of unknown things with unknown words: does the style arrive, do known prompts still work?"""
+    from sdlora.base.load import load_base
+    from sdlora.bench.paintings import measure
+
+    check_out(out, suffix="")
+    arguments = tuple(part for pair in sets or [] for part in ("--set", pair))
+    for result in measure(load_base(base, "cpu"), preset, arguments, out):
+        line = (f"{result.set}: fine {whole(result.style_fine)}, coarse {whole(result.style_coarse)}, "
+                f"content {result.content:.2f}, boats {result.boats:.0%}, {result.seconds:.0f} s")
+        print_report(asdict(result), [line, *(f"  {sentence}" for sentence in result.verdict)], as_json)
+
+
+@bench.command()
 def ruler(
     base: Annotated[str, typer.Option(help="mini, or a base folder of its family")] = "mini",
     final: Annotated[bool, typer.Option("--final", help="All twelve styles, not only the first six")] = False,
