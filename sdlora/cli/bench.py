@@ -216,6 +216,32 @@ def whole(value: float | None) -> str:
 
 
 @bench.command()
+def alternatives(
+    base: Annotated[str, typer.Option(help="mini, or a base folder of its family")] = "mini",
+    preset: Annotated[str, typer.Option(help="quick, normal or thorough")] = "normal",
+    styles: Annotated[str, typer.Option(help="Names separated by commas; default: the first six")] = "",
+    final: Annotated[bool, typer.Option("--final", help="The other six, kept for the final table")] = False,
+    out: Annotated[Path, typer.Option(help="Folder for pictures and LoRA files")] = Path("bench-alternatives"),
+    as_json: JsonOption = False,
+) -> None:
+    """LoRA beside full fine-tuning, prompt engineering and prompt tuning on the same pictures: quality, cost, size."""
+    from sdlora.base.load import load_base
+    from sdlora.bench.alternatives import measure
+
+    check_out(out, suffix="")
+    if not as_json:
+        typer.echo(f"| style | {' | '.join(WAYS)} |\n|{'---|' * (len(WAYS) + 1)}")
+    for name, result in measure(load_base(base, "cpu"), preset, chosen_styles(styles, final), out):
+        cells = [result.method, whole(result.style_fine), whole(result.style_coarse), f"{result.content:.2f}",
+                 f"{result.drift:.2f}", whole(result.seconds), f"{result.numbers:,}", f"{result.file_bytes / 1e6:.3f}",
+                 result.detail]
+        print_report({"style": name, **asdict(result)}, [f"| {name} | {' | '.join(cells)} |"], as_json)
+
+
+WAYS = ("method", "fine", "coarse", "content", "drift", "seconds", "numbers trained", "file MB", "how")
+
+
+@bench.command()
 def paintings(
     base: Annotated[str, typer.Option(help="mini, or a base folder of its family")] = "mini",
     preset: Annotated[str, typer.Option(help="quick, normal or thorough")] = "quick",
