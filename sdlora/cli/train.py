@@ -120,6 +120,8 @@ def plan(
 
     config, dataset, family = read_inputs(images, base, preset, sets or [], name=name, trigger=trigger, seed=seed, device=device)
     made = dry_run(config, dataset)
+    if note := uncarried(config, dataset, family):
+        made = replace(made, notes=(*made.notes, note))
     report = {**asdict(made), "pictures": len(dataset.examples), "skipped": len(dataset.skipped), "base": config.base,
               "family": family, "config": config.model_dump(mode="json")}
     lines = [f"{len(dataset.examples)} pictures ({len(dataset.skipped)} skipped), {made.steps} steps on {config.base}",
@@ -200,6 +202,17 @@ def dry_run(config: "TrainConfig", dataset: "Dataset") -> "Plan":
     made = make_plan(config, len(dataset.examples), family, device=likely_device(config.device))
     note = words_note(config.base, [example.caption for example in dataset.examples], config.trigger)
     return replace(made, notes=(*made.notes, note)) if note else made
+
+
+def uncarried(config: "TrainConfig", dataset: "Dataset", family: str) -> str | None:
+    """Return a sentence when the embedded base cannot carry the pictures. Loads torch, for that base alone."""
+    if family != "mini":
+        return None
+    from sdlora.base.load import load_base
+    from sdlora.train.carry import carry_note
+
+    base = load_base(config.base, "cpu", parts=("vae",))
+    return carry_note(base, dataset.examples, config.resolution or base.resolution)
 
 
 def foreground(folder: Path, as_json: bool) -> None:

@@ -68,6 +68,12 @@ def take_square(path: Path, name: str, digest: str, side: int) -> Image.Image:
     return square_crop(picture.image, side)
 
 
+def peek_square(path: Path, name: str, digest: str, side: int) -> Image.Image:
+    """Return what `take_square` returns, and keep it for the next call."""
+    square = SQUARES[digest, side] = take_square(path, name, digest, side)
+    return square
+
+
 def forget_squares() -> None:
     """Free the memory of the squares that were not taken."""
     SQUARES.clear()

@@ -216,5 +216,17 @@ def convert(payload: dict[str, Any], folder: Path, load: Load) -> dict[str, Any]
     return {"file": card.pack(copy, folder / f"{name}.zip", cover).name, "note": ""}
 
 
+def carry(payload: dict[str, Any], folder: Path, load: Load) -> dict[str, Any]:
+    """{"base", "images"} -> {"note": a sentence when the base cannot carry the pictures of a folder, else ""}."""
+    from sdlora.dataset.folder import read_dataset
+    from sdlora.dataset.picture_cache import forget_squares
+    from sdlora.train.carry import carry_note
+
+    base = load(payload["base"], "auto")
+    note = carry_note(base, read_dataset(Path(payload["images"])).examples, base.resolution)
+    forget_squares()
+    return {"note": note or ""}
+
+
 ANSWERS: dict[str, Callable[[dict[str, Any], Path, Load], dict[str, Any]]] = {
-    "report": report, "interference": interference, "save": save, "convert": convert}
+    "report": report, "interference": interference, "save": save, "convert": convert, "carry": carry}

@@ -14,7 +14,7 @@ from pathlib import Path
 from sdlora.errors import UserError
 from sdlora.storage import clean_text, home, sqlite_error
 
-QUESTIONS = ("report", "interference", "save", "convert")  # answered by the drawing process, see questions.py
+QUESTIONS = ("report", "interference", "save", "convert", "carry")  # answered by the drawing process, see questions.py
 DRAWER_KINDS = ("draw", *QUESTIONS)                        # the other kind is "train"
 MOST_WAITING = 1000
 MIGRATIONS = [
@@ -61,6 +61,32 @@ MIGRATIONS = [
     ) STRICT;
     INSERT INTO new_jobs (id, idempotency_key, kind, target, state, fence, crashes, crash_step, problem, created, claimed, again)
         SELECT id, once, kind, target, state, fence, crashes, crash_step, problem, created, claimed, again FROM jobs;
+    DROP TABLE jobs;
+    ALTER TABLE new_jobs RENAME TO jobs;
+    CREATE INDEX jobs_waiting ON jobs (kind, state, id);
+    CREATE UNIQUE INDEX jobs_active ON jobs (kind, target) WHERE state IN ('queued', 'running');
+    """,
+    # any kind: which ones there are is known here, and a new one must not rebuild the table
+    """
+    CREATE TABLE new_jobs (
+        id INTEGER PRIMARY KEY,
+        idempotency_key TEXT NOT NULL UNIQUE,
+        kind TEXT NOT NULL,
+        target TEXT NOT NULL,
+        state TEXT NOT NULL DEFAULT 'queued'
+            CHECK (state IN ('queued', 'running', 'stopped', 'done', 'failed', 'cancelled')),
+        fence INTEGER NOT NULL DEFAULT 0,
+        crashes INTEGER NOT NULL DEFAULT 0,
+        crash_step INTEGER NOT NULL DEFAULT -1,
+        payload TEXT NOT NULL DEFAULT '',
+        answer TEXT NOT NULL DEFAULT '',
+        problem TEXT NOT NULL DEFAULT '',
+        hint TEXT NOT NULL DEFAULT '',
+        created REAL NOT NULL,
+        claimed REAL NOT NULL DEFAULT 0,
+        again INTEGER NOT NULL DEFAULT 0
+    ) STRICT;
+    INSERT INTO new_jobs SELECT * FROM jobs;
     DROP TABLE jobs;
     ALTER TABLE new_jobs RENAME TO jobs;
     CREATE INDEX jobs_waiting ON jobs (kind, state, id);

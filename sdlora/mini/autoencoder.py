@@ -18,6 +18,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
 from sdlora.mini.training import Budget, Checkpoint, Progress, autocast, learning_rate, optimizer_for, step_generator
+from sdlora.train.carry import fine_energy
 
 SCALES = (0.5, 0.75)  # of smaller latents
 LACKING = 1.3
@@ -167,22 +168,11 @@ def psnr(vae: AutoencoderKL, pictures: Tensor) -> float:
 
 @torch.no_grad()
 def energy_retained(vae: AutoencoderKL, pictures: Tensor) -> float:
-    """Return the share of the local energy above 1/8 cycle a pixel that survives encoding and decoding, 0 to 1.
-
-    Energies are sums of squares in 16 px windows; what a window gains does not make up for what another loses.
-    """
+    """Return the share of the local energy above 1/8 cycle a pixel that survives encoding and decoding, 0 to 1."""
     retained = total = 0.0
     device = next(vae.parameters()).device
     for batch in pictures.split(16):
         x = batch.to(device).float() / 127.5 - 1
-        y = decoded(vae, encoded(vae, x).mean).clamp(-1, 1)
-        after, before = (F.avg_pool2d(high_pass(z, 1 / 8).square(), 16) for z in (y, x))
-        retained, total = retained + torch.minimum(after, before).sum().item(), total + before.sum().item()
+        left, had = fine_energy(x, decoded(vae, encoded(vae, x).mean).clamp(-1, 1))
+        retained, total = retained + len(batch) * left, total + len(batch) * had
     return retained / total
-
-
-def high_pass(x: Tensor, frequency: float) -> Tensor:
-    """Return the part of (b, c, s, s) above `frequency` cycles a pixel."""
-    side = x.shape[-1]
-    fy, fx = torch.fft.fftfreq(side, device=x.device)[:, None], torch.fft.rfftfreq(side, device=x.device)[None]
-    return torch.fft.irfft2(torch.fft.rfft2(x) * (torch.hypot(fy, fx) > frequency), s=(side, side))

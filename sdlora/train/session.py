@@ -20,6 +20,7 @@ from sdlora.errors import UserError
 from sdlora.storage import read_json
 from sdlora.train import events, loop, publish, review, samples, verdict
 from sdlora.train.cache import Items, cache_captions, cache_latents
+from sdlora.train.carry import carry_note
 from sdlora.train.checkpoint import TrainState, newest_checkpoint, resume_check, run_identity, save_checkpoint
 from sdlora.train.layers import Attached, attach
 from sdlora.train.loss import Denoiser, held_out_index, make_denoiser
@@ -118,6 +119,7 @@ def prepare(folder: Path) -> Generator[events.Event, None, Run]:
     yield events.Preparing(0, "base", 0, 1)
     device = pick_device(requested.device)
     base = load_base(requested.base, device.type, dtype=training_dtype(device))
+    uncarried = carry_note(base, dataset.examples, side)
     usable, latents, skipped = yield from encode_pictures(base, dataset, side)
     dataset = replace(dataset, examples=tuple(usable))
     held = held_out_index([example.digest for example in usable])
@@ -125,6 +127,8 @@ def prepare(folder: Path) -> Generator[events.Event, None, Run]:
     notes = [*dataset.notes, *overlong_notes(base, usable)]
     if unknown := words_note(requested.base, [example.caption for example in usable], requested.trigger):
         notes.append(unknown)
+    if uncarried:
+        notes.append(uncarried)
     sample_at, prompts, sample_notes = samples.plan_samples(folder, requested, base, [example.caption for example in usable])
     samples.unload_encoders(base)
     config, reduced = fit_settings(requested, len(items.caption_of))

@@ -1,18 +1,6 @@
 // The gallery's widgets: the shelf, the mixer, the report of a file. As page.js: data in, ids and numbers out.
 (() => {
-  const { make, button, root } = window.sdlora.kit;
-  const pause = (ms) => new Promise((done) => setTimeout(done, ms));
-
-  // ---- a question to the drawing process: asked, then polled until it is answered
-  const ask = async (server, kind, about, unsaved) => {
-    const lost = () => ({ problem: unsaved });
-    let answer = await server.ask([kind, about]).catch(lost);
-    for (let wait = 120; answer.waiting; wait = Math.min(wait * 1.3, 1000)) {
-      await pause(wait);
-      answer = await server.answered(answer.waiting).catch(lost);
-    }
-    return answer;
-  };
+  const { make, button, root, ask, pause } = window.sdlora.kit;
 
   // ---- what is chosen: one row per LoRA, kept as the value of the mixer's widget and shown on both
   const chosen = {

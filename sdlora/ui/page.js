@@ -19,6 +19,18 @@
     return host;
   };
 
+  // ---- a question to the drawing process: asked, then polled until it is answered
+  const pause = (ms) => new Promise((done) => setTimeout(done, ms));
+  const ask = async (server, kind, about, unsaved) => {
+    const lost = () => ({ problem: unsaved });
+    let answer = await server.ask([kind, about]).catch(lost);
+    for (let wait = 120; answer.waiting; wait = Math.min(wait * 1.3, 1000)) {
+      await pause(wait);
+      answer = await server.answered(answer.waiting).catch(lost);
+    }
+    return answer;
+  };
+
   // ---- one picture, large: left and right go through the pictures it was opened with
   const enlarge = (pictures, at) => {
     const image = make("img"), note = make("p"), count = make("p", { className: "count" });
@@ -90,6 +102,16 @@
       ...(items.length ? [make("details", { open: items.length < 6 }, make("summary", { textContent: data.title }),
         make("ul", {}, ...items.map((text) => make("li", { textContent: text }))),
         make("div", { className: "acts" }, button(data.clear, () => trigger("delete"))))] : []));
+  };
+
+  // ---- can the base carry these pictures? Asked once for each set of pictures and base
+  const carried = async (element, props, server) => {
+    const host = root(element, "carried"), asked = JSON.stringify((props.data || {}).about || "");
+    if (host.asked === asked) return;
+    host.asked = asked;
+    host.replaceChildren();
+    const answer = asked === '""' ? {} : await ask(server, "carry", JSON.parse(asked), "");
+    if (host.asked === asked && answer.note) host.replaceChildren(make("p", { textContent: answer.note }));
   };
 
   // ---- act 2: what the run is doing, what a drawing is doing
@@ -233,5 +255,5 @@
     if (link) link.download = "";
   }, true);
 
-  window.sdlora = { state, captions, notes, progress, pill, strip, drawn, runs, facts, kit: { make, button, root } };
+  window.sdlora = { state, captions, notes, carried, progress, pill, strip, drawn, runs, facts, kit: { make, button, root, ask, pause } };
 })();

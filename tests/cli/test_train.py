@@ -2,6 +2,7 @@
 
 import errno
 import json
+import random
 import subprocess
 import sys
 import types
@@ -109,6 +110,16 @@ def test_plan_says_what_a_run_would_take(sdlora, pictures):
     code, told, _ = sdlora("plan", pictures, "--preset", "quick")
     assert code == 0 and "4 pictures (1 skipped), 200 steps on mini" in told and "minutes" in told
     assert list_runs() == []
+
+
+def test_plan_says_what_mini_cannot_carry_or_read(sdlora, tmp_path):
+    for number in range(2):
+        noise = random.Random(number).randbytes(128 * 128 * 3)
+        Image.frombytes("RGB", (128, 128), noise).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text("herons over a fjord")
+    _, told, _ = sdlora("plan", tmp_path, "--preset", "quick", "--json")
+    notes = " ".join(json.loads(told)["notes"])
+    assert "does not know most words" in notes and "of the fine lines and textures of these pictures" in notes
 
 
 def test_a_stopped_run_is_listed_and_resumed_into_the_file_that_out_named(sdlora, pictures, tmp_path, monkeypatch):

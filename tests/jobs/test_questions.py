@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import sqlite3
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from sdlora.base.load import load_base
+from sdlora.dataset.picture_cache import SQUARES
 from sdlora.errors import UserError
 from sdlora.jobs import questions
 from sdlora.jobs.drawer import Drawer
@@ -287,3 +289,10 @@ def test_how_a_blend_gets_on_is_measured_on_the_base_that_is_loaded_and_once(lor
     apart, strong = measured((1, 1), together=False), measured((1, 2), together=False)
     assert apart["stretch"] == pytest.approx(1) and not apart["pairs"] and not apart["warning"], "in turn they add up to nothing"
     assert strong["stretch"] == pytest.approx(2) and strong["warning"]
+
+
+def test_pictures_that_the_base_cannot_carry_are_told(tmp_path):
+    Image.frombytes("RGB", (128, 128), random.Random(0).randbytes(128 * 128 * 3)).save(tmp_path / "0.png")
+    asked = submit("carry", {"base": "mini", "images": str(tmp_path)})
+    answer_waiting(load_base)
+    assert "of the fine lines and textures" in view(asked).result["note"] and not SQUARES

@@ -169,6 +169,19 @@ def test_an_older_file_keeps_its_rows(tmp_path, version):
         db.execute("INSERT INTO jobs (idempotency_key, kind, target, created) VALUES ('x', 'train', 'run-a', 1)")
 
 
+def test_a_file_of_version_4_keeps_answers_and_takes_new_kinds(tmp_path):
+    with closing(sqlite3.connect(tmp_path / "old.sqlite", isolation_level=None)) as db:
+        for script in MIGRATIONS[:4]:
+            db.executescript(script)
+        db.execute("INSERT INTO jobs VALUES (7, 'k', 'report', 'q', 'done', 3, 1, 2, '{}', '[1]', 'why', 'do', 1e9, 1.5e9, 1)")
+        db.execute("PRAGMA user_version = 4")
+    table = Table(tmp_path / "old.sqlite")
+    job = table.known("k")
+    assert (job.id, job.target, job.state, job.fence, job.crashes, job.crash_step) == (7, "q", "done", 3, 1, 2)
+    assert (job.payload, job.answer, job.problem, job.hint, job.created, job.claimed) == ("{}", "[1]", "why", "do", 1e9, 1.5e9)
+    assert table.submit("carry", "another", idempotency_key="n", payload="{}").id == 8
+
+
 def test_only_jobs_that_ended_long_ago_are_removed():
     table = Table()
     for target in ("old", "new", "runs", "waits"):

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from sdlora.mini.autoencoder import high_pass
 from sdlora.mini.fine_textures import TRAINED, UNSEEN
 from sdlora.mini.pictures import one_texture_images
+from sdlora.train.carry import high_pass
 
 
 @pytest.mark.parametrize("name", [*TRAINED, *UNSEEN])

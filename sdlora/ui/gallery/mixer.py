@@ -18,7 +18,7 @@ from sdlora.lora.math.blocks import PRESETS
 from sdlora.storage import confine, write_atomic
 from sdlora.ui import loras, words
 from sdlora.ui.gallery import shelf
-from sdlora.ui.gallery.rpc import Question, server_functions
+from sdlora.ui.rpc import Question, server_functions
 from sdlora.ui.theme import widget
 from sdlora.ui.validation import an_id, event_value, mapping, number, one_of, text
 

@@ -12,7 +12,7 @@ from sdlora.jobs import questions
 from sdlora.library import edit, search
 from sdlora.storage import confine
 from sdlora.ui import words
-from sdlora.ui.gallery.rpc import Question, server_functions
+from sdlora.ui.rpc import Question, server_functions
 from sdlora.ui.studio import bases
 from sdlora.ui.validation import an_id, guarded_server, mapping, one_of, text
 

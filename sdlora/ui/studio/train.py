@@ -26,8 +26,10 @@ from sdlora.jobs.worker import ensure_worker
 from sdlora.parsing import parse_sets
 from sdlora.train.plan import HELD_OUT_FROM, Plan, plan
 from sdlora.ui import words
+from sdlora.ui.rpc import Question, server_functions
 from sdlora.ui.studio import bases
 from sdlora.ui.studio.pictures import Pictures
+from sdlora.ui.theme import widget
 from sdlora.ui.validation import ACTION, TICK, Updates, an_id, guarded, silent, text
 
 NOT_EXPERT = {"name", "trigger", "base", "preset", "default_caption"}  # settings that have a place of their own
@@ -47,6 +49,7 @@ class Form:
     base: gr.Dropdown
     preset: gr.Radio
     plan: gr.Markdown
+    carried: gr.HTML
     start: gr.Button
     expert: list
     new_run: gr.State
@@ -74,7 +77,9 @@ def layout() -> Form:
     with gr.Row(elem_classes="row-end", elem_id="start-row"):
         start = gr.Button(words.START, variant="primary", size="lg", scale=0, min_width=180, elem_id="train")
         note = gr.Markdown(device_line(), elem_classes="quiet", elem_id="plan")
-    return Form(name, trigger, base, preset, note, start, fields, gr.State(""), more, section, gr.State(None))
+    questions = server_functions({"carry": Question(carry_payload, lambda answer: answer.result)})
+    carried = widget("carried", "element, props, server", elem_id="carried", server_functions=questions)
+    return Form(name, trigger, base, preset, note, carried, start, fields, gr.State(""), more, section, gr.State(None))
 
 
 def expert_layout() -> tuple[gr.Accordion, list[gr.Textbox | gr.Dropdown]]:
@@ -116,7 +121,8 @@ def limits(field: FieldInfo) -> str:
 
 def connect(form: Form, act: Pictures) -> None:
     """Connect the form: an opened set fills it, and whatever decides the minutes counts them again."""
-    planned: Any = {"fn": silent(estimate), "inputs": [act.menu, *form.fields], "outputs": [form.preset, form.plan, *form.expert]}
+    shown = [form.preset, form.plan, form.carried, *form.expert]
+    planned: Any = {"fn": silent(estimate), "inputs": [act.menu, *form.fields], "outputs": shown}
     filled = [form.filled_set, form.name, form.trigger, form.base, form.preset]
     act.menu.change(guarded(fill), [act.menu, form.filled_set], filled, **ACTION).then(**planned, **TICK)
     form.trigger.input(guarded(save_trigger), [act.menu, form.trigger], None, trigger_mode="always_last", **ACTION)
@@ -233,13 +239,20 @@ def estimate(set_id: Any, name: Any, trigger: Any, base: Any, preset: Any, *valu
         hints = placeholders(settings_of(preset, *common, ("",) * len(values)))
         note = words_note(entry.spec, captions_of(chosen, text(trigger, 60)), text(trigger, 60))
     except UserError as wrong:
-        return gr.skip(), f"**{html.escape(str(wrong))}**", *[gr.skip()] * len(values)
+        return gr.skip(), f"**{html.escape(str(wrong))}**", *[gr.skip()] * (len(values) + 1)
     planned = {key: plan(one, max(amount, 1), entry.family, device=likely_device(one.device)) for key, one in settings.items()}
     if not amount:
-        return gr.Radio(choices=preset_choices({})), device_line(), *hints
+        return gr.Radio(choices=preset_choices({})), device_line(), gr.HTML(data={}), *hints
     minutes = {key: duration(one.minutes) for key, one in planned.items()}
     line = plan_line(settings[preset], planned[preset], amount, [note] if note else [])
-    return gr.Radio(choices=preset_choices(minutes)), line, *hints
+    about = [chosen.id, text(base, 200), sorted(each.id for each in chosen.pictures)] if entry.family == "mini" else None
+    return gr.Radio(choices=preset_choices(minutes)), line, gr.HTML(data={"about": about} if about else {}), *hints
+
+
+def carry_payload(data: Any) -> dict:
+    """Return the payload of the question whether a base carries the pictures of a set, from [set id, base, picture ids]."""
+    set_id, base, _ = data if isinstance(data, list) and len(data) == 3 else (None, None, None)
+    return {"base": bases.base_of(base).spec, "images": str(sets.path(an_id(set_id, "set")))}
 
 
 def captions_of(chosen: sets.PictureSet, trigger: str) -> list[str]:

@@ -59,3 +59,8 @@ def test_captions_that_the_base_does_not_know_are_told_before_the_run(tmp_path):
         sets.set_caption(chosen.id, picture.id, "a red house, sea, at night")
     told = train.estimate(chosen.id, "Fjords", "fjrd", "mini", "quick", *[""] * len(train.SETTINGS))
     assert "does not know" not in told[1] and "steps" in told[1]
+    about = told[2].props["data"]["about"]
+    assert about[:2] == [chosen.id, "mini"] and len(about[2]) == 2, "asked again when the pictures change"
+    assert train.carry_payload(about) == {"base": "mini", "images": str(sets.path(chosen.id))}
+    with pytest.raises(UserError):
+        train.carry_payload(["../etc", "mini", []])

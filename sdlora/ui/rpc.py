@@ -1,4 +1,4 @@
-"""Questions that gallery.js puts to the drawing process, by two functions the browser calls: `ask` and `answered`.
+"""Questions that the page's widgets put to the drawing process, by two functions the browser calls: `ask` and `answered`.
 
 Loads no torch. Each kind of question has a function that turns what the browser sent into a payload of ours (ids become
 files here, never earlier) and one that turns the answer into what the artist reads.

@@ -2,8 +2,8 @@
 
 import pytest
 
-from sdlora.ui import history
-from sdlora.ui.gallery import mixer, report, rpc
+from sdlora.ui import history, rpc
+from sdlora.ui.gallery import mixer, report
 from sdlora.ui.studio import pictures
 from tests.ui.conftest import HOSTILE
 
