@@ -1,6 +1,6 @@
 // The gallery's widgets: the shelf, the mixer, the report of a file. As page.js: data in, ids and numbers out.
 (() => {
-  const { make, button, root, ask, pause } = window.sdlora.kit;
+  const { make, button, root, question, pause } = window.sdlora.kit;
 
   // ---- what is chosen: one row per LoRA, kept as the value of the mixer's widget and shown on both
   const chosen = {
@@ -63,7 +63,7 @@
       make("h3", { textContent: card.title }), body, button(words.close, () => box.close(), { className: "close" }));
     document.body.append(box);
     box.showModal();
-    const report = await ask(server, "report", card.id, words.unsaved);
+    const report = await question(server, "report", card.id, words.unsaved);
     if (report.problem) { body.replaceChildren(make("p", { className: "status bad", textContent: report.problem })); return; }
     const status = make("span", { className: "status", role: "status" });
     const form = (fields) => fields.map((field) => make("label", {}, field.label, make(field.long ? "textarea" : "input",
@@ -78,7 +78,7 @@
     };
     const fetched = async (way) => {
       status.textContent = words.writing;
-      const file = await ask(server, "convert", [card.id, way, filled(about)], words.unsaved);
+      const file = await question(server, "convert", [card.id, way, filled(about)], words.unsaved);
       status.textContent = file.problem || file.note || "";
       status.classList.toggle("bad", Boolean(file.problem));
       if (file.made) trigger("select", { id: card.id, made: file.made });
@@ -192,7 +192,7 @@
       const status = make("span", { className: "status", role: "status" });
       const save = async () => {
         status.textContent = words.writing;
-        const answer = await ask(server, "save", { rows: rows(), method: host.now.method, name: name.value, way: way.value }, words.unsaved);
+        const answer = await question(server, "save", { rows: rows(), method: host.now.method, name: name.value, way: way.value }, words.unsaved);
         status.textContent = answer.problem || answer.text || "";
         status.classList.toggle("bad", Boolean(answer.problem));
         if (!answer.problem) trigger("saved");
@@ -212,7 +212,7 @@
         if (host.now.busy) { host.now.asked = ""; return; }
         host.now.busy = true;
         const asked = now();
-        const measured = await ask(server, "interference", JSON.parse(asked), words.unsaved);
+        const measured = await question(server, "interference", JSON.parse(asked), words.unsaved);
         host.now.busy = false;
         if (now() === asked) showMeasured(measured); else { host.now.asked = ""; measure(); }
       }, 500);

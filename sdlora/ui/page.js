@@ -21,7 +21,7 @@
 
   // ---- a question to the drawing process: asked, then polled until it is answered
   const pause = (ms) => new Promise((done) => setTimeout(done, ms));
-  const ask = async (server, kind, about, unsaved) => {
+  const question = async (server, kind, about, unsaved) => {
     const lost = () => ({ problem: unsaved });
     let answer = await server.ask([kind, about]).catch(lost);
     for (let wait = 120; answer.waiting; wait = Math.min(wait * 1.3, 1000)) {
@@ -110,7 +110,7 @@
     if (host.asked === asked) return;
     host.asked = asked;
     host.replaceChildren();
-    const answer = asked === '""' ? {} : await ask(server, "carry", JSON.parse(asked), "");
+    const answer = asked === '""' ? {} : await question(server, "carry", JSON.parse(asked), "");
     if (host.asked === asked && answer.note) host.replaceChildren(make("p", { textContent: answer.note }));
   };
 
@@ -255,5 +255,5 @@
     if (link) link.download = "";
   }, true);
 
-  window.sdlora = { state, captions, notes, carried, progress, pill, strip, drawn, runs, facts, kit: { make, button, root, ask, pause } };
+  window.sdlora = { state, captions, notes, carried, progress, pill, strip, drawn, runs, facts, kit: { make, button, root, question, pause } };
 })();
