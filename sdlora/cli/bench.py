@@ -5,19 +5,17 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
-from statistics import mean
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdlora.cli.common import JsonOption, check_out, print_report
+from sdlora.cli import bench_style
+from sdlora.cli.common import JsonOption, print_report
 from sdlora.errors import UserError
 
 if TYPE_CHECKING:
     from sdlora.bench import switch as switching
     from sdlora.bench import train as training
-    from sdlora.bench.curves import Curve
-    from sdlora.mini.strangers import Stranger
 
 UNSTEADY = 1.3  # slow rounds beside fast ones
 
@@ -27,6 +25,7 @@ class SwitchModel(StrEnum):
 
 
 bench = typer.Typer(help="Measure sdlora's speed beside other programs' on this machine.", no_args_is_help=True)
+bench_style.register(bench)
 
 
 def register(app: typer.Typer) -> None:
@@ -127,160 +126,6 @@ def ms(seconds: float | None) -> str:
 
 def times(ratio: float | None) -> str:
     return "" if ratio is None else f"{ratio:.2f}x"
-
-
-@bench.command()
-def style(
-    base: Annotated[str, typer.Option(help="mini, or a base folder of its family")] = "mini",
-    preset: Annotated[str | None, typer.Option(help="quick, normal or thorough; default: normal, with --fast quick")] = None,
-    sets: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting; may be repeated")] = None,
-    styles: Annotated[str, typer.Option(help="Names separated by commas; default: the first six")] = "",
-    final: Annotated[bool, typer.Option("--final", help="The other six, kept for the final table")] = False,
-    seeds: Annotated[int, typer.Option(min=1, max=20, help="Trainings of each style, each on other pictures")] = 1,
-    curves: Annotated[bool, typer.Option("--curves", help="Measure every checkpoint too, and plot: twice as long")] = False,
-    fast: Annotated[bool, typer.Option("--fast", help="One style, quick, few prompts: minutes on a laptop")] = False,
-    out: Annotated[Path, typer.Option(help="Folder for pictures, LoRA files and sheets")] = Path("bench-style"),
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per style, and the mean")] = False,
-) -> None:
-    """How well styles are learned that the base never saw: style, content, copying, drift, diversity, time."""
-    from sdlora.base.load import load_base
-    from sdlora.bench.style import Case, measure, summary
-
-    chosen = chosen_styles(styles, final)[: 1 if fast else None]
-    arguments = tuple(part for pair in sets or [] for part in ("--set", pair))
-    case = Case(base, preset or ("quick" if fast else "normal"), arguments, curves=curves, **({"prompts": 8} if fast else {}))
-    check_out(out, suffix="")
-    opened, results, found = load_base(base, "cpu"), [], []
-    if not as_json:
-        typer.echo(f"| {' | '.join(STYLE_COLUMNS.values())} |\n|{'---|' * len(STYLE_COLUMNS)}")
-    for seed in range(1, seeds + 1):
-        for result, curve in measure(opened, replace(case, seed=seed), chosen, out):
-            results.append(result)
-            found += [curve] if curve else []
-            print_report(asdict(result), [style_row(asdict(result))], as_json)
-    whole = {"style": "mean"} | summary(results)
-    print_report(whole, [style_row(whole)], as_json)
-    if found:
-        print_curves(found, out / "curves.png", as_json)
-
-
-def print_curves(found: "list[Curve]", path: Path, as_json: bool) -> None:
-    """Print whether what the runs said of themselves is true, and plot them."""
-    from sdlora.bench.curves import agreement, plot
-
-    gains = [curve.gained for curve in found if curve.gained is not None]
-    told = {"style_agreement": agreement(found, "style"), "content_agreement": agreement(found, "content"),
-            "suggested_gain": mean(gains) if gains else None, "curves": [asdict(curve) for curve in found]}
-    lines = [f"rank correlation of a run's own numbers with the truth: style {two(told['style_agreement'])}, "
-             f"content {two(told['content_agreement'])}",
-             f"suggested checkpoint against the last one: {two(told['suggested_gain'])} points of style times content"]
-    try:
-        plot(found, path)
-        lines.append(f"plot: {path}")
-    except ImportError:
-        lines.append("No plot: it needs matplotlib (pip install sdlora[bench]).")
-    print_report(told, lines, as_json)
-
-
-def two(value: float | None) -> str:
-    """Format a number with its sign and two decimals; what was not measured is a dash."""
-    return "–" if value is None else f"{value:+.2f}"
-
-
-STYLE_COLUMNS = {"style": "style", "style_fine": "fine", "style_coarse": "coarse", "style_random": "random",
-                 "content": "content", "copying": "copying", "drift": "drift", "diversity": "diversity",
-                 "time_to_style_s": "style after s", "seconds": "seconds", "pictures_seen": "pictures seen"}
-
-
-def chosen_styles(text: str, final: bool) -> "list[Stranger]":
-    """Return the styles named in `text`, else one of the two halves. Raises UserError for a name that is none."""
-    from sdlora.mini.strangers import FINAL_STRANGERS, STRANGERS
-
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    by_name = {stranger.name: stranger for stranger in (*STRANGERS, *FINAL_STRANGERS)}
-    if unknown := [name for name in names if name not in by_name]:
-        raise UserError(f"There is no style {unknown[0]} in the benchmark.", f"There are: {', '.join(by_name)}")
-    return [by_name[name] for name in names] or list(FINAL_STRANGERS if final else STRANGERS)
-
-
-def style_row(result: dict[str, Any]) -> str:
-    """Format a result as a row of a Markdown table."""
-    shares = ("content", "copying", "drift", "diversity")
-    cells = [f"{result[name]:.2f}" if name in shares else whole(result[name]) for name in STYLE_COLUMNS if name != "style"]
-    return f"| {' | '.join([result['style'], *cells])} |"
-
-
-def whole(value: float | None) -> str:
-    """Format a score or a number; what was not measured is a dash."""
-    return "–" if value is None else f"{value:.0f}"
-
-
-@bench.command()
-def alternatives(
-    base: Annotated[str, typer.Option(help="mini, or a base folder of its family")] = "mini",
-    preset: Annotated[str, typer.Option(help="quick, normal or thorough")] = "normal",
-    styles: Annotated[str, typer.Option(help="Names separated by commas; default: the first six")] = "",
-    final: Annotated[bool, typer.Option("--final", help="The other six, kept for the final table")] = False,
-    out: Annotated[Path, typer.Option(help="Folder for pictures and LoRA files")] = Path("bench-alternatives"),
-    as_json: JsonOption = False,
-) -> None:
-    """LoRA beside full fine-tuning, prompt engineering and prompt tuning on the same pictures: quality, cost, size."""
-    from sdlora.base.load import load_base
-    from sdlora.bench.alternatives import measure
-
-    check_out(out, suffix="")
-    if not as_json:
-        typer.echo(f"| style | {' | '.join(WAYS)} |\n|{'---|' * (len(WAYS) + 1)}")
-    for name, result in measure(load_base(base, "cpu"), preset, chosen_styles(styles, final), out):
-        cells = [result.method, whole(result.style_fine), whole(result.style_coarse), f"{result.content:.2f}",
-                 f"{result.drift:.2f}", whole(result.seconds), f"{result.numbers:,}", f"{result.file_bytes / 1e6:.3f}",
-                 result.detail]
-        print_report({"style": name, **asdict(result)}, [f"| {name} | {' | '.join(cells)} |"], as_json)
-
-
-WAYS = ("method", "fine", "coarse", "content", "drift", "seconds", "numbers trained", "file MB", "how")
-
-
-@bench.command()
-def paintings(
-    base: Annotated[str, typer.Option(help="mini, or a base folder of its family")] = "mini",
-    preset: Annotated[str, typer.Option(help="quick, normal or thorough")] = "quick",
-    sets: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting; may be repeated")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for pictures, LoRA files and sheets")] = Path("bench-paintings"),
-    as_json: JsonOption = False,
-) -> None:
-    """Train eight paintings of unknown things with unknown words: does the style arrive, do known prompts still work?"""
-    from sdlora.base.load import load_base
-    from sdlora.bench.paintings import measure
-
-    check_out(out, suffix="")
-    arguments = tuple(part for pair in sets or [] for part in ("--set", pair))
-    for result in measure(load_base(base, "cpu"), preset, arguments, out):
-        line = (f"{result.set}: fine {whole(result.style_fine)}, coarse {whole(result.style_coarse)}, "
-                f"content {result.content:.2f}, boats {result.boats:.0%}, {result.seconds:.0f} s")
-        print_report(asdict(result), [line, *(f"  {sentence}" for sentence in result.verdict)], as_json)
-
-
-@bench.command()
-def ruler(
-    base: Annotated[str, typer.Option(help="mini, or a base folder of its family")] = "mini",
-    final: Annotated[bool, typer.Option("--final", help="All twelve styles, not only the first six")] = False,
-    prompts: Annotated[int, typer.Option(min=2, max=200, help="Held-out prompts of each style")] = 40,
-    as_json: JsonOption = False,
-) -> None:
-    """Prove the ruler of `bench style`: it tells styles apart, and a blur or a palette alone does not win it."""
-    from sdlora.base.load import load_base
-    from sdlora.bench.proof import cheats, tell_apart
-    from sdlora.mini.strangers import FINAL_STRANGERS, STRANGERS
-
-    strangers = (*STRANGERS, *FINAL_STRANGERS) if final else STRANGERS
-    auc = tell_apart(strangers, prompts)
-    told = ", ".join(f"{name} {value:.3f}" for name, value in auc.items())
-    print_report({"auc": auc}, [f"Same style against another (AUC): {told}"], as_json)
-    for cheat in cheats(load_base(base, "cpu"), strangers, prompts):
-        line = (f"  {cheat.style:10} length {cheat.length:.3f}, fine score of real pictures blurred {whole(cheat.blurred)}, "
-                f"of the base's own recoloured {whole(cheat.recoloured)}")
-        print_report(asdict(cheat), [line], as_json)
 
 
 @bench.command()
