@@ -127,6 +127,7 @@
       make("strong", { textContent: data.title }), make("span", { className: "left", textContent: data.left || "" })),
       data.bar ? bar : null, data.src ? make("img", { src: data.src, alt: data.alt || "" }) : null, data.note ? make("p", { className: "note", textContent: data.note }) : null,
       (data.verdict || []).length ? make("ul", { className: "verdict" }, ...data.verdict.map((text) => make("li", { textContent: text }))) : null,
+      (data.copied || []).length ? make("div", { className: "copied" }, ...data.copied.map((item) => make("figure", {}, make("img", item), make("figcaption", { textContent: item.alt })))) : null,
       ...(data.notes || []).map((text) => make("p", { className: "notice", textContent: text }))].filter(Boolean) : []));
   };
   const followed = new Set();

@@ -15,11 +15,13 @@ from typing import Any
 import gradio as gr
 import pandas as pd
 
+from sdlora.dataset import sets
 from sdlora.errors import UserError
 from sdlora.jobs import run as runs
 from sdlora.jobs.run import RunView
 from sdlora.jobs.table import Table
 from sdlora.jobs.worker import ensure_worker, keep_worker
+from sdlora.train import verdict
 from sdlora.train.checkpoint_files import checkpoint_bytes
 from sdlora.ui import polling, words
 from sdlora.ui.theme import picture_url, widget
@@ -264,8 +266,29 @@ def progress(run: RunView) -> dict:
         "percent": round(100 * run.step / max(run.steps, 1), 1),
         "note": notes.get(run.state, ""),
         "verdict": list(run.verdict.sentences) if run.verdict else [],
+        "copied": copied(run) if run.verdict else [],
         "notes": [*run.warnings, *([words.HELD.format(name=run.held_out)] if run.held_out else [])],
     }
+
+
+def copied(run: RunView) -> list[dict]:
+    """Return the sample of the last checkpoint that looks like a picture of the artist, and that picture, with alt texts."""
+    last = next((found for found in reversed(run.validations) if found.picture), None)
+    if last is None or last.picture is None or not verdict.copies(last):
+        return []
+    sample = next((each for each in run.samples if (each.step, each.prompt_index) == (last.step, last.prompt_index)), None)
+    pair = [(run.folder / sample.path, sample.prompt), (own_picture(run, last.picture), last.picture)] if sample else []
+    shown = [{"src": picture_url(path, CELL), "alt": alt} for path, alt in pair]
+    return shown if all(each["src"] for each in shown) else []
+
+
+def own_picture(run: RunView, name: str) -> Path:
+    """Return where a picture that was trained on lies, by its name in the set or the folder; it may be gone."""
+    try:
+        pictures = sets.load(run.set_id).pictures if run.set_id else ()
+    except UserError:  # the set was deleted since
+        pictures = ()
+    return next((each.path for each in pictures if each.name == name), Path(run.images) / name)
 
 
 def stamp(run: RunView) -> str:

@@ -1,10 +1,12 @@
 """The live view is rebuilt from the run folder: any page that loads shows the same, and sends nothing twice."""
 
 import errno
+import json
 from threading import Event, Thread
 
 import gradio as gr
 import pytest
+from PIL import Image
 
 from sdlora.jobs import run as runs
 from sdlora.train import events
@@ -146,3 +148,23 @@ def test_the_strip_has_a_column_per_step_with_0_first(folder):
     cells = shown["rows"][0]["cells"]
     assert len(cells) == 2 and cells[0] != cells[1]
     assert all(theme.picture_bytes(cell.removeprefix("sdlora/picture/")) for cell in cells)
+
+
+def test_the_verdict_is_shown_with_the_suggested_checkpoint_and_the_copied_picture(folder, tmp_path):
+    pictures = tmp_path / "mine"
+    pictures.mkdir()
+    Image.new("RGB", (64, 64), (200, 10, 10)).save(pictures / "cat.png")
+    spec = json.loads((folder / "spec.json").read_text())
+    (folder / "spec.json").write_text(json.dumps({**spec, "images": str(pictures), "set": None}))
+    plain = run_view.progress(runs.view(folder.name))
+    assert plain["verdict"] == [] == plain["copied"]
+    with (folder / "events.jsonl").open("a") as log:
+        log.write(events.to_json(events.Validated(20, 0.1, 80.0, 1.0, 0.2, 0, "cat.png")) + "\n")
+        log.write(events.to_json(events.Verdict(20, 20, ("The style arrived.", "Look."))) + "\n")
+    view = runs.view(folder.name)
+    shown = run_view.progress(view)
+    assert shown["verdict"] == ["The style arrived.", "Look."] and [item["alt"] for item in shown["copied"]][1] == "cat.png"
+    assert all(theme.picture_bytes(item["src"].removeprefix("sdlora/picture/")) for item in shown["copied"])
+    assert [column["mark"] for column in run_view.strip_data(view, None)["columns"]] == ["", "suggested"]
+    (pictures / "cat.png").unlink()
+    assert run_view.progress(runs.view(folder.name))["copied"] == [], "a picture that is gone"
