@@ -60,7 +60,8 @@ class Validated:
     style: 0 the base before training, 100 the artist's pictures among themselves; None where those look alike to the base.
     content: share of the prompts that the base recognises in the pictures, of those that it did before training; None where it
     recognised none.
-    copying: distance to the nearest picture of the artist / the usual one between the artist's own, at most 1; less is copied.
+    copying: distance to the nearest picture of the artist / the usual one between the artist's own, at most 1; less is copied;
+    None for a single picture.
     prompt_index, picture: the sample that is nearest to a picture of the artist, and the picture's name.
     """
     step: int

@@ -43,7 +43,10 @@ def look(run: "Run", loss: float | None) -> events.Validated:
         if run.validator is None:
             names = [each.name for each in run.dataset.examples if not run.held_out or each.name != run.held_out[0]]
             run.validator = Validator(run.base, run.folder, run.prompts, run.config.trigger, names, run.items.mean)
-        return run.validator.validate(run.state.step, loss)
+        began = time.monotonic()
+        found = run.validator.validate(run.state.step, loss)
+        run.look_seconds = time.monotonic() - began
+        return found
 
 
 def find_strength(run: "Run") -> Generator[events.Event, None, float]:

@@ -51,6 +51,7 @@ class Run:
     began: float
     request: str | None = None  # "pause" or "stop", once control() returned it
     draw_seconds: list[float] = field(default_factory=list)
+    look_seconds: float = 0.0  # that the last measurement of sample pictures took
     step_seconds: float | None = None
     first_step: int = 0  # of this process
     saved_step: int | None = None
@@ -220,8 +221,9 @@ def train(run: Run, control: Control) -> Iterator[events.Event]:
             continue
         if event.step < event.steps:
             run.step_seconds = event.seconds_left / (event.steps - event.step)
-        to_draw = sum(step > event.step for step in run.sample_at) * len(run.prompts)
-        yield replace(event, seconds_left=round(event.seconds_left + to_draw * run.picture_seconds(), 2))
+        columns = sum(step > event.step for step in run.sample_at)
+        each = len(run.prompts) * run.picture_seconds() + run.look_seconds
+        yield replace(event, seconds_left=round(event.seconds_left + columns * each, 2))
         if event.step == run.state.step and run.checkpoint_due(event.step):
             yield from on_checkpoint(run, stop)
 

@@ -16,6 +16,7 @@ from PIL import Image
 from sdlora.base.load import Base
 from sdlora.dataset.picture import open_picture
 from sdlora.draw.grammar import parse
+from sdlora.errors import UserError
 from sdlora.storage import read_json, write_json
 from sdlora.train.events import Validated
 from sdlora.train.features import Features, Recognition, distance, features, joined
@@ -71,7 +72,7 @@ class Validator:
         return Validated(
             step, loss, round(100 * (self.nothing - self.away(found)) / length, 1) if length >= SHORTEST else None,
             round(mean(kept), 3) if len(kept) >= TOLD_APART else None,
-            round(min(1.0, near.min().item() / self.usual), 3), sample, self.names[nearest])
+            round(min(1.0, near.min().item() / self.usual), 3) if self.usual else None, sample, self.names[nearest])
 
 
 def has_samples(folder: Path, step: int, count: int) -> bool:
@@ -84,10 +85,11 @@ def samples_of(folder: Path, step: int, count: int, strength: float = 1.0) -> li
     return [open_picture(folder / sample_path(step, index, strength)) for index in range(count)]
 
 
-def usual_distance(layouts: torch.Tensor) -> float:
-    """Return the median distance of (n, d) from the nearest other; infinite for one alone."""
+def usual_distance(layouts: torch.Tensor) -> float | None:
+    """Return the median distance of (n, d) from the nearest other; None for one alone, and for equal ones."""
     apart = torch.cdist(layouts, layouts).fill_diagonal_(float("inf"))
-    return median(apart.amin(1).tolist())
+    usual = median(apart.amin(1).tolist())
+    return usual if 0 < usual < float("inf") else None
 
 
 def mentions(prompt: str, trigger: str) -> bool:
@@ -96,7 +98,9 @@ def mentions(prompt: str, trigger: str) -> bool:
 
 
 def history(folder: Path, until: int) -> list[Validated]:
-    """Return what samples have shown up to a step, in order."""
-    path = folder / FILE
-    found = [Validated(**each) for each in read_json(path)] if path.exists() else []
+    """Return what samples have shown up to a step, in order; nothing when the file cannot be read: no run ends for that."""
+    try:
+        found = [Validated(**each) for each in read_json(folder / FILE)]
+    except (UserError, TypeError):
+        return []
     return [each for each in found if each.step <= until]

@@ -19,7 +19,7 @@ def suggested(found: Sequence[Validated]) -> int | None:
 
     Where none keeps them, the one that keeps most. None when nothing was measured after step 0.
     """
-    trained = [each for each in found if each.step > 0 and each.style is not None]
+    trained = [each for each in found if each.step > 0]
     if not trained:
         return None
     sound = [each for each in trained if keeps_prompts(each) and not copies(each)]
@@ -75,10 +75,12 @@ def sentences(found: Sequence[Validated], strength: float = 1.0) -> list[str]:
 
 def style_sentence(last: Validated) -> str:
     """Say whether the style arrived."""
-    points = f"{max(0, round(last.style or 0))} of 100 (0: the base before training, 100: your pictures among themselves)"
-    if (last.style or 0) >= ARRIVED:
+    if last.style is None:
+        return "Whether the style arrived could not be measured: to the base your pictures look like its own."
+    points = f"{max(0, round(last.style))} of 100 (0: the base before training, 100: your pictures among themselves)"
+    if last.style >= ARRIVED:
         return f"The style arrived: {points}."
-    if (last.style or 0) >= HARDLY:
+    if last.style >= HARDLY:
         return f"The style arrived in part: {points}. More steps may bring more of it."
     return f"The style hardly arrived: {points}. Train longer, raise the learning rate, or choose a base that can draw it."
 

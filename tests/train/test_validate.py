@@ -15,7 +15,7 @@ from sdlora.mini.scenes import caption
 from sdlora.mini.strangers import STRANGERS
 from sdlora.train.features import pixels_of
 from sdlora.train.samples import sample_path
-from sdlora.train.validate import Validator, has_samples, history, mentions
+from sdlora.train.validate import Validator, has_samples, history, mentions, usual_distance
 
 RISO = next(stranger.style for stranger in STRANGERS if stranger.name == "riso")
 SCENES = measured_scenes(6, 3, plain=1.0)
@@ -75,6 +75,17 @@ def test_a_resumed_run_remembers_what_came_before(validator):
 def test_a_step_without_all_its_samples_has_none(validator):
     write(validator.folder, 40, OTHERS[:1])
     assert has_samples(validator.folder, 0, 2) and not has_samples(validator.folder, 40, 2)
+
+
+def test_a_single_picture_or_equal_ones_are_no_measure_of_copying():
+    assert usual_distance(torch.randn(1, 4)) is None and usual_distance(torch.ones(3, 4)) is None
+    assert usual_distance(torch.tensor([[0.0], [1.0], [4.0]])) == 1
+
+
+def test_a_damaged_history_is_no_history(tmp_path):
+    for content in ("{", "[3]", '[{"step": 1, "party": 2}]'):
+        (tmp_path / "validation.json").write_text(content)
+        assert history(tmp_path, 9) == []
 
 
 def test_the_trigger_is_a_word_of_its_own():

@@ -42,7 +42,8 @@ def test_a_style_that_did_not_arrive_says_what_to_do():
 
 def test_what_was_not_measured_is_not_judged():
     assert suggested(found(START)) is None and sentences(found(START)) == []
-    assert suggested([Validated(100, 0.2)]) is None
+    assert "Whether the style arrived could not be measured" in sentences(found(START, (9, None, 1, None)))[0]
+    assert "mush" in sentences(found(START, (9, None, 0.2, None)))[1], "content is judged without a style too"
     assert "could not be measured" in sentences(found((0, 0, None, 1), (100, 80, None, 1)))[1]
 
 
