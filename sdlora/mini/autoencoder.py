@@ -7,7 +7,7 @@ encoder's latents.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -42,13 +42,15 @@ class VaeSettings:
 
 
 def train_vae(
-    vae: AutoencoderKL, pictures: Tensor, budget: Budget, checkpoint: Checkpoint, settings: VaeSettings = VaeSettings()
+    vae: AutoencoderKL, make_pictures: Callable[[], Tensor], budget: Budget, checkpoint: Checkpoint,
+    settings: VaeSettings = VaeSettings(),
 ) -> Iterator[Progress]:
-    """Yield Progress after every step. pictures: (n, 3, s, s) uint8."""
+    """Yield Progress after every step. make_pictures() -> (n, 3, s, s) uint8; not called when nothing is left to do."""
     optimizer = optimizer_for(vae, settings.peak_rate)
     progress = checkpoint.load({"vae": vae}, optimizer)
     device = next(vae.parameters()).device
     vae.train()
+    pictures = make_pictures() if budget.share(progress) < 1 else torch.empty(0)
     while (share := budget.share(progress)) < 1:
         started = time.monotonic()
         gen = step_generator(settings.seed, progress.step)

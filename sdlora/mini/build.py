@@ -96,9 +96,11 @@ def build(recipe: Recipe, work: Path, out: Path, device: str = "auto") -> Iterat
 
 def _vae_phase(networks: Networks, recipe: Recipe, work: Path) -> Iterator[Progress]:
     size_px = networks.vae.config["sample_size"]
-    scenes = scene_pictures(recipe.vae_scenes, 11, size_px)
-    pictures = torch.cat([scenes, texture_pictures(recipe.vae_textures, 500_000, size_px),
+
+    def pictures() -> torch.Tensor:
+        return torch.cat([scene_pictures(recipe.vae_scenes, 11, size_px), texture_pictures(recipe.vae_textures, 500_000, size_px),
                           fine_pictures(recipe.vae_fine, 700_000, size_px)])
+
     settings = recipe.vae
     if recipe.source or recipe.vae_source:  # trained and annealed before
         settings = replace(settings, peak_rate=settings.peak_rate / 2)
@@ -106,8 +108,9 @@ def _vae_phase(networks: Networks, recipe: Recipe, work: Path) -> Iterator[Progr
         settings = replace(settings, decoder_from=0.0)
     yield from train_vae(networks.vae, pictures, recipe.budget("vae"), Checkpoint(work, "vae"), settings)
     if recipe.new_latents:
-        normalize_channels(networks.vae, *posterior(networks.vae, scenes[:512]))
-        snr = set_latent_scale(networks.vae, encode(networks.vae, scenes[:512]))
+        scenes = scene_pictures(min(512, recipe.vae_scenes), 11, size_px)
+        normalize_channels(networks.vae, *posterior(networks.vae, scenes))
+        snr = set_latent_scale(networks.vae, encode(networks.vae, scenes))
         log.info("latents scaled by %.4f, terminal SNR %.4f", networks.vae.config["scaling_factor"], snr)
 
 

@@ -52,6 +52,14 @@ def test_resumed_build_ends_in_the_same_weights(tmp_path, monkeypatch, uninterru
         assert torch.equal(tensor, resumed[key]), key
 
 
+def test_a_finished_phase_draws_no_pictures_again(tmp_path, monkeypatch):
+    for where, progress in build(RECIPE, tmp_path / "work", tmp_path / "base"):
+        if (where, progress.step) == ("unet", 1):
+            break
+    monkeypatch.setattr("sdlora.mini.build.fine_pictures", lambda *_: 1 / 0)
+    assert {where for where, _ in build(RECIPE, tmp_path / "work", tmp_path / "base")} == {"unet"}
+
+
 def test_a_folder_resumes_only_its_own_recipe(tmp_path):
     next(iter(build(RECIPE, tmp_path / "work", tmp_path / "out")))
     with pytest.raises(ValueError, match="another build"):
