@@ -61,10 +61,14 @@ class AlternativeResult:
     file_bytes: int
 
 
+def fine_or_coarse(result: AlternativeResult) -> float:
+    """Return the fine style, of a style that has none the coarse."""
+    return (result.style_coarse if result.style_fine is None else result.style_fine) or 0.0
+
+
 def plain_wording(scene: Scene, trigger: bool) -> str:
     """Return the prompt of a scene, with the trigger word in front or without."""
-    words = caption(scene, styled=False)
-    return f"{TRIGGER} {words}" if trigger else words
+    return prompts_of([scene], trigger)[0]
 
 
 def measure(base: Base, preset: str, strangers: Sequence[Stranger], folder: Path) -> Iterator[tuple[str, AlternativeResult]]:
@@ -103,7 +107,7 @@ def compare(base: Base, case: Case, truth: Truth, trained: Trained, judge: Class
             began = time.monotonic()
             with learn(base, pictures, [plain_wording(scene, True) for scene in scenes], steps, rate) as sizes:
                 tried.append(scored(method, f"rate {rate:g}", time.monotonic() - began, sizes))
-        yield max(tried, key=lambda each: (each.style_fine or 0) * each.content)
+        yield max(tried, key=lambda each: each.content * fine_or_coarse(each))
     began = time.monotonic()
     words = best_wording(base, pictures, scenes)
     wording: Wording = lambda scene, trigger: worded(words, scene) if trigger else plain_wording(scene, False)  # noqa: E731

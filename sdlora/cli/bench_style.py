@@ -51,8 +51,7 @@ def style(
     case = Case(base, preset or ("quick" if fast else "normal"), arguments, curves=curves, **({"prompts": 8} if fast else {}))
     check_out(out, suffix="")
     opened, results, found = load_base(base, "cpu"), [], []
-    if not as_json:
-        typer.echo(f"| {' | '.join(STYLE_COLUMNS.values())} |\n|{'---|' * len(STYLE_COLUMNS)}")
+    print_heading(list(STYLE_COLUMNS.values()), as_json)
     for seed in range(1, seeds + 1):
         for result, curve in measure(opened, replace(case, seed=seed), chosen, out):
             results.append(result)
@@ -110,6 +109,12 @@ def style_row(result: dict[str, Any]) -> str:
     return f"| {' | '.join([result['style'], *cells])} |"
 
 
+def print_heading(columns: list[str], as_json: bool) -> None:
+    """Print the head of a Markdown table."""
+    if not as_json:
+        typer.echo(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+
+
 def whole(value: float | None) -> str:
     """Format a score or a number; what was not measured is a dash."""
     return "–" if value is None else f"{value:.0f}"
@@ -128,8 +133,7 @@ def alternatives(
     from sdlora.bench.alternatives import measure
 
     check_out(out, suffix="")
-    if not as_json:
-        typer.echo(f"| style | {' | '.join(WAYS)} |\n|{'---|' * (len(WAYS) + 1)}")
+    print_heading(["style", *WAYS], as_json)
     for name, result in measure(load_base(base, "cpu"), preset, chosen_styles(styles, final), out):
         cells = [result.method, whole(result.style_fine), whole(result.style_coarse), f"{result.content:.2f}",
                  f"{result.drift:.2f}", whole(result.seconds), f"{result.numbers:,}", f"{result.file_bytes / 1e6:.3f}",
@@ -153,9 +157,7 @@ def recipes(
     from sdlora.bench.recipes import compare
 
     check_out(out, suffix="")
-    if not as_json:
-        columns = ["recipe", *list(STYLE_COLUMNS.values())[1:], "not expressed"]
-        typer.echo(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    print_heading(["recipe", *list(STYLE_COLUMNS.values())[1:], "not expressed"], as_json)
     for recipe, result in compare(load_base(base, "cpu"), preset, chosen_styles(styles, final), out):
         row = style_row({"style": recipe.name, **result})
         print_report({"recipe": recipe.name, "source": recipe.source, **result}, [f"{row} {recipe.left_out or '–'} |"], as_json)

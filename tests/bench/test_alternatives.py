@@ -1,6 +1,7 @@
 """What LoRA is compared with really trains, and leaves the base as it was."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,14 @@ from typer.testing import CliRunner
 
 from sdlora.base.load import load_base
 from sdlora.bench import alternatives
-from sdlora.bench.alternatives import AlternativeResult, best_wording, full_fine_tuning, plain_wording, prompt_tuning
+from sdlora.bench.alternatives import (
+    AlternativeResult,
+    best_wording,
+    fine_or_coarse,
+    full_fine_tuning,
+    plain_wording,
+    prompt_tuning,
+)
 from sdlora.bench.style import render_all
 from sdlora.bench.style_runs import TRIGGER, training_scenes
 from sdlora.cli import bench
@@ -56,6 +64,12 @@ def test_the_wording_whose_drawings_are_nearest_is_taken(mini, monkeypatch):
     monkeypatch.setattr(alternatives, "distances", far)
     assert "grain" in best_wording(mini, torch.zeros(2, 3, 8, 8), SCENES)
     assert all(prompt.endswith("red house") or " of a" in prompt for prompts in asked for prompt in prompts)
+
+
+def test_a_style_without_lines_of_its_own_is_chosen_by_its_colours():
+    row = AlternativeResult("full fine-tuning", "rate 1", 71.0, 88.0, 0.9, 0.4, 120.0, 3, 6)
+    assert fine_or_coarse(row) == 71 and fine_or_coarse(replace(row, style_fine=None)) == 88
+    assert fine_or_coarse(replace(row, style_fine=0.0)) == 0
 
 
 def test_the_table_has_a_row_for_every_way(monkeypatch, tmp_path):
