@@ -109,12 +109,12 @@ def test_image_j_uses_seed_plus_j_whatever_the_count(mini):
 
 
 def test_previews_come_closer_to_the_picture(mini):
-    config = DrawConfig(prompts=(PROMPT,), steps=6, width=64, height=64)
+    config = DrawConfig(prompts=(PROMPT,), steps=6)
     made = list(draw(mini, config, blend=()))
     assert [one.step for one in made[:-1]] == [0, 1, 2, 3, 4, 5] and all(isinstance(one, Preview) for one in made[:-1])
     final = np.asarray(made[-1].image).astype(float)
     off = [np.abs(np.asarray(one.image).astype(float) - final).mean() for one in made[:-1]]
-    assert made[0].image.size == (64, 64) and off[5] < off[0] / 2 and off[5] < 40
+    assert made[0].image.size == (128, 128) and off[5] < off[0] / 2 and off[5] < 30
 
 
 def test_stop_ends_between_two_steps(mini):
