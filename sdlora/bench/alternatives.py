@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sdlora.base.load import Base
 from sdlora.bench.ruler import distances
-from sdlora.bench.style import Case, Truth, difference, load_judge, render_all
+from sdlora.bench.style import Case, Truth, difference, render_all
 from sdlora.bench.style_runs import (
     TRIGGER,
     Trained,
@@ -32,7 +32,7 @@ from sdlora.bench.style_runs import (
     write_training_set,
 )
 from sdlora.lora.formats.reading import read
-from sdlora.mini.classifier import Classifier
+from sdlora.mini.classifier import Classifier, load_classifier
 from sdlora.mini.manners import NOUNS, random_manner
 from sdlora.mini.scenes import Scene, caption
 from sdlora.mini.strangers import Stranger
@@ -73,7 +73,7 @@ def plain_wording(scene: Scene, trigger: bool) -> str:
 
 def measure(base: Base, preset: str, strangers: Sequence[Stranger], folder: Path) -> Iterator[tuple[str, AlternativeResult]]:
     """Train a LoRA of every style and yield its results beside those of the alternatives, with the style's name."""
-    case, judge = Case(base.spec, preset), load_judge()
+    case, judge = Case(base.spec, preset), load_classifier()
     scenes = held_out(case.prompts)
     plain = draw_prompts(base, prompts_of(scenes, trigger=False), case.per_prompt)
     for stranger in strangers:

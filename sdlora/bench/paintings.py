@@ -13,9 +13,9 @@ from torch import Tensor
 
 from sdlora.base.load import Base
 from sdlora.bench.ruler import distances, scores
-from sdlora.bench.style import HEADS_OF_CONTENT, load_judge, write_sheet
+from sdlora.bench.style import HEADS_OF_CONTENT, write_sheet
 from sdlora.bench.style_runs import TRIGGER, draw_prompts, held_out, prompts_of, through_vae, train
-from sdlora.mini.classifier import Classifier, accuracy, classifier_input
+from sdlora.mini.classifier import Classifier, accuracy, classifier_input, load_classifier
 from sdlora.mini.paintings import PAINTINGS, Paintings
 from sdlora.mini.pictures import as_tensor
 from sdlora.mini.scenes import OBJECTS
@@ -44,7 +44,7 @@ class PaintingResult:
 
 def measure(base: Base, preset: str, arguments: tuple[str, ...], folder: Path) -> Iterator[PaintingResult]:
     """Train and measure every set; files and `sheet.png` stay in `folder`."""
-    scenes, judge = held_out(PROMPTS), load_judge()
+    scenes, judge = held_out(PROMPTS), load_classifier()
     known = prompts_of(scenes, trigger=True)
     before = accuracy(judge, draw_prompts(base, prompts_of(scenes, trigger=False), 1), scenes)
     for painted in PAINTINGS:

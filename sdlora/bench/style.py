@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from random import Random
 from statistics import mean, pstdev
 
 import torch
@@ -27,13 +26,12 @@ from sdlora.bench.style_runs import (
     training_scenes,
     write_training_set,
 )
-from sdlora.mini.classifier import Classifier, accuracy, load_classifier, measured_scenes
-from sdlora.mini.manners import random_manner
+from sdlora.mini.classifier import Classifier, accuracy, load_classifier
 from sdlora.mini.pictures import as_tensor
 from sdlora.mini.render import render
 from sdlora.mini.scenes import Scene
-from sdlora.mini.strangers import FINAL_STRANGERS, STRANGERS, Stranger
-from sdlora.storage import data_folder, write_atomic
+from sdlora.mini.strangers import Stranger
+from sdlora.storage import write_atomic
 
 SMALL_PX = 16  # side of a picture as copying, drift and diversity see it
 READABLE = 0.5  # a head that names fewer of the real renders than this says nothing about content
@@ -129,18 +127,9 @@ def nearest(pictures: Tensor, training: Tensor) -> float:
     return torch.cdist(small(pictures), small(training)).amin(1).median().item()
 
 
-def load_judge(count: int = 4000) -> Classifier:
-    """Return the classifier of content, trained on many manners and on the styles of the benchmark; once, in a few minutes."""
-    rng = Random(5)
-    scenes = measured_scenes(count, 5, plain=1.0)
-    strangers = [stranger.style for stranger in (*STRANGERS, *FINAL_STRANGERS)]
-    styles = [rng.choice(strangers) if rng.random() < 0.5 else random_manner(rng).style() for _ in scenes]
-    return load_classifier(data_folder("bench") / f"judge-{count}.safetensors", scenes, styles, 128)
-
-
 def measure(base: Base, case: Case, strangers: Sequence[Stranger], folder: Path) -> Iterator[tuple[StyleResult, Curve | None]]:
     """Train and measure every style in turn; files stay in `folder`. The curve is None unless the case asks for it."""
-    judge, scenes = load_judge(), held_out(case.prompts)
+    judge, scenes = load_classifier(), held_out(case.prompts)
     plain = draw_prompts(base, prompts_of(scenes, trigger=False), case.per_prompt)
     for stranger in strangers:
         place = folder / f"{stranger.name.replace(' ', '-')}-{case.seed}"

@@ -1,4 +1,4 @@
-"""`python -m sdlora.mini build | measure | examples`: make, measure and illustrate the embedded base."""
+"""`python -m sdlora.mini build | measure | classifier | examples`: make, measure and illustrate the embedded base."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from sdlora.mini.autoencoder import VaeSettings
 from sdlora.storage import shipped
 
 WORK = Path(".mini")
@@ -24,6 +25,7 @@ def main() -> None:
     make.add_argument("--from", dest="source", default=None, help="start from this base folder instead of nothing")
     make.add_argument("--vae-from", default=None, help="start the VAE from this folder of a VAE")
     make.add_argument("--vae-steps", type=int, help="steps of the VAE instead of minutes")
+    make.add_argument("--energy-weight", type=float, default=VaeSettings.energy_weight, help="of the VAE's loss on fine texture")
     make.add_argument("--unet-steps", type=int, help="steps of the UNet instead of minutes; 0 leaves it out")
     make.add_argument("--out", type=Path, default=WORK / "base", help="folder to write the base to")
     make.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
@@ -32,25 +34,31 @@ def main() -> None:
     check.add_argument("--vae", type=Path, help="measure this folder of a VAE alone, and write nothing")
     check.add_argument("--examples", type=Path, default=shipped("assets", "examples"))
     check.add_argument("--prompts", type=int, default=128)
+    judge = commands.add_parser("classifier", help="train what names the pictures that are measured")
+    judge.add_argument("--scenes", type=int, default=18_000)
+    judge.add_argument("--epochs", type=int, default=8)
+    judge.add_argument("--out", type=Path, default=shipped("assets", "judge.safetensors"))
     sets = commands.add_parser("examples", help="redraw the example sets")
     sets.add_argument("--out", type=Path, default=shipped("assets", "examples"))
-    for command in (make, check):
+    make.add_argument("--work", type=Path, default=WORK, help="folder of checkpoints and caches")
+    for command in (make, check, judge):
         command.add_argument("--threads", type=int, help="CPU threads; 1 where other work shares the cores: waiting threads spin")
-        command.add_argument("--work", type=Path, default=WORK, help="folder of checkpoints and caches")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if getattr(options, "threads", None):
         import torch
 
         torch.set_num_threads(options.threads)
-    {"build": _build, "measure": _measure, "examples": _examples}[options.command](options)
+    {"build": _build, "measure": _measure, "classifier": _classifier, "examples": _examples}[options.command](options)
 
 
 def _build(options: argparse.Namespace) -> None:
     from sdlora.mini.build import Recipe, build
 
-    recipe = replace(Recipe.for_minutes(options.minutes, options.source), vae_source=options.vae_from,
-                     vae_steps=options.vae_steps, unet_steps=options.unet_steps)
+    recipe = replace(
+        Recipe.for_minutes(options.minutes, options.source), vae_source=options.vae_from, vae_steps=options.vae_steps,
+        unet_steps=options.unet_steps, vae=VaeSettings(energy_weight=options.energy_weight),
+    )
     printed_at, average, before = 0.0, 0.0, ""
     for phase, progress in build(recipe, options.work, options.out, options.device):
         average = 0.98 * average + 0.02 * progress.loss if phase == before else progress.loss
@@ -72,10 +80,19 @@ def _measure(options: argparse.Namespace) -> None:
             print(" | ".join(row), flush=True)
         return
     rows = []
-    for row in measure(options.base, options.examples, options.work, options.prompts):
+    for row in measure(options.base, options.examples, options.prompts):
         print(" | ".join(row), flush=True)
         rows.append(row)
     write_table(options.base / "README.md", rows, datetime.date.today().isoformat())
+
+
+def _classifier(options: argparse.Namespace) -> None:
+    from sdlora.mini.classifier import write_classifier
+
+    for step, loss in enumerate(write_classifier(options.out, options.scenes, options.epochs)):
+        if step % 100 == 0:
+            print(f"classifier: step {step}, loss {loss:.3f}", flush=True)
+    print(f"written to {options.out}")
 
 
 def _examples(options: argparse.Namespace) -> None:

@@ -1,28 +1,35 @@
 """A small classifier of what a picture shows: object, colour, setting, time and style. It measures the base and LoRAs.
 
-It is trained on renders only. Knows nothing about the base or LoRAs.
+It is trained on renders only, in the styles of the base, in random manners and in the styles of the benchmark: what a picture
+shows has to be read in any of them. Its weights ship. Knows nothing about the base or LoRAs.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
+from statistics import fmean
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sdlora.mini.manners import random_manner
 from sdlora.mini.pictures import as_tensor
 from sdlora.mini.render import DrawingStyle, render
-from sdlora.mini.scenes import COLOURS, OBJECTS, SETTINGS, STYLES, TIMES, Scene, Thing
-from sdlora.storage import write_atomic
+from sdlora.mini.scenes import COLOURS, OBJECTS, SETTINGS, STYLES, TIMES, Scene, Thing, random_scenes
+from sdlora.mini.strangers import FINAL_STRANGERS, STRANGERS
+from sdlora.storage import shipped, write_atomic
 
-log = logging.getLogger(__name__)
-HEADS = {"object": OBJECTS, "colour": COLOURS, "setting": SETTINGS, "time": TIMES, "style": STYLES}
+HEADS: dict[str, Sequence[str]] = {"object": OBJECTS, "colour": COLOURS, "setting": SETTINGS, "time": TIMES, "style": STYLES}
+OF_TWO: dict[str, Sequence[str]] = {
+    "left object": OBJECTS, "left colour": COLOURS, "right object": OBJECTS, "right colour": COLOURS,
+}  # read where a picture shows two things side by side
 CLASSIFIER_PX = 64
+UNASKED = -100  # the label of a head that a picture does not train: cross_entropy ignores it
+BATCH = 64
 
 
 class Classifier(nn.Module):
@@ -37,7 +44,7 @@ class Classifier(nn.Module):
             layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2)]
             before = after
         self.body = nn.Sequential(*layers, nn.Conv2d(before, before, 3, padding=1), nn.ReLU())
-        self.heads = nn.ModuleDict({name: nn.Linear(before * 16, len(words)) for name, words in HEADS.items()})
+        self.heads = nn.ModuleDict({name: nn.Linear(before * 16, len(words)) for name, words in (HEADS | OF_TWO).items()})
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         features = self.body(x).flatten(1)
@@ -55,13 +62,49 @@ def measured_scenes(count: int, seed: int, plain: float = 0.5) -> list[Scene]:
     return scenes
 
 
-def labels(scenes: list[Scene]) -> dict[str, Tensor]:
-    """Return the right answers of every head, (n,) each."""
-    words_of = {
+def measured_pairs(count: int, seed: int) -> list[Scene]:
+    """Return flat illustrations of two things, each of its own colour."""
+    return random_scenes(count, seed, crowded=1.0, plain=1.0)
+
+
+def in_any_style(count: int, seed: int) -> tuple[list[Scene], list[DrawingStyle | None]]:
+    """Return scenes and styles (None: the scene's own): a quarter each in its own, random manners, the benchmark's; and pairs."""
+    rng, strangers = Random(seed), [stranger.style for stranger in (*STRANGERS, *FINAL_STRANGERS)]
+    part = count // 4
+    scenes = measured_scenes(3 * part, seed) + measured_pairs(count - 3 * part, seed)
+    manners = [random_manner(rng).style() for _ in range(part)]
+    return scenes, [None] * part + manners + rng.choices(strangers, k=part) + [None] * (count - 3 * part)
+
+
+def labels(scenes: Sequence[Scene], styles: Sequence[DrawingStyle | None]) -> dict[str, Tensor]:
+    """Return the right answers of every head, (n,) each; UNASKED for the heads of two things where there is one, for those of one
+    thing where there are two, and for the style of a scene that is drawn in another one than its own.
+    """
+    found = {name: torch.tensor([HEADS[name].index(word) for word in words]) for name, words in answers(scenes).items()}
+    for number, (scene, style) in enumerate(zip(scenes, styles, strict=True)):
+        if style is not None:
+            found["style"][number] = UNASKED
+        if len(scene.things) > 1:
+            found["object"][number] = found["colour"][number] = UNASKED
+    return found | of_two(scenes)
+
+
+def answers(scenes: Sequence[Scene]) -> dict[str, list[str]]:
+    """Return the words that the heads of one thing should say, scene by scene."""
+    return {
         "object": [s.things[0].name for s in scenes], "colour": [s.things[0].colour for s in scenes],
         "setting": [s.setting for s in scenes], "time": [s.time for s in scenes], "style": [s.style for s in scenes],
     }
-    return {name: torch.tensor([HEADS[name].index(word) for word in words]) for name, words in words_of.items()}
+
+
+def of_two(scenes: Sequence[Scene]) -> dict[str, Tensor]:
+    """Return the right answers of the heads of two things, (n,) each; UNASKED where there is one."""
+    pairs = [s.things if len(s.things) > 1 else () for s in scenes]
+    found = {}
+    for at, side in enumerate(("left", "right")):
+        found[f"{side} object"] = torch.tensor([OBJECTS.index(pair[at].name) if pair else UNASKED for pair in pairs])
+        found[f"{side} colour"] = torch.tensor([COLOURS.index(pair[at].colour) if pair else UNASKED for pair in pairs])
+    return found
 
 
 def classifier_input(pictures: Tensor) -> Tensor:
@@ -70,26 +113,31 @@ def classifier_input(pictures: Tensor) -> Tensor:
     return F.interpolate(x, size=CLASSIFIER_PX, mode="bilinear", antialias=True)
 
 
-def train_classifier(
-    model: Classifier, scenes: list[Scene], pictures: Tensor, epochs: int = 6, seed: int = 77
-) -> Iterator[float]:
-    """Yield the loss of every step. Pictures (n, 3, s, s) uint8 are shifted, blurred and noised, as those of a weak base are."""
-    x, y = classifier_input(pictures), labels(scenes)
+def train_classifier(model: Classifier, x: Tensor, y: dict[str, Tensor], epochs: int = 6, seed: int = 77) -> Iterator[float]:
+    """Yield the loss of every step. x: see `classifier_input`, shifted, blurred and noised as those of a weak base are.
+
+    y: see `labels`.
+    """
     gen = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=0.05)
-    steps = max(1, epochs * len(x) // 64)
+    steps = max(1, epochs * len(x) // BATCH)
     decay = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
     model.train()
     for _ in range(steps):
-        chosen = torch.randint(len(x), (64,), generator=gen)
+        chosen = torch.randint(len(x), (BATCH,), generator=gen)
         batch = _augmented(x[chosen], gen)
-        loss = torch.stack([F.cross_entropy(scores, y[name][chosen]) for name, scores in model(batch).items()]).sum()
+        loss = torch.stack([_error(scores, y[name][chosen]) for name, scores in model(batch).items()]).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         decay.step()
         yield loss.item()
     model.eval()
+
+
+def _error(scores: Tensor, right: Tensor) -> Tensor:
+    """Return the mean cross entropy of those that are asked, 0 where none is."""
+    return F.cross_entropy(scores, right, reduction="sum") / (right != UNASKED).sum().clamp(min=1)
 
 
 def _augmented(x: Tensor, gen: torch.Generator) -> Tensor:
@@ -101,24 +149,46 @@ def _augmented(x: Tensor, gen: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def accuracy(model: Classifier, pictures: Tensor, scenes: list[Scene]) -> dict[str, float]:
-    """Return the share of right answers of every head on (n, 3, s, s) uint8 pictures."""
-    model.eval()
-    answers = labels(scenes)
+def accuracy(model: Classifier, pictures: Tensor, scenes: Sequence[Scene]) -> dict[str, float]:
+    """Return the share of right answers of every head of one thing, on (n, 3, s, s) uint8 pictures."""
     scores = model(classifier_input(pictures))
-    return {name: (scores[name].argmax(1) == answers[name]).float().mean().item() for name in HEADS}
+    return {name: fmean(HEADS[name][at] == word for at, word in zip(scores[name].argmax(1), words, strict=True))
+            for name, words in answers(scenes).items()}
 
 
-def load_classifier(path: Path, scenes: list[Scene], styles: Sequence[DrawingStyle | None], size_px: int) -> Classifier:
-    """Load the classifier from a file, or train it now on these scenes, each in its own style or the one given."""
+@torch.no_grad()
+def own_colours(model: Classifier, pictures: Tensor, scenes: Sequence[Scene]) -> float:
+    """Return the share of things that have the colour asked for, on (n, 3, s, s) uint8 pictures of two things each.
+
+    Which of the two stands on which side is read off the objects: captions do not say.
+    """
+    scores = {name: found.log_softmax(1) for name, found in model(classifier_input(pictures)).items()}
+    asked, every = of_two(scenes), torch.arange(len(scenes))
+
+    def fit(side: str, other: str) -> Tensor:
+        return scores[f"{side} object"][every, asked[f"{other} object"]]
+
+    straight = fit("left", "left") + fit("right", "right") >= fit("left", "right") + fit("right", "left")
+    shown = {side: scores[f"{side} colour"].argmax(1) for side in ("left", "right")}
+    right = [torch.where(straight, asked[f"{side} colour"], asked[f"{other} colour"]) == shown[side]
+             for side, other in (("left", "right"), ("right", "left"))]
+    return torch.cat(right).float().mean().item()
+
+
+def write_classifier(path: Path, count: int, epochs: int) -> Iterator[float]:
+    """Train a classifier on so many scenes and write it in fp16; yield the loss of every step."""
+    scenes, styles = in_any_style(count, 5)
+    drawn = (as_tensor([render(scene, style=style)]) for scene, style in zip(scenes, styles, strict=True))
+    x = torch.cat([classifier_input(picture) for picture in drawn])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        model = Classifier()
+    yield from train_classifier(model, x, labels(scenes, styles), epochs)
+    write_atomic(path, lambda temporary: save_file(model.half().state_dict(), temporary))
+
+
+def load_classifier(path: Path = shipped("assets", "judge.safetensors")) -> Classifier:
+    """Load a classifier, in fp32; the default ships."""
     model = Classifier()
-    if path.exists():
-        model.load_state_dict(load_file(path))
-        return model.eval()
-    pictures = as_tensor(render(scene, size_px, style) for scene, style in zip(scenes, styles, strict=True))
-    for step, loss in enumerate(train_classifier(model, scenes, pictures)):
-        if step % 100 == 0:
-            log.info("classifier step %d, loss %.3f", step, loss)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, lambda temporary: save_file(model.state_dict(), temporary))
-    return model
+    model.load_state_dict(load_file(path))
+    return model.eval()
