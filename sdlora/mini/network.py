@@ -191,6 +191,8 @@ def save_networks(networks: Networks, folder: Path, dtype: torch.dtype = torch.f
         "vae": _copy(networks.vae, dtype), "text_encoder": _copy(networks.text, dtype), "unet": _copy(networks.unet, dtype),
         "scheduler": schedule(), "safety_checker": None, "feature_extractor": None,
     }
+    networks.tokenizer.backend_tokenizer.no_truncation()  # what its last use left set would be written too
+    networks.tokenizer.backend_tokenizer.no_padding()
     StableDiffusionPipeline(tokenizer=networks.tokenizer, requires_safety_checker=False, **parts).save_pretrained(folder)
 
 

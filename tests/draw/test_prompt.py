@@ -78,31 +78,32 @@ def test_both_text_encoders_of_sdxl_are_weighed(mini):
     encoders = [CLIPTextModel(CLIPTextConfig(hidden_size=8, **tiny)).eval(),
                 CLIPTextModelWithProjection(CLIPTextConfig(hidden_size=16, projection_dim=12, **tiny)).eval()]
     sdxl = dataclasses.replace(mini, family="sdxl", text_encoders=encoders, tokenizers=mini.tokenizers * 2)
-    ours = encode(sdxl, f"{PROMPT}, (blue boat:1.3), {PROMPT}")
+    ours, window = encode(sdxl, f"{PROMPT}, (blue boat:1.3), {PROMPT}"), config.max_position_embeddings
     theirs = Compel(sdxl.tokenizers, encoders, truncate_long_prompts=False, requires_pooled=[False, True],
                     returned_embeddings_type=ReturnedEmbeddingsType.PENULTIMATE_HIDDEN_STATES_NON_NORMALIZED)
     with torch.no_grad():
         states, _ = theirs(f"{PROMPT}, (blue boat)1.3, {PROMPT}")
-    assert ours["states"].shape == (1, 32, 24) and ours["pooled"].shape == (1, 12)
+    assert ours["states"].shape == (1, window, 24) and ours["pooled"].shape == (1, 12)
     assert torch.allclose(ours["states"], states, atol=1e-5)
     assert torch.equal(ours["pooled"], sdxl.encode_text([PROMPT + ", blue boat, " + PROMPT])["pooled"])
     assert stacked([encode(sdxl, ""), ours], lambda text: encode(sdxl, text))["pooled"].shape == (2, 12)
 
 
 def test_nothing_of_a_long_prompt_is_lost(mini):
-    long = encode(mini, f"{PROMPT}, {PROMPT}, {PROMPT}, a yellow cat")["states"]
-    other = encode(mini, f"{PROMPT}, {PROMPT}, {PROMPT}, a green tree")["states"]
-    assert long.shape == other.shape and long.shape[1] > 32 and long.shape[1] % 32 == 0
-    assert torch.equal(long[:, :32], other[:, :32]) and not torch.equal(long[:, -32:], other[:, -32:])
-    assert encode(mini, f"{PROMPT} BREAK {PROMPT}")["states"].shape[1] == 64
+    window = mini.tokenizers[0].model_max_length
+    long = encode(mini, ", ".join([*[PROMPT] * 6, "a yellow cat"]))["states"]
+    other = encode(mini, ", ".join([*[PROMPT] * 6, "a green tree"]))["states"]
+    assert long.shape == other.shape and long.shape[1] > window and long.shape[1] % window == 0
+    assert torch.equal(long[:, :window], other[:, :window]) and not torch.equal(long[:, -window:], other[:, -window:])
+    assert encode(mini, f"{PROMPT} BREAK {PROMPT}")["states"].shape[1] == 2 * window
     both = stacked([encode(mini, ""), {"states": long}], lambda text: encode(mini, text))
     nothing = mini.encode_text([""])["states"]
-    assert both["states"].shape == (2, *long.shape[1:]) and torch.equal(both["states"][:1, -32:], nothing)
+    assert both["states"].shape == (2, *long.shape[1:]) and torch.equal(both["states"][:1, -window:], nothing)
 
 
 @pytest.mark.parametrize("prompt, said", [
     ("(red:11) house", "weight 11"), ("(red:-1)", "weight -1"), ("(red:1.2.3)", "no weight"), ("(" * 99 + "red", "weight"),
-    ("cat " * 400, "too long: 400 tokens"), ("(a" * 9999, "too long: 19998 characters"), ("[a] b " * 76, "more than 75 words")])
+    ("cat " * 600, "too long: 600 tokens"), ("(a" * 9999, "too long: 19998 characters"), ("[a] b " * 76, "more than 75 words")])
 def test_what_cannot_be_read_is_a_sentence(mini, prompt, said):
     with pytest.raises(UserError, match=said):
         encode(mini, prompt)

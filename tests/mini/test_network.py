@@ -1,5 +1,6 @@
 """The networks in plain diffusers, and a plain CLIPTokenizer in which every word of the captions is one token."""
 
+import json
 from random import Random
 
 import torch
@@ -95,3 +96,13 @@ def test_a_grown_text_encoder_answers_as_before(tmp_path):
     ids = torch.tensor(token_ids(grown.tokenizer, ["a red house, sea, and more"]))
     before, after = (text(part).last_hidden_state for text, part in ((networks.text, ids[:, :20]), (grown.text, ids)))
     assert torch.allclose(before, after[:, :20], atol=1e-6) and after.shape[1] == MAX_TOKENS
+
+
+def test_the_use_of_a_tokenizer_is_not_written_with_it(tmp_path):
+    networks = load_networks(shipped("assets", "mini"))
+    token_ids(networks.tokenizer, ["a red house"])
+    save_networks(networks, tmp_path)
+    folders = tmp_path, shipped("assets", "mini")
+    written, ours = (json.loads((folder / "tokenizer" / "tokenizer.json").read_text()) for folder in folders)
+    assert written["truncation"] is None and written["padding"] is None
+    assert written["model"] == ours["model"]
