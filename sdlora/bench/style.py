@@ -159,8 +159,13 @@ def result_of(base: Base, case: Case, truth: Truth, trained: Trained, judge: Cla
 
 
 def write_sheet(path: Path, rows: Sequence[Tensor], columns: int = 10) -> None:
-    """Write rows of pictures: real renders, with the LoRA, with the LoRA but without the trigger, without the LoRA."""
+    """Write rows of pictures: real renders, with the LoRA, with the LoRA but without the trigger, without the LoRA.
+
+    A shorter row is white at its end.
+    """
     bands = [torch.cat(list(row[:columns]), dim=2) for row in rows]
+    width = max(band.shape[2] for band in bands)
+    bands = [F.pad(band, (0, width - band.shape[2]), value=255) for band in bands]
     image = Image.fromarray(torch.cat(bands, dim=1).permute(1, 2, 0).numpy())
     write_atomic(path, lambda temporary: image.save(temporary, "PNG"))
 

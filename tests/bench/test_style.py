@@ -60,6 +60,13 @@ def test_the_sheet_shows_every_row(tmp_path):
     assert Image.open(tmp_path / "sheet.png").size == (128, 128)
 
 
+def test_a_sheet_takes_rows_of_different_lengths(tmp_path):
+    write_sheet(tmp_path / "sheet.png", [noise(3), noise(1, seed=1)])
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (192, 128)
+        assert sheet.crop((64, 64, 192, 128)).getextrema() == 3 * ((255, 255),)
+
+
 def test_rows_and_the_mean_are_printed(monkeypatch, tmp_path):
     curve = Curve("x", [Point(10, 1.0, 20.0, 1.0, 30.0, 1.0)], 10)
     measured = lambda _base, case, chosen, _: [(replace(RESULT, style=s.name), case.curves and curve) for s in chosen]  # noqa: E731
